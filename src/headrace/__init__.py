@@ -1,0 +1,99 @@
+"""Headrace: concurrent inference for Python.
+
+    import headrace as hr
+    model = hr.compile_model("resnet18.onnx", scheduler="multi_stream")
+    y = model(x)
+
+Importing this starts nothing and loads no runtime: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from headrace.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from headrace.engine.completion import as_completed as as_completed
+    from headrace.engine.dependencies import Var as Var
+    from headrace.engine.engine import Engine as Engine
+    from headrace.engine.future import Future as Future
+    from headrace.engine.naive import NaiveEngine as NaiveEngine
+    from headrace.engine.ownership import default_engine as default_engine
+    from headrace.engine.ownership import waitall as waitall
+    from headrace.engine.scheduler import Scheduler as Scheduler
+    from headrace.errors import BackendError as BackendError
+    from headrace.errors import BackendNotInstalled as BackendNotInstalled
+    from headrace.errors import Cancelled as Cancelled
+    from headrace.errors import Closed as Closed
+    from headrace.errors import DeadlineExceeded as DeadlineExceeded
+    from headrace.errors import HeadraceError as HeadraceError
+    from headrace.errors import InvalidArchive as InvalidArchive
+    from headrace.errors import InvalidInput as InvalidInput
+    from headrace.errors import InvalidModel as InvalidModel
+    from headrace.errors import InvalidOption as InvalidOption
+    from headrace.errors import ModelNotFound as ModelNotFound
+    from headrace.errors import ModelNotReady as ModelNotReady
+    from headrace.errors import NotEnoughCores as NotEnoughCores
+    from headrace.errors import Overloaded as Overloaded
+    from headrace.errors import PoisonedVar as PoisonedVar
+    from headrace.errors import RequestError as RequestError
+    from headrace.errors import SetupError as SetupError
+    from headrace.errors import TooLarge as TooLarge
+    from headrace.errors import Unavailable as Unavailable
+    from headrace.errors import WouldDeadlock as WouldDeadlock
+    from headrace.model.compile import compile_model as compile_model
+    from headrace.model.model import Model as Model
+    from headrace.tensor import TensorSpec as TensorSpec
+
+_WHERE = {
+    "as_completed": "engine.completion",
+    "compile_model": "model.compile",
+    "default_engine": "engine.ownership",
+    "Engine": "engine.engine",
+    "Future": "engine.future",
+    "Model": "model.model",
+    "NaiveEngine": "engine.naive",
+    "Scheduler": "engine.scheduler",
+    "TensorSpec": "tensor",
+    "Var": "engine.dependencies",
+    "waitall": "engine.ownership",
+}
+_ERRORS = (
+    "HeadraceError",
+    "RequestError",
+    "InvalidInput",
+    "TooLarge",
+    "ModelNotFound",
+    "SetupError",
+    "InvalidOption",
+    "InvalidModel",
+    "InvalidArchive",
+    "BackendNotInstalled",
+    "NotEnoughCores",
+    "Unavailable",
+    "Overloaded",
+    "ModelNotReady",
+    "DeadlineExceeded",
+    "Closed",
+    "BackendError",
+    "PoisonedVar",
+    "WouldDeadlock",
+    "Cancelled",
+)
+_WHERE.update(dict.fromkeys(_ERRORS, "errors"))
+
+__all__ = ["__version__", *sorted(_WHERE)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"headrace.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,160 @@
+"""ONNX Runtime on the CPU.
+
+Streams of width 1 share ONE session with one thread each: `run` may be called from many threads, the calling thread is
+the one that computes, and there is one copy of the weights. A stream of width w > 1 has a session of its own with w
+threads: the calling thread and w - 1 of the session's.
+
+Idle threads of a session spin for at most 50 us: the default burns most of a core for a few requests a second, and
+sessions beside each other slow each other down. Sessions are made under one lock: making several at once was
+reported to race (microsoft/onnxruntime issue 27089). Nothing process-wide is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.backends.base import Loaded, LoadOptions
+from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
+from headrace.tensor import Array, TensorSpec
+
+SPIN_MICROSECONDS = 50
+_making = threading.Lock()
+
+# What ONNX Runtime calls the element types it takes; all else is refused at load.
+_DTYPES = {
+    "tensor(bool)": np.bool_,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(string)": np.object_,
+}
+
+
+class OnnxRuntimeSession:
+    def __init__(self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self._session = session
+        self._input_names = [spec.name for spec in inputs]
+        self._output_names = [spec.name for spec in outputs]
+
+    def run(self, inputs: tuple[Array, ...], names: tuple[str, ...] | None = None) -> list[Array]:
+        outputs: list[Array] = self._session.run(self._output_names, dict(zip(self._input_names, inputs)))
+        return outputs
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OnnxRuntimeBackend:
+    name = "onnxruntime"
+
+    def load(self, model: Any, options: LoadOptions) -> Loaded:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendNotInstalled(self.name, "pip install onnxruntime") from error
+        source, name = _readable(model)
+        shared = None
+        sessions: list[OnnxRuntimeSession] = []
+        for width in options.widths:
+            if width == 1 and shared is not None:
+                sessions.append(shared)
+                continue
+            session = _make(onnxruntime, source, name, width, options)
+            if not sessions:
+                inputs = tuple(_spec(name, i) for i in session.get_inputs())
+                outputs = tuple(_spec(name, o) for o in session.get_outputs())
+            made = OnnxRuntimeSession(session, inputs, outputs)
+            if width == 1:
+                shared = made
+            sessions.append(made)
+        inputs = _fixed(inputs, options)
+        return Loaded(self.name, "onnxruntime_onnx", name, tuple(sessions), inputs, outputs)
+
+
+def _readable(model: Any) -> tuple[str | bytes, str]:
+    """What ONNX Runtime is given (a path, so that external data is found; or bytes), and the model's name."""
+    if isinstance(model, bytes):
+        if not model:
+            raise InvalidModel("the model is empty: 0 bytes")
+        return model, "model"
+    if not isinstance(model, str | os.PathLike):
+        raise InvalidModel(f"onnxruntime loads a path or the bytes of an ONNX file, not {type(model).__name__}")
+    path = Path(model)
+    if path.is_dir():
+        raise InvalidModel(f"{path} is a folder; give the ONNX file in it")
+    if not path.exists():
+        raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()})")
+    if path.stat().st_size == 0:
+        raise InvalidModel(f"{path} is empty: 0 bytes")
+    return str(path), path.stem
+
+
+def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, options: LoadOptions) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = width
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # errors only: what matters is raised
+    settings.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    try:
+        with _making:
+            return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        text = str(error).replace("[ONNXRuntimeError] : ", "").strip()
+        raise InvalidModel(f"{name} cannot be loaded as an ONNX model: {text[:500]}") from error
+
+
+def _spec(model: str, tensor: Any) -> TensorSpec:
+    if tensor.type not in _DTYPES:
+        raise InvalidModel(f"{model}: {tensor.name} is a {tensor.type}; only dense tensors are taken and given")
+    shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in tensor.shape)
+    return TensorSpec(tensor.name, np.dtype(_DTYPES[tensor.type]), shape)
+
+
+def _fixed(inputs: tuple[TensorSpec, ...], options: LoadOptions) -> tuple[TensorSpec, ...]:
+    """The inputs with the dimensions `batch_size` and `input_shapes` fix. Requests are checked against these."""
+    names = {str(i): spec.name for i, spec in enumerate(inputs)}
+    known = {spec.name for spec in inputs}
+    shapes = {name if name in known else names.get(name, name): n for name, n in (options.input_shapes or {}).items()}
+    unknown = set(shapes) - known
+    if unknown:
+        raise InvalidOption(f"input_shapes names {', '.join(sorted(unknown))}; the inputs are: {_names(inputs)}")
+    fixed = []
+    for spec in inputs:
+        shape = spec.shape
+        if spec.name in shapes:
+            shape = _fitting(spec, shapes[spec.name], "input_shapes")
+        if options.batch_size is not None:
+            if not shape:
+                raise InvalidOption(f"batch_size fixes dimension 0, and input {spec} has none")
+            _fitting(TensorSpec(spec.name, spec.dtype, shape[:1]), (options.batch_size,), "batch_size")
+            shape = (options.batch_size, *shape[1:])
+        fixed.append(TensorSpec(spec.name, spec.dtype, shape))
+    return tuple(fixed)
+
+
+def _fitting(spec: TensorSpec, wanted: Sequence[int], option: str) -> tuple[int | None, ...]:
+    fits = len(wanted) == len(spec.shape) and all(have in (None, want) for have, want in zip(spec.shape, wanted))
+    if not fits or not all(isinstance(n, int) and n >= 0 for n in wanted):
+        raise InvalidOption(f"{option} gives {list(wanted)}, which does not fit input {spec}")
+    return tuple(wanted)
+
+
+def _names(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(spec.name for spec in specs)
+
+
+backend = OnnxRuntimeBackend()

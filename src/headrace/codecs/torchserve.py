@@ -1,0 +1,151 @@
+"""The bodies of `/predictions`, as TorchServe and Multi Model Server have them.
+
+Rule 1: bytes in, values out, and back. No sockets, clocks or threads.
+Rule 2: the content type decides, never a guess; but curl's default for `-d` says "form" of every body, so a form that
+        begins as JSON is read as JSON.
+Rule 3: a tensor is as strict here as on /v2 (see `arrays`). In particular no dimension is added: a picture without its
+        batch dimension is refused, with the shape that was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from headrace.codecs.arrays import (
+    array_from_nested,
+    check_names,
+    check_shape,
+    describe,
+    native,
+    nested_shape,
+    parse_json,
+    quoted,
+)
+from headrace.errors import BackendError, InvalidInput
+from headrace.tensor import Array, TensorSpec
+
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_BINARY = "application/octet-stream"
+_TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
+_PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def decode_body(body: bytes, content_type: str | None) -> object:
+    """What a handler or a callable is given: parsed JSON, a str, or the bytes as they came."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind == _JSON or (kind == _FORMS[0] and body.lstrip()[:1] in (b"{", b"[")):
+        return parse_json(body)
+    if kind in _FORMS:
+        raise InvalidInput(
+            f"form fields are not read in this version ({kind}): send the bytes themselves as the body "
+            "(curl -T FILE), or JSON with Content-Type: application/json"
+        )
+    if kind.startswith("text/"):
+        try:
+            return body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"the body is {kind} but not UTF-8 at byte {error.start}") from error
+    return body
+
+
+def encode(value: object) -> tuple[bytes, str]:
+    """The body and the content type of an answer.
+
+    Bytes and text go as they are, everything else as JSON, in which non-finite floats become null. BackendError names
+    the type that JSON cannot hold.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value), _BINARY
+    try:
+        if isinstance(value, str):
+            return value.encode(), _TEXT
+        return orjson.dumps(value, default=_plain, option=_PRETTY), _JSON
+    except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
+        why = error.__cause__ or error  # what `_plain` said, where it was asked
+        raise BackendError(f"an answer of type {type(value).__name__} cannot be sent as JSON or text: {why}") from error
+
+
+def tensors_from_json(value: object, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The inputs of a tensor model: an object keyed by their names or, if there is only one, its nested lists."""
+    if isinstance(value, dict):
+        check_names(value, specs)
+        return {spec.name: _tensor(value[spec.name], spec) for spec in specs}
+    if len(specs) != 1:
+        names = quoted(spec.name for spec in specs)
+        raise InvalidInput(f"an object with the keys {names} was expected, {describe(value)} came")
+    return {specs[0].name: _tensor(value, specs[0])}
+
+
+def tensors_from_bytes(body: bytes, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The one input of a single-input model from its raw bytes, little-endian and row-major. A view, not a copy.
+
+    Every dimension but the first must be fixed; the first follows from the length.
+    """
+    if len(specs) != 1:
+        names = quoted(spec.name for spec in specs)
+        raise InvalidInput(f"raw bytes are taken by models with one input; this one has {names}: send JSON")
+    spec = specs[0]
+    where = f"input {quoted([spec.name])}"
+    if spec.dtype.kind not in "biuf":
+        raise InvalidInput(f"{where} takes text, not raw bytes: send JSON")
+    if None in spec.shape[1:]:
+        raise InvalidInput(f"{where} has free dimensions ({spec}), so raw bytes do not say its shape: send JSON")
+    inner = tuple(size for size in spec.shape[1:] if size is not None)
+    row = math.prod(inner) * spec.dtype.itemsize
+    expected = f"a row of {spec} has {row:,} bytes"
+    if not row or not body or len(body) % row:
+        raise InvalidInput(f"{where}: {expected}, {len(body):,} bytes came: they are not one or more whole rows")
+    shape = (len(body) // row, *inner) if spec.shape else ()
+    if len(body) != row * math.prod(shape[:1]):
+        raise InvalidInput(f"{where}: {expected}, {len(body):,} bytes came")
+    check_shape(f"{where}: {expected}, {len(body):,} bytes came", shape, spec)
+    values: Array = np.frombuffer(body, spec.dtype.newbyteorder("<")).reshape(shape)
+    if spec.dtype.kind == "b" and values.view(np.uint8).max() > 1:
+        raise InvalidInput(f"{where}: a byte of BOOL must be 0 or 1, {values.view(np.uint8).max()} came")
+    return {spec.name: values.astype(spec.dtype, copy=False)}
+
+
+def error_body(code: int, type: str, message: str) -> bytes:
+    """The body of every error: `code` is the HTTP status, `type` the name the old servers gave to it."""
+    readable = message.encode(errors="replace").decode()  # a lone surrogate must not cost the client its answer
+    return orjson.dumps(
+        {"code": code, "type": type, "message": readable}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    )
+
+
+def _tensor(value: object, spec: TensorSpec) -> Array:
+    where = f"input {quoted([spec.name])}"
+    shape = nested_shape(value, where)
+    check_shape(where, shape, spec)
+    return array_from_nested(value, spec.dtype, shape, where)
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not take by itself, in a form that it takes."""
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+            value = value.astype(np.float64)
+        if value.dtype.kind in "biuf":
+            return native(value) if value.ndim else value.item()
+        if value.dtype.kind == "S":
+            try:
+                value = np.char.decode(value, "utf-8")
+            except UnicodeDecodeError:
+                raise TypeError("an array of bytes that are not UTF-8") from None
+        if value.dtype.kind in "OUM":  # M: dates. orjson takes most by itself; what arrives here is not contiguous
+            value = value.astype(str) if value.dtype.kind == "M" else value
+            return value.tolist()
+        raise TypeError(f"an array of {value.dtype} has no form in JSON")
+    if isinstance(
+        value, tuple
+    ):  # orjson leaves out named tuples; `json` writes them as lists, and so did the old servers
+        return list(value)
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")

@@ -1,0 +1,82 @@
+"""Futures in the order they complete, for a thread or for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, TypeVar
+
+from headrace.engine.future import Future, on_a_stream
+from headrace.engine.mailbox import Mailbox
+from headrace.errors import WouldDeadlock
+
+F = TypeVar("F", bound=Future[Any])
+
+
+class as_completed(Iterator[F], AsyncIterator[F]):
+    """The futures in completion order, not submission order: `for f in as_completed(fs)`, or `async for`.
+
+    Each is handed out once, also if it was given twice. TimeoutError when `timeout` seconds have passed since the
+    first was asked for and one is still missing. WouldDeadlock on a stream.
+    """
+
+    def __init__(self, futures: Iterable[F], timeout: float | None = None) -> None:
+        self._left = len(futures := dict.fromkeys(futures))
+        self._futures = tuple(futures)
+        self._timeout = timeout
+        self._until: float | None = None
+        self._ready: queue.SimpleQueue[F] | asyncio.Queue[F] | None = None
+
+    def __iter__(self) -> Iterator[F]:
+        return self
+
+    def __next__(self) -> F:
+        if not self._left:
+            raise StopIteration
+        if on_a_stream():
+            raise WouldDeadlock("as_completed on one of the engine's own streams would wait for itself")
+        if self._ready is None:
+            ready: queue.SimpleQueue[F] = queue.SimpleQueue()
+            self._begin(ready)
+            for future in self._futures:
+                future.add_done_callback(ready.put)  # type: ignore[arg-type]
+        assert isinstance(self._ready, queue.SimpleQueue), "iterate with `for` or with `async for`, not with both"
+        try:
+            future = self._ready.get(timeout=self._seconds_left())
+        except queue.Empty:
+            raise self._timed_out() from None
+        self._left -= 1
+        return future
+
+    def __aiter__(self) -> AsyncIterator[F]:
+        return self
+
+    async def __anext__(self) -> F:
+        if not self._left:
+            raise StopAsyncIteration
+        if self._ready is None:
+            ready: asyncio.Queue[F] = asyncio.Queue()
+            box = Mailbox.here()
+            self._begin(ready)
+            for future in self._futures:
+                future.add_done_callback(lambda done: box.post(ready.put_nowait, done))
+        assert isinstance(self._ready, asyncio.Queue), "iterate with `for` or with `async for`, not with both"
+        try:
+            future = await asyncio.wait_for(self._ready.get(), self._seconds_left())
+        except asyncio.TimeoutError:  # noqa: UP041 - they are one class from 3.11 on; this one says where it is from
+            raise self._timed_out() from None
+        self._left -= 1
+        return future
+
+    def _begin(self, ready: Any) -> None:
+        self._ready = ready
+        if self._timeout is not None:
+            self._until = time.monotonic() + self._timeout
+
+    def _seconds_left(self) -> float | None:
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+    def _timed_out(self) -> TimeoutError:
+        return TimeoutError(f"{self._left} of {len(self._futures)} futures are not ready after {self._timeout} s")

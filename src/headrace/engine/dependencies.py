@@ -1,0 +1,145 @@
+"""Read/write dependencies between operations.
+
+Rule 1: operations on one Var start in the order they were pushed.
+Rule 2: readers of a Var run together; a writer runs alone.
+Rule 3: an operation is appended to all of its Vars in one call, and the caller holds one lock over the call. Appending
+        Var by Var, under a lock for each Var, lets two pushes make a cycle that waits for ever (MXNet's engine did).
+Rule 4: an error is sticky. A Var whose writer failed is poisoned: what reads it is not run and fails in its turn,
+        until an operation that writes it without reading it succeeds.
+Rule 5: no threads, clocks or devices here. The engine says what happened (`push`, `complete`); we answer with what may
+        start now.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
+
+from headrace.errors import PoisonedVar
+
+
+class Var:
+    """Something operations read and write: weights, state, an array. Changed only by `Dependencies`.
+
+    `version` counts the writes that succeeded. `error` is what the last writer raised, or None.
+    """
+
+    __slots__ = ("_queue", "_readers", "_writing", "error", "name", "version")
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.version = 0
+        self.error: BaseException | None = None
+        self._queue: deque[tuple[Node, bool]] = deque()  # waiting accesses, oldest first: (operation, writes?)
+        self._readers = 0  # how many readers run now
+        self._writing = False  # whether a writer runs now
+
+    def __repr__(self) -> str:
+        state = "poisoned" if self.error is not None else "ok"
+        return f"<Var {self.name or hex(id(self))} version {self.version} {state}>"
+
+
+class Node(Protocol):
+    """What `Dependencies` needs to know of an operation. `reads` and `writes` are disjoint and without duplicates."""
+
+    reads: tuple[Var, ...]
+    writes: tuple[Var, ...]
+    needs: tuple[Var, ...]  # every Var whose value it uses: `reads`, and those it both reads and writes
+    waiting_for: int
+
+
+def accesses(reads: Iterable[Var], writes: Iterable[Var]) -> tuple[tuple[Var, ...], tuple[Var, ...], tuple[Var, ...]]:
+    """(reads, writes, needs) of an operation: duplicates dropped, a Var in both is one write that also needs the value.
+
+    Raises TypeError for what is not a Var.
+    """
+    reads, writes = tuple(reads), tuple(writes)
+    distinct = {*reads, *writes}
+    for var in distinct:
+        if type(var) is not Var and not isinstance(var, Var):
+            raise TypeError(f"reads and writes take Vars, not {type(var).__name__}: {var!r}")
+    if len(distinct) == len(reads) + len(writes):
+        return reads, writes, reads
+    needs, writes = tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes))
+    written = set(writes)
+    return tuple(var for var in needs if var not in written), writes, needs
+
+
+N = TypeVar("N", bound=Node)
+
+
+class Dependencies(Generic[N]):
+    """Who waits for whom. All state is in the Vars and in each operation's `waiting_for`."""
+
+    def push(self, op: N) -> bool:
+        """Append `op` to all of its Vars. True if it may start now."""
+        waiting = 0
+        for var in op.reads:
+            if var._writing or var._queue:
+                var._queue.append((op, False))
+                waiting += 1
+            else:
+                var._readers += 1
+        for var in op.writes:
+            if var._writing or var._readers or var._queue:
+                var._queue.append((op, True))
+                waiting += 1
+            else:
+                var._writing = True
+        op.waiting_for = waiting
+        return not waiting
+
+    def complete(self, op: N, error: BaseException | None = None) -> list[N]:
+        """`op` has ended: with `error`, or well. What may start now, in the order it was pushed to each Var."""
+        ready: list[N] = []
+        for var in op.reads:
+            var._readers -= 1
+            if var._queue:
+                self._start(var, ready)
+        for var in op.writes:
+            var._writing = False
+            var.error = error
+            if error is None:
+                var.version += 1
+            if var._queue:
+                self._start(var, ready)
+        return ready
+
+    def abandon(self, op: N) -> list[N]:
+        """`op` was cancelled before it ran: its Vars stay as they were. What may start now."""
+        ready: list[N] = []
+        for var in op.reads:
+            var._readers -= 1
+            self._start(var, ready)
+        for var in op.writes:
+            var._writing = False
+            self._start(var, ready)
+        return ready
+
+    @staticmethod
+    def poison(op: Node) -> PoisonedVar | None:
+        """The error that keeps `op` from running, once everything it waits for has ended. None if there is none."""
+        for var in op.needs:
+            if var.error is not None:
+                origin = var.error.origin if isinstance(var.error, PoisonedVar) else var.error
+                poisoned = PoisonedVar(var.name or "(a Var without a name)", origin)
+                poisoned.__cause__ = origin
+                return poisoned
+        return None
+
+    @staticmethod
+    def _start(var: Var, ready: list[N]) -> None:
+        queue = var._queue
+        while queue and not var._writing:
+            op, write = queue[0]
+            if write and var._readers:
+                return
+            queue.popleft()
+            if write:
+                var._writing = True
+            else:
+                var._readers += 1
+            op.waiting_for -= 1
+            if not op.waiting_for:
+                ready.append(op)  # type: ignore[arg-type]  # a Var's queue holds what `push` put there: N

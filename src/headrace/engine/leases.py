@@ -1,0 +1,133 @@
+"""Who may run on which cores. Pure: the caller holds the engine's lock.
+
+Streams belong to a model; cores belong to the engine; a stream leases its cores for each run.
+
+Rule 1: the cores of what runs are disjoint, so their widths never add up to more than the engine's cores.
+Rule 2: cores go to those who wait in the order they came. One who waits for several cores keeps those that come free
+        for it: later ones may not take them, so a wide request does not starve behind narrow ones.
+Rule 3: whoever ends a run goes behind those who waited meanwhile, so several models take turns.
+Rule 4: a Group stands in line at most once, however much work it has: it lines up again for its next lane.
+
+Cores are bits of an int: asking and taking are two machine operations.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+
+class Lane:
+    """What one stream needs to run: its cores, as a bit mask. `running` from the grant to the release."""
+
+    __slots__ = ("group", "mask", "running", "stream", "waking")
+
+    def __init__(self, group: Group, mask: int, stream: Any = None) -> None:
+        self.group, self.mask, self.stream = group, mask, stream
+        self.running = False
+        self.waking = False  # granted, and has not pulled yet
+
+    def awake(self) -> None:
+        """It pulls now."""
+        if self.waking:
+            self.waking = False
+            self.group.waking -= 1
+
+
+class Group:
+    """The lanes that pull from one source. `idle` is last in, first out: the warmest is taken first."""
+
+    __slots__ = ("idle", "in_line", "running", "waking")
+
+    def __init__(self) -> None:
+        self.idle: list[Lane] = []
+        self.running = 0  # lanes granted and not released
+        self.waking = 0  # of those, lanes that have not pulled yet
+        self.in_line = False
+
+    def add_lane(self, mask: int, stream: Any = None) -> Lane:
+        lane = Lane(self, mask, stream)
+        self.idle.append(lane)
+        return lane
+
+
+class Leases:
+    def __init__(self, cores: int) -> None:
+        """`cores`: a bit mask of the cores there are."""
+        self.cores = cores
+        self.free = cores
+        self._line: deque[Group] = deque()
+
+    @property
+    def contended(self) -> bool:
+        """Whether anyone stands in line."""
+        return bool(self._line)
+
+    def want(self, group: Group) -> Lane | None:
+        """`group` has work for one more lane. The lane that may run now; None: none is idle, or it stands in line."""
+        if not group.idle or group.in_line:
+            return None
+        if not self._line:
+            lane = self._fitting(group, self.free)
+            if lane is not None:
+                self._grant(lane)
+                return lane
+        self.line_up(group)
+        # Whoever stands in front could not be granted before, and nothing has been released since: only we can be.
+        granted = self.grant() if len(self._line) > 1 else None
+        return granted[0] if granted else None
+
+    def line_up(self, group: Group) -> None:
+        """Stand behind those who wait."""
+        if not group.in_line:
+            group.in_line = True
+            self._line.append(group)
+
+    def release(self, lane: Lane) -> None:
+        """`lane` has ended its run. Follow with `grant`: its cores may be what someone waits for."""
+        lane.awake()
+        lane.running = False
+        group = lane.group
+        group.running -= 1
+        group.idle.append(lane)
+        self.free |= lane.mask
+
+    def leave(self, group: Group) -> None:
+        """`group` wants nothing any more. Follow with `grant`: it may have kept cores for itself."""
+        if group.in_line:
+            group.in_line = False
+            self._line.remove(group)
+
+    def grant(self) -> list[Lane]:
+        """The lanes that may run now, for those who stand in line."""
+        granted: list[Lane] = []
+        available = self.free
+        still: deque[Group] = deque()
+        for group in self._line:
+            lane = self._fitting(group, available) if available else None
+            if lane is not None:
+                group.in_line = False
+                self._grant(lane)
+                granted.append(lane)
+                available &= ~lane.mask
+            else:
+                still.append(group)
+                for waiting in group.idle:
+                    available &= ~waiting.mask
+        self._line = still
+        return granted
+
+    @staticmethod
+    def _fitting(group: Group, available: int) -> Lane | None:
+        for lane in reversed(group.idle):
+            if lane.mask & ~available == 0:
+                return lane
+        return None
+
+    def _grant(self, lane: Lane) -> None:
+        group = lane.group
+        group.idle.remove(lane)
+        group.running += 1
+        group.waking += 1
+        lane.running = lane.waking = True
+        self.free &= ~lane.mask

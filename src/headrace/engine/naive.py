@@ -1,0 +1,96 @@
+"""The naive engine: the same interface, and everything happens at once, in the caller.
+
+The oracle random programs are compared with, and the debugger: a failing operation's traceback leads through the call
+that pushed it. Re-entrant: an operation may push others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from headrace.engine.dependencies import Dependencies, Var, accesses
+from headrace.engine.future import Future
+from headrace.errors import Closed, DeadlineExceeded
+
+
+class NaiveEngine:
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # one operation at a time, in the order of the calls
+        self._dependencies: Dependencies[_Operation] = Dependencies()
+        self._unseen: deque[Future[Any]] = deque(maxlen=1000)
+        self._closed = False
+
+    def push(
+        self,
+        fn: Callable[[], Any],
+        *,
+        reads: Iterable[Var] = (),
+        writes: Iterable[Var] = (),
+        priority: float = 0,
+        deadline: float | None = None,
+    ) -> Future[Any]:
+        """As `Engine.push`; the Future has its outcome when the call returns."""
+        with self._lock:
+            if self._closed:
+                raise Closed("the engine is closed")
+            operation = _Operation(fn, accesses(reads, writes), deadline)
+            # Not granted: it was pushed by an operation that holds one of its Vars, and follows when that has ended.
+            ready = deque([operation] if self._dependencies.push(operation) else [])
+            while ready:
+                ready.extend(self._run(ready.popleft()))
+        return operation.future
+
+    def _run(self, operation: _Operation) -> list[_Operation]:
+        value, failure = None, self._failure(operation)
+        if failure is None:
+            try:
+                value = operation.function()
+            except BaseException as raised:
+                failure = raised
+        ready = self._dependencies.complete(operation, failure)
+        operation.future.settle(value, failure)
+        if failure is not None:
+            self._unseen.append(operation.future)
+        return ready
+
+    def _failure(self, operation: _Operation) -> BaseException | None:
+        """Why the operation is not run; None: it is."""
+        if operation.deadline is not None and time.monotonic() > operation.deadline:
+            return DeadlineExceeded("the deadline passed before the start")
+        return self._dependencies.poison(operation)
+
+    def waitall(self, timeout: float | None = None) -> None:
+        with self._lock:
+            unseen = list(self._unseen)
+            self._unseen.clear()
+        errors = [f.exception() for f in unseen if not f._seen]
+        if errors:
+            raise BaseExceptionGroup("work on this engine failed, and nobody has looked", [e for e in errors if e])
+
+    def close(self) -> None:
+        self._closed = True
+
+    def __enter__(self) -> NaiveEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Operation:
+    __slots__ = ("deadline", "function", "future", "needs", "reads", "waiting_for", "writes")
+
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        sets: tuple[tuple[Var, ...], tuple[Var, ...], tuple[Var, ...]],
+        deadline: float | None,
+    ) -> None:
+        self.function, self.deadline = function, deadline
+        self.reads, self.writes, self.needs = sets
+        self.waiting_for = 0
+        self.future: Future[Any] = Future()

@@ -1,0 +1,122 @@
+"""Operations: functions with reads and writes; and the Source that hands them to streams.
+
+Rule 1: an operation enters the ready queue when everything it waits for has ended, not before.
+Rule 2: what is not run ends all the same, exactly once. Cancelled: its Vars stay as they were. Late, or with a poisoned
+        input: what it was to write is poisoned, because whoever reads that must not take old data for new.
+Rule 3: `OperationSource` is called with the engine's lock held; an Operation runs and delivers outside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from headrace.engine.admission import Permit
+from headrace.engine.dependencies import Dependencies, Var
+from headrace.engine.future import Future
+from headrace.engine.ready_queue import ReadyQueue
+from headrace.engine.source import Refused
+from headrace.errors import DeadlineExceeded
+
+
+class Operation(Future[Any]):
+    """A function the engine runs once its reads and writes are granted; and the Future of what it returns."""
+
+    __slots__ = (
+        "_failure", "_function", "_outcome", "_permit", "_source", "deadline", "needs", "priority", "reads",
+        "waiting_for", "writes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        sets: tuple[tuple[Var, ...], tuple[Var, ...], tuple[Var, ...]],
+        priority: float,
+        deadline: float | None,
+        permit: Permit,
+        source: OperationSource,
+    ) -> None:
+        """`sets`: (reads, writes, needs), from `dependencies.accesses`."""
+        super().__init__()
+        self.reads, self.writes, self.needs = sets
+        self.priority, self.deadline = priority, deadline
+        self.waiting_for = 0
+        self._function: Callable[[], Any] | None = function
+        self._permit, self._source = permit, source
+        self._outcome: Any = None
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        function, self._function = self._function, None
+        assert function is not None, "an operation runs once"
+        try:
+            self._outcome = function()
+        except BaseException as error:  # also SystemExit: it is for whoever reads the Future, not for the stream
+            self._failure = error
+
+    def complete(self, now: float) -> None:
+        self._source.completed(self, self._failure)
+
+    def deliver(self) -> None:
+        outcome, failure = self._outcome, self._failure
+        self._outcome = self._failure = None
+        self.settle(outcome, failure)
+        self._permit.release()
+
+    def _settled(self) -> None:
+        if not self._begun:  # else `deliver` gives it back, when the run lets go of its memory
+            self._function = None
+            self._permit.release()
+        if self._error is not None and not self.cancelled():
+            self._source.on_failure(self)
+
+
+class OperationSource:
+    """The engine's operations, as streams pull them."""
+
+    def __init__(self, on_failure: Callable[[Future[Any]], None]) -> None:
+        self.on_failure = on_failure
+        self._dependencies: Dependencies[Operation] = Dependencies()
+        self._ready: ReadyQueue[Operation] = ReadyQueue()
+        self._abandoned: BaseException | None = None
+
+    def add(self, operation: Operation, now: float) -> None:
+        if self._dependencies.push(operation):
+            self._ready.add(operation, operation.priority)
+
+    def batches(self, now: float, busy: bool) -> int:
+        return len(self._ready)
+
+    def is_empty(self) -> bool:
+        return not self._ready
+
+    def next_deadline(self) -> None:
+        return None
+
+    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Operation | None:
+        while self._ready:
+            operation = self._ready.pop()
+            error = self._abandoned
+            if error is None and operation.deadline is not None and now > operation.deadline:
+                error = DeadlineExceeded(f"the deadline passed {now - operation.deadline:.3f} s before the start")
+            if error is None and operation.needs:
+                error = self._dependencies.poison(operation)
+            if error is not None and not operation.cancelled():
+                refused.append((operation, error))
+                self.completed(operation, error)
+            elif operation.begin():
+                return operation
+            else:
+                self._release(operation, self._dependencies.abandon(operation))
+        return None
+
+    def abandon(self, error: BaseException) -> None:
+        self._abandoned = error
+
+    def completed(self, operation: Operation, error: BaseException | None) -> None:
+        self._release(operation, self._dependencies.complete(operation, error))
+
+    def _release(self, operation: Operation, ready: list[Operation]) -> None:
+        operation.reads = operation.writes = operation.needs = ()  # a kept Future must not keep Vars alive
+        for next_one in ready:
+            self._ready.add(next_one, next_one.priority)

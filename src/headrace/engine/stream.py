@@ -1,0 +1,60 @@
+"""A stream: one thread on one placement, which runs one batch at a time and pulls its work.
+
+All decisions are the engine's (`Engine.turn`); this file is the dumb loop around them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from headrace.engine.future import mark_stream_thread
+from headrace.engine.leases import Lane
+from headrace.engine.source import Work
+
+if TYPE_CHECKING:
+    from headrace.engine.engine import Engine, Port
+
+
+class Stream:
+    def __init__(self, engine: Engine, port: Port, mask: int, index: int, name: str) -> None:
+        self.port, self.index = port, index
+        self.lane: Lane = port.group.add_lane(mask, self)
+        # Set and read under the engine's lock:
+        self.stopping = False  # end when there is nothing to do
+        self.rung = False  # a ring has been promised, and not been heard yet
+        self.alarm: float | None = None  # when to look again, though nobody rings
+        self._engine = engine
+        self._bell = threading.Lock()  # locked: silent
+        self._bell.acquire()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ring(self) -> None:
+        """Wake it. Once for each time `rung` was set."""
+        self._bell.release()
+
+    def join(self) -> None:
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        mark_stream_thread()
+        turn = self._engine.turn
+        done: Work | None = None
+        while not self.stopping or done is not None:
+            done = turn(self, done)
+            if done is not None:
+                done.run()
+            elif not self.stopping:
+                self._sleep()
+
+    def _sleep(self) -> None:
+        if self.alarm is None:
+            self._bell.acquire()
+            return
+        seconds = max(0.0, self.alarm - self._engine.clock.now())
+        if not self._bell.acquire(timeout=seconds) and self._engine.was_rung(self):
+            self._bell.acquire()  # rung between the alarm and now: hear it, so that it does not wake the next sleep

@@ -1,0 +1,126 @@
+"""What can go wrong.
+
+HeadraceError
+├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, ModelNotFound
+├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
+│                                                         BackendNotInstalled, NotEnoughCores
+├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed
+├── BackendError        the model or its runtime failed; `__cause__` says how
+├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
+├── WouldDeadlock       the wait could never end, so it was not begun
+└── Cancelled           the work was cancelled; also a `concurrent.futures.CancelledError`
+
+Messages are for people: what was expected, what came, what to do. What a program needs is in the attributes.
+Nothing here knows of HTTP: `server.status` holds the one table.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+
+
+class HeadraceError(Exception):
+    """Everything Headrace raises on purpose."""
+
+
+class RequestError(HeadraceError):
+    """The request cannot be served as it is; the caller can mend it."""
+
+
+class InvalidInput(RequestError, ValueError):
+    """An input has the wrong name, count, dtype, shape or form. Nothing has reached the runtime."""
+
+
+class TooLarge(RequestError):
+    """A body or a tensor is over a limit. `limit` and `size` are in bytes; `size` is None where it is not known."""
+
+    def __init__(self, what: str, *, limit: int, size: int | None = None) -> None:
+        came = f"{size:,} bytes came" if size is not None else "more came"
+        super().__init__(f"{what} may have at most {limit:,} bytes, {came}")
+        self.limit, self.size = limit, size
+
+
+class ModelNotFound(RequestError, LookupError):
+    def __init__(self, name: str, version: str | None = None) -> None:
+        which = f"{name}:{version}" if version is not None else name
+        super().__init__(f"model not found: {which}")
+        self.name, self.version = name, version
+
+
+class SetupError(HeadraceError):
+    """A model, an option or the machine is not what was asked for; nothing was started."""
+
+
+class InvalidOption(SetupError, ValueError):
+    """An option has a value it cannot have."""
+
+
+class InvalidModel(SetupError, ValueError):
+    """The model is missing, corrupt or not of a kind its backend loads."""
+
+
+class InvalidArchive(InvalidModel):
+    """The archive is missing something, or something in it is not as its format says."""
+
+
+class BackendNotInstalled(SetupError, ImportError):
+    """The backend's package cannot be imported. `backend` names it."""
+
+    def __init__(self, backend: str, install: str) -> None:
+        super().__init__(f"backend {backend!r} needs a package that is not installed; install it with: {install}")
+        self.backend = backend
+
+
+class NotEnoughCores(SetupError):
+    """More cores were asked for than are free. `wanted` and `free` are counts."""
+
+    def __init__(self, wanted: int, free: int, why: str) -> None:
+        super().__init__(f"{wanted} cores were asked for, {free} are free: {why}")
+        self.wanted, self.free = wanted, free
+
+
+class Unavailable(HeadraceError):
+    """Not now, or not here. The same request may succeed later or elsewhere."""
+
+
+class Overloaded(Unavailable):
+    """The bound on what may be inside is reached. `inside` and `limit` count `unit` (requests or bytes)."""
+
+    def __init__(self, inside: int, limit: int, unit: str = "requests") -> None:
+        super().__init__(f"too busy: {inside:,} {unit} are inside, the bound is {limit:,}; try again later")
+        self.inside, self.limit, self.unit = inside, limit, unit
+
+
+class ModelNotReady(Unavailable):
+    def __init__(self, name: str, version: str, state: str, reason: str | None = None) -> None:
+        because = f": {reason}" if reason else ""
+        super().__init__(f"model {name}:{version} is {state}, not READY{because}")
+        self.name, self.version, self.state, self.reason = name, version, state, reason
+
+
+class DeadlineExceeded(Unavailable, TimeoutError):
+    """The deadline passed before the work was started; it was not run."""
+
+
+class Closed(Unavailable):
+    """The engine or the model was closed."""
+
+
+class BackendError(HeadraceError):
+    """The model or its runtime failed. `__cause__` is what it raised, where it raised anything."""
+
+
+class PoisonedVar(HeadraceError):
+    """An operation was not run, because the last writer of a Var it reads failed. `origin` is that failure."""
+
+    def __init__(self, name: str, origin: BaseException) -> None:
+        super().__init__(f"not run: its input {name} was to be written by an operation that failed ({origin!r})")
+        self.name, self.origin = name, origin
+
+
+class WouldDeadlock(HeadraceError, RuntimeError):
+    """Waiting here could never end: the one who waits is the one who would have to do the work."""
+
+
+class Cancelled(HeadraceError, CancelledError):
+    """The work was cancelled before it had an outcome."""

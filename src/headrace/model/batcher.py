@@ -1,0 +1,156 @@
+"""What waits for one model, and how it is joined into batches. Pure: the caller holds the lock, and says the time.
+
+Rule 1: an idle model takes a lone request at once. While another stream runs, a free one waits until the batch is full
+        or its oldest request is `max_batch_delay` old: the delay is a bound, never a floor.
+Rule 2: only requests that are alike are joined; the oldest is in the next batch, whatever it is.
+Rule 3: cancelled requests are tombstones: skipped when they are reached, swept when they are many. Late ones are
+        refused when they are reached. Neither costs its neighbours anything.
+Rule 4: what `pull` hands out has begun: from then on a cancelled request no longer leaves its batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from headrace.engine.source import Refused
+from headrace.errors import DeadlineExceeded
+from headrace.model.pending import Pending
+
+LOOK_AHEAD = 4
+"""`pull` looks for company among at most this many times `max_batch_size` requests."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Plain integers and sums of seconds, changed with the engine's lock held."""
+
+    submitted: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    late: int = 0
+    runs: int = 0
+    rows: int = 0
+    queue_seconds: float = 0.0
+    run_seconds: float = 0.0
+    running: int = 0
+
+
+@dataclass(slots=True)
+class Batcher:
+    max_batch_size: int = 1
+    max_batch_delay: float = 0.0
+    counts: Counts = field(default_factory=Counts)
+    _waiting: deque[Pending] = field(default_factory=deque)
+    _sweep_at: int = 256
+    _abandoned: BaseException | None = None
+
+    def __len__(self) -> int:
+        """How many wait, tombstones included."""
+        return len(self._waiting)
+
+    def add(self, request: Pending, now: float) -> None:
+        request.queued_at = now
+        self._waiting.append(request)
+        self.counts.submitted += 1
+        if len(self._waiting) > self._sweep_at:
+            self._sweep()
+
+    def batches(self, now: float, busy: bool) -> int:
+        """How many runs could begin now, as if all requests that wait had one row and were alike."""
+        if self.max_batch_size == 1:
+            return len(self._waiting)
+        self._skip_departed()
+        full, rest = divmod(len(self._waiting), self.max_batch_size)
+        if rest and ((not busy and not full) or self._is_late(now)):
+            full += 1
+        return full
+
+    def pull(self, now: float, busy: bool, refused: Refused) -> list[Pending]:
+        """The next batch for a free stream; [] while company is worth waiting for, or if nothing waits."""
+        if self._abandoned is not None:
+            self._refuse_all(self._abandoned, refused)
+        waiting = self._waiting
+        if busy and self.max_batch_size > 1 and not self.batches(now, busy):
+            return []
+        while waiting:
+            first = waiting.popleft()
+            if self._begins(first, now, refused):
+                batch = [first]
+                if first.rows < self.max_batch_size and waiting:
+                    self._join(batch, now, refused)
+                counts = self.counts
+                counts.runs += 1
+                counts.running += len(batch)
+                for request in batch:
+                    request.started_at = now
+                    counts.rows += request.rows
+                    counts.queue_seconds += now - request.queued_at
+                return batch
+        return []
+
+    def is_empty(self) -> bool:
+        self._sweep()
+        return not self._waiting
+
+    def next_deadline(self) -> float | None:
+        """When the oldest request has waited for company long enough. None if nothing waits."""
+        self._skip_departed()
+        return self._waiting[0].queued_at + self.max_batch_delay if self._waiting else None
+
+    def abandon(self, error: BaseException) -> None:
+        self._abandoned = error
+
+    def ended(self, batch: list[Pending], failures: int, now: float) -> None:
+        """A batch that was pulled has run."""
+        counts = self.counts
+        counts.running -= len(batch)
+        counts.failed += failures
+        counts.completed += len(batch) - failures
+        counts.run_seconds += now - batch[0].started_at
+
+    def _join(self, batch: list[Pending], now: float, refused: Refused) -> None:
+        """Add those that are alike to `batch`, in their order, up to `max_batch_size` rows."""
+        alike, rows = batch[0].alike, batch[0].rows
+        skipped: list[Pending] = []
+        waiting = self._waiting
+        looked = 0
+        while waiting and rows < self.max_batch_size and looked < LOOK_AHEAD * self.max_batch_size:
+            looked += 1
+            request = waiting.popleft()
+            if request.alike != alike or request.rows + rows > self.max_batch_size:
+                skipped.append(request)
+            elif self._begins(request, now, refused):
+                batch.append(request)
+                rows += request.rows
+        waiting.extendleft(reversed(skipped))
+
+    def _begins(self, request: Pending, now: float, refused: Refused) -> bool:
+        if request.deadline is not None and now > request.deadline and not request.can_read():
+            late = now - request.deadline
+            refused.append((request, DeadlineExceeded(f"the deadline passed {late:.3f} s before a stream was free")))
+            self.counts.late += 1
+            return False
+        if request.begin():
+            return True
+        self.counts.cancelled += 1
+        return False
+
+    def _is_late(self, now: float) -> bool:
+        return bool(self._waiting) and now >= self._waiting[0].queued_at + self.max_batch_delay
+
+    def _skip_departed(self) -> None:
+        while self._waiting and self._waiting[0].can_read():
+            self._waiting.popleft()
+            self.counts.cancelled += 1
+
+    def _sweep(self) -> None:
+        before = len(self._waiting)
+        self._waiting = deque(request for request in self._waiting if not request.can_read())
+        self.counts.cancelled += before - len(self._waiting)
+        self._sweep_at = max(256, 2 * len(self._waiting))
+
+    def _refuse_all(self, error: BaseException, refused: Refused) -> None:
+        while self._waiting:
+            refused.append((self._waiting.popleft(), error))

@@ -1,0 +1,118 @@
+"""`compile_model`: a path or a callable becomes a Model on an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from headrace.backends import backend_for
+from headrace.backends.base import Loaded, LoadOptions
+from headrace.engine.engine import Engine
+from headrace.engine.ownership import default_engine, machine
+from headrace.engine.placement import plan
+from headrace.engine.scheduler import Scheduler
+from headrace.errors import InvalidOption
+from headrace.model.agreement import disagreement
+from headrace.model.model import Model
+
+SERVED_BATCH_SIZE = 32
+
+
+def compile_model(
+    model: Any,
+    batch_size: int | None = None,
+    num_cores: int | None = None,
+    num_streams: int | None = None,
+    scheduler: str | Scheduler | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None,
+    *,
+    backend: str | None = None,
+    precision: str = "fp32",
+    devices: str | Sequence[str] = "cpu",
+    engine: Engine | None = None,
+    max_batch_size: int | None = 1,
+    max_batch_delay: float = 0.0,
+    name: str | None = None,
+) -> Model:
+    """Load a model, and start its streams.
+
+    `model`: the path or the bytes of an ONNX file, or a callable. `batch_size` fixes dimension 0 of every input (None
+    leaves it as it is), `input_shapes` whole shapes: a dict by name, or a list in input order. `scheduler`:
+    "single_stream" (one request at a time on all cores, the default), "multi_stream" (`num_streams` at once on
+    disjoint cores; one for each core by default) or "naive" (runs in the caller; for debugging). `num_cores`: how many
+    of the engine's cores it uses. `engine`: share one; None: the process's own.
+
+    Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
+    gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
+    company while another one runs; an idle model never waits.
+
+    Raises InvalidModel, InvalidOption, BackendNotInstalled, NotEnoughCores. The arguments are DeepSparse's
+    `compile_model`, and more.
+    """
+    sizes = max_batch_size is None or _is_count(max_batch_size)
+    if not sizes or max_batch_delay < 0:
+        raise InvalidOption(
+            f"max_batch_size is a whole number from 1 and max_batch_delay seconds from 0, "
+            f"not {max_batch_size!r} and {max_batch_delay!r}"
+        )
+    if batch_size is not None and not _is_count(batch_size):
+        raise InvalidOption(
+            f"batch_size is a whole number from 1, or None to leave dimension 0 free, not {batch_size!r}"
+        )
+    if precision != "fp32":
+        raise InvalidOption(f"precision 'fp32' is what this version has, not {precision!r}")
+    if devices not in ("cpu", ["cpu"], ("cpu",)):
+        raise InvalidOption(f"device 'cpu' is what this version has, not {devices!r}")
+    policy = Scheduler.of(scheduler)
+    runtime = backend_for(model, backend)
+    if policy is Scheduler.naive:
+        engine = None
+        cores = machine().usable
+    else:
+        engine = engine or default_engine()
+        cores = engine.cores
+    placements = plan(policy, cores, num_cores, num_streams)
+    widths = tuple(placement.width for placement in placements) or (1,)
+    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes)))
+    if name is not None:
+        loaded = replace(loaded, name=name)
+    size, reason = _batching(loaded, max_batch_size)
+    return Model(
+        loaded,
+        scheduler=policy,
+        placements=placements,
+        engine=engine,
+        max_batch_size=size,
+        max_batch_delay=max_batch_delay,
+        batching=reason,
+    )
+
+
+def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
+    """(max_batch_size, why), where `asked` None leaves the choice to what the model can do."""
+    if asked == 1:
+        return 1, "as asked"
+    if loaded.inputs is None or loaded.outputs is None:
+        return (asked or 1), "as asked" if asked else "a callable is batched when it is asked for"
+    fixed = [str(spec) for spec in (*loaded.inputs, *loaded.outputs) if not spec.rows_are_free]
+    if fixed:
+        reason = f"the leading dimension is not free: {fixed[0]}"
+        if asked is not None:
+            raise InvalidOption(f"max_batch_size={asked}, but requests to this model cannot be joined: {reason}")
+        return 1, reason
+    if asked is not None:
+        return asked, "as asked"
+    reason = disagreement(loaded.sessions[0], loaded.inputs) or ""
+    return (1, reason) if reason else (SERVED_BATCH_SIZE, "a batch and its members run alone agree")
+
+
+def _by_name(shapes: Any) -> Mapping[str, Sequence[int]] | None:
+    if shapes is None or isinstance(shapes, Mapping):
+        return shapes
+    # DeepSparse's form: a list in input order. The backend knows the names; it is told the positions.
+    return {str(i): shape for i, shape in enumerate(shapes)}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,128 @@
+"""What callers hand in and get back.
+
+Array in, array out (a list if the model has several outputs). A list in input order: a list. A dict by name: a dict.
+Elements are NumPy arrays of the model's own dtype: nothing is cast in silence. Inputs are referenced, not copied.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.backends.base import Loaded
+from headrace.errors import InvalidInput
+from headrace.tensor import Array, TensorSpec
+
+
+class Form(enum.Enum):
+    ONE = enum.auto()
+    LIST = enum.auto()
+    DICT = enum.auto()
+
+
+Read = tuple[tuple[Any, ...], tuple[str, ...] | None, Form]
+"""Inputs in the model's order; the names they are passed by, if they are; and the form they came in."""
+
+
+class TensorForms:
+    """The forms of a model that says what its inputs and outputs are."""
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._takes = "; ".join(str(spec) for spec in inputs)
+
+    def read(self, value: Any) -> Read:
+        """Raises InvalidInput for the wrong form, count, name, dtype or shape."""
+        if isinstance(value, np.ndarray):
+            self._count(1)
+            return (self._check(self._inputs[0], value),), None, Form.ONE
+        if isinstance(value, Mapping):
+            return self.read_by_name(value), None, Form.DICT
+        if isinstance(value, list | tuple):
+            self._count(len(value))
+            arrays = tuple(self._check(spec, element) for spec, element in zip(self._inputs, value))
+            return arrays, None, Form.LIST
+        raise InvalidInput(
+            f"an input is a NumPy array, a list of them in the model's order, or a dict by name; a {_kind(value)} "
+            f"came. The model takes {self._takes}"
+        )
+
+    def read_by_name(self, value: Mapping[str, Any]) -> tuple[Array, ...]:
+        names = [spec.name for spec in self._inputs]
+        missing, unknown = [n for n in names if n not in value], [n for n in value if n not in names]
+        if missing or unknown:
+            wrong = [f"{', '.join(map(repr, missing))} is missing"] if missing else []
+            wrong += [f"{', '.join(map(repr, unknown))} is not one of its inputs"] if unknown else []
+            raise InvalidInput(f"{' and '.join(wrong)}. The model takes {self._takes}")
+        return tuple(self._check(spec, value[spec.name]) for spec in self._inputs)
+
+    def write(self, outputs: list[Array], form: Form) -> Any:
+        if form is Form.DICT:
+            return dict(zip((spec.name for spec in self._outputs), outputs))
+        if form is Form.ONE and len(outputs) == 1:
+            return outputs[0]
+        return outputs
+
+    def _count(self, came: int) -> None:
+        if came != len(self._inputs):
+            raise InvalidInput(f"{came} input{'s' * (came != 1)} came. The model takes {self._takes}")
+
+    def _check(self, spec: TensorSpec, value: Any) -> Array:
+        if not isinstance(value, np.ndarray):
+            hint = "; call .numpy() on it" if hasattr(value, "numpy") else "; make it one with np.asarray(…, dtype=…)"
+            raise InvalidInput(f"input {spec.name!r} is a NumPy array; a {_kind(value)} came{hint}")
+        if not spec.takes(value):
+            raise InvalidInput(
+                f"input {spec.name!r} takes {str(spec).removeprefix(spec.name + ': ')}; "
+                f"an array of {value.dtype} {list(value.shape)} came{_hint(spec, value)}"
+            )
+        return value
+
+
+class CallableForms:
+    """The forms of a callable: any value; several as a list or a dict if it `spreads` them."""
+
+    def __init__(self, loaded: Loaded, in_lists: bool) -> None:
+        self._spreads = loaded.spreads and not in_lists
+
+    def read(self, value: Any) -> Read:
+        if self._spreads and type(value) is list:
+            return tuple(value), None, Form.LIST
+        if self._spreads and type(value) is dict:
+            if not all(isinstance(name, str) for name in value):
+                raise InvalidInput("a dict is passed to a callable by name; its keys must be strings")
+            return tuple(value.values()), tuple(value), Form.DICT
+        return (value,), None, Form.ONE
+
+    def write(self, outputs: list[Any], form: Form) -> Any:
+        return outputs[0]
+
+
+Forms = TensorForms | CallableForms
+
+
+def nbytes_of(inputs: Sequence[Any]) -> int:
+    """What the inputs hold, as far as it can be told: arrays, bytes and text."""
+    total = 0
+    for value in inputs:
+        if isinstance(value, np.ndarray):
+            total += value.nbytes
+        elif isinstance(value, bytes | bytearray | memoryview | str):
+            total += len(value)
+    return total
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"value of type {type(value).__name__}"
+
+
+def _hint(spec: TensorSpec, value: Array) -> str:
+    """What to do about the two mistakes that are made most."""
+    if value.dtype != spec.dtype and value.dtype.kind in "iufb" and spec.dtype.kind in "iufb":
+        return f"; nothing is cast in silence: use x.astype(np.{spec.dtype})"
+    if value.ndim + 1 == len(spec.shape):
+        return "; is the batch dimension missing? x[np.newaxis] adds one"
+    return ""

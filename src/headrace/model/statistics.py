@@ -1,0 +1,33 @@
+"""What a model can say of itself. Frozen: a snapshot, never a view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    streams: int
+    """Runs that can go on at once."""
+    submitted: int
+    """Requests taken in since the start."""
+    completed: int
+    """Requests that got a value."""
+    failed: int
+    """Requests that ran and got an error."""
+    cancelled: int
+    """Requests that were cancelled before they ran, and have left the queue."""
+    late: int
+    """Requests whose deadline passed before a stream was free."""
+    waiting: int
+    """Requests in the queue now."""
+    running: int
+    """Requests in a run now."""
+    runs: int
+    """Runs of the model: one for each batch."""
+    rows: int
+    """Rows in all runs; `rows / runs` is the mean batch size."""
+    queue_seconds: float
+    """Sum over all requests of the time from submit to the start of their run."""
+    run_seconds: float
+    """Sum over all runs of the time they took."""
