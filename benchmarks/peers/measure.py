@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Plan:
     tries: int = 3
 
 
-def turn(spec_name: str, plan: Plan, say: Callable[[str], None]) -> Iterator[Row]:
+def turn(spec_name: str, plan: Plan, say: Callable[[str], None]) -> Generator[Row, None, None]:
     """A row per level, as they come. The server is stopped when the iterator is closed or used up."""
     name, variant = split(spec_name)
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as made:

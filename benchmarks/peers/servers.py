@@ -107,7 +107,7 @@ def mms(folder: Path, variant: str) -> Spec:
 
     def register() -> bool:  # the batch size can only be given through the management API
         query = "url=noop.mar&model_name=noop&batch_size=32&max_batch_delay=2&initial_workers=1&synchronous=true"
-        form = "application/x-www-form-urlencoded"  # of a JSON body it would read the query from the body instead
+        form = "application/x-www-form-urlencoded"  # as application/json it is refused
         return post(f"http://127.0.0.1:{management}/models?{query}", b"", content_type=form, timeout=30)[0] == 200
 
     return Spec(

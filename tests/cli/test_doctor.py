@@ -111,9 +111,12 @@ def test_a_port_is_taken_by_who_listens_on_all_addresses_too() -> None:
         assert doctor._port_state(listener.getsockname()[1]) == "taken"
 
 
-def test_an_onnxruntime_that_cannot_be_loaded_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ImportError, ModuleNotFoundError, RuntimeError])
+def test_an_onnxruntime_that_cannot_be_loaded_is_reported_not_raised(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     def broken(name: str) -> None:
-        raise ImportError("libonnxruntime.so: cannot open shared object file")
+        raise kind("libonnxruntime.so: cannot open shared object file")
 
     monkeypatch.setattr("headrace.cli.doctor.importlib.import_module", broken)
     report = json.loads(json.dumps(doctor.collect()))

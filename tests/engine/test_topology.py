@@ -1,6 +1,7 @@
 """Trees of other machines, written into tmp_path as Linux writes them."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from headrace.engine.topology import Core, Topology, cpu_list, made_up, memory_limit, read_topology
 
 
-def write(root: Path, files: dict[str, object]) -> Path:
+def write(root: Path, files: Mapping[str, object]) -> Path:
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"{content}\n")
@@ -182,6 +183,7 @@ def test_an_empty_affinity_still_has_a_core(tmp_path: Path) -> None:
     [
         ("max 100000", None, 8),
         ("250000 100000", 2.5, 2),
+        ("290000 100000", 2.9, 2),
         ("300000 100000", 3.0, 3),
         ("50000 100000", 0.5, 1),
         ("5000 10000", 0.5, 1),
@@ -230,6 +232,12 @@ def test_the_smallest_quota_on_the_way_up_counts(tmp_path: Path) -> None:
 def test_inside_a_container_the_mount_itself_is_looked_at(tmp_path: Path, path: str) -> None:
     write(tmp_path, {"proc/self/cgroup": f"0::{path}", "sys/fs/cgroup/cpu.max": "200000 100000"})
     assert read_topology(tmp_path, affinity=range(8)).quota == 2.0
+
+
+def test_a_cgroup_outside_the_mount_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/self/cgroup": "0::/../../outside", "sys/outside/cpu.max": "100000 100000"})
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    assert read_topology(tmp_path, affinity=range(8)).quota is None
 
 
 def test_a_mount_is_looked_at_without_a_word_from_proc(tmp_path: Path) -> None:

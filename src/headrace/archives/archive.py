@@ -110,7 +110,7 @@ def _read(path: Path) -> bytes:
 
 
 def _labels(path: Path) -> dict[str, str]:
-    """{"0": "cat"}, or as TorchServe also has it: {"0": ["n02123045", "cat"]}, {"object_type_names": ["cat", "dog"]}."""
+    """{"0": "cat"}; TorchServe also has {"0": ["n02123045", "cat"]} and {"object_type_names": ["cat", "dog"]}."""
     try:
         found: Any = orjson.loads(_read(path))
     except orjson.JSONDecodeError as error:
@@ -135,7 +135,7 @@ def _config(path: Path) -> dict[str, object]:
     try:
         found = yaml.safe_load(_read(path))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InvalidArchive(f"{path} is not YAML: {error}") from error
+        raise InvalidArchive(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):

@@ -145,7 +145,8 @@ def array_from_flat(flat: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...
         values = np.fromiter(flat, dtype, count)
     else:
         values = _floats(flat, dtype, shape, where) if dtype.kind == "f" else _integers(flat, dtype, shape, where)
-        if ((values == 0) | (values == 1)).any():  # nothing else can have been true or false
+        suspects = np.flatnonzero((values == 0) | (values == 1))  # nothing else can have been true or false
+        if len(suspects) > count // 8 or bool in {type(flat[at]) for at in suspects.tolist()}:
             _check_types(flat, dtype, shape, where)
     return values.reshape(shape)
 

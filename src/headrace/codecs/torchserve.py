@@ -65,8 +65,12 @@ def encode(value: object) -> tuple[bytes, str]:
     try:
         if isinstance(value, str):
             return value.encode(), _TEXT
-        return orjson.dumps(value, default=_plain, option=_PRETTY), _JSON
-    except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
+        try:
+            return orjson.dumps(value, default=_plain, option=_PRETTY), _JSON
+        except orjson.JSONEncodeError:
+            # An array in the other byte order is the one thing orjson refuses without asking `_plain`.
+            return orjson.dumps(_in_native_order(value), default=_plain, option=_PRETTY), _JSON
+    except (orjson.JSONEncodeError, UnicodeEncodeError, RecursionError) as error:
         why = error.__cause__ or error  # what `_plain` said, where it was asked
         raise BackendError(f"an answer of type {type(value).__name__} cannot be sent as JSON or text: {why}") from error
 
@@ -99,11 +103,10 @@ def tensors_from_bytes(body: bytes, specs: Sequence[TensorSpec]) -> dict[str, Ar
     inner = tuple(size for size in spec.shape[1:] if size is not None)
     row = math.prod(inner) * spec.dtype.itemsize
     expected = f"a row of {spec} has {row:,} bytes"
-    if not row or not body or len(body) % row:
-        raise InvalidInput(f"{where}: {expected}, {len(body):,} bytes came: they are not one or more whole rows")
-    shape = (len(body) // row, *inner) if spec.shape else ()
-    if len(body) != row * math.prod(shape[:1]):
-        raise InvalidInput(f"{where}: {expected}, {len(body):,} bytes came")
+    rows, rest = divmod(len(body), row) if row else (0, 0)
+    if rest or not rows or (rows > 1 and not spec.shape):
+        raise InvalidInput(f"{where}: {expected}, {len(body):,} bytes came: that is not one or more whole rows")
+    shape = (rows, *inner) if spec.shape else ()
     check_shape(f"{where}: {expected}, {len(body):,} bytes came", shape, spec)
     values: Array = np.frombuffer(body, spec.dtype.newbyteorder("<")).reshape(shape)
     if spec.dtype.kind == "b" and values.view(np.uint8).max() > 1:
@@ -124,6 +127,14 @@ def _tensor(value: object, spec: TensorSpec) -> Array:
     shape = nested_shape(value, where)
     check_shape(where, shape, spec)
     return array_from_nested(value, spec.dtype, shape, where)
+
+
+def _in_native_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _in_native_order(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_native_order(item) for item in value]
+    return native(value) if isinstance(value, np.ndarray) and not value.dtype.isnative else value
 
 
 def _plain(value: Any) -> Any:

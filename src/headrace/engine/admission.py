@@ -48,6 +48,10 @@ class Permit:
         """Give it back. Once is enough; more often does no harm."""
         self._budget._give_back(self)
 
+    def grow(self, nbytes: int) -> None:
+        """Hold `nbytes` more, or Overloaded: for what comes in pieces and did not say how large it is."""
+        self._budget._grow(self, nbytes)
+
 
 class Budget:
     def __init__(self, max_count: int, max_bytes: int | None = None) -> None:
@@ -182,6 +186,15 @@ class Budget:
             waiter.permit.release()
         for next_one in woken:
             next_one.wake(next_one)
+
+    def _grow(self, permit: Permit, nbytes: int) -> None:
+        with self._lock:
+            alone = self._inside == 1
+            if self.max_bytes is not None and self._nbytes + nbytes > self.max_bytes and not alone:
+                self._refused += 1
+                raise Overloaded(self._nbytes, self.max_bytes, "bytes")
+            permit.nbytes += nbytes
+            self._nbytes += nbytes
 
     def _give_back(self, permit: Permit) -> None:
         idle: list[threading.Lock] = []

@@ -144,7 +144,8 @@ class Engine:
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
         """End the engine: what is inside is finished first (`drain`), or refused with Closed where it has not begun.
 
-        With a `timeout`, what has not begun by then is refused. Its streams end; its cores are free again.
+        With a `timeout` in seconds, what has not begun by then is refused, and a run that does not end in as many again
+        is left to itself. Its streams end; its cores are free again.
         """
         with self._lock:
             first, self._closed = not self._closed, True
@@ -152,7 +153,7 @@ class Engine:
         if first and drain and not on_a_stream():
             self.budget.wait_until_idle(timeout)
         for port in list(self._ports):
-            self.detach(port)
+            self.detach(port, timeout)
         give_back_cores(self)
 
     def __enter__(self) -> Engine:
@@ -226,8 +227,11 @@ class Engine:
             drained = port.drained = port.drained or threading.Event()
         drained.wait()
 
-    def detach(self, port: Port) -> None:
-        """End the port's streams. What has not begun is refused with Closed; what runs is waited for."""
+    def detach(self, port: Port, timeout: float | None = None) -> None:
+        """End the port's streams. What has not begun is refused with Closed; what runs is waited for.
+
+        With a `timeout`, a stream whose run does not end within so many seconds is left to itself: a daemon thread.
+        """
         refused: Refused = []
         wake: list[Stream] = []
         with self._lock:
@@ -247,7 +251,7 @@ class Engine:
         for future, error in refused:
             future.settle(error=error)
         for stream in port.streams:
-            stream.join()
+            stream.join(timeout)
 
     def remember(self, future: Future[Any]) -> None:
         """`future` holds an error: keep it for `waitall`, unless somebody looks before."""

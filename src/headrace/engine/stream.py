@@ -36,9 +36,9 @@ class Stream:
         """Wake it. Once for each time `rung` was set."""
         self._bell.release()
 
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(timeout)
 
     def _loop(self) -> None:
         mark_stream_thread()

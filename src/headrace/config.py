@@ -1,0 +1,72 @@
+"""Options are declared once: a frozen dataclass whose fields say default, meaning and bounds.
+
+The command line, the environment (`HEADRACE_<NAME>`) and the settings page are made from these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from headrace.errors import InvalidOption
+
+PREFIX = "HEADRACE_"
+
+
+def option(default: Any, meaning: str, *, low: float | None = None, choices: Sequence[str] | None = None) -> Any:
+    """A field of an options class. `low`: the least value; `choices`: the only ones. None passes where it is the default."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "low": low, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """One option, as the command line and the settings page need it."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    low: float | None
+    choices: tuple[str, ...] | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+
+def declared(options: type[Any]) -> Iterator[Declared]:
+    """The options an options class declares, in order."""
+    for field in dataclasses.fields(options):
+        meta = field.metadata
+        choices = tuple(meta["choices"]) if meta["choices"] else None
+        yield Declared(field.name, str(field.type), field.default, meta["meaning"], meta["low"], choices)
+
+
+class Checked:
+    """Base of options classes: a value that is out of bounds stops the construction, with the option's name."""
+
+    def __post_init__(self) -> None:
+        for one in declared(type(self)):
+            value = getattr(self, one.name)
+            if value is None and one.default is None:
+                continue
+            if one.choices is not None and value not in one.choices:
+                raise InvalidOption(f"{one.flag} is one of {', '.join(one.choices)}, not {value!r}")
+            if one.low is not None and not value >= one.low:
+                raise InvalidOption(f"{one.flag} is at least {one.low:g}, not {value!r}")
+
+
+def settings_page(title: str, options: type[Any]) -> str:
+    """The Markdown table of an options class."""
+    rows = [f"# {title}", "", "| flag | environment | default | meaning |", "|---|---|---|---|"]
+    for one in declared(options):
+        default = "none" if one.default in (None, ()) else f"`{one.default}`"
+        bounds = f" At least {one.low:g}." if one.low is not None else ""
+        bounds += f" One of: {', '.join(one.choices)}." if one.choices else ""
+        rows.append(f"| `{one.flag}` | `{one.variable}` | {default} | {one.meaning}.{bounds} |")
+    return "\n".join(rows) + "\n"

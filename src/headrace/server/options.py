@@ -1,0 +1,65 @@
+"""What `headrace serve` can be told, each option written once; and what an address is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.config import Checked, option
+from headrace.errors import InvalidOption
+from headrace.log import LEVELS
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServeOptions(Checked):
+    models: tuple[str, ...] = option((), "what to serve: [NAME=]SOURCE, or `all` of the model store")
+    model_store: str | None = option(None, "folder in which relative sources are looked for first")
+    inference_address: str = option("127.0.0.1:8080", "HOST:PORT of the inference API; port 0 takes a free one")
+    management_address: str = option("127.0.0.1:8081", "HOST:PORT of the management API, or `off`; comes later")
+    metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`; comes later")
+    grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
+    ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
+    isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
+    scheduler: str = option("single_stream", "single_stream or multi_stream")
+    num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
+    num_streams: int | None = option(None, "streams of each model under multi_stream; none: one for each core", low=1)
+    max_batch_size: int | None = option(
+        None, "rows joined into one run; none: 32 where a batch gives what its members give alone, else 1", low=1
+    )
+    max_batch_delay: float = option(0.0, "seconds a free stream waits for company while another one runs", low=0)
+    max_requests: int = option(10_000, "requests inside at once; more are told 429", low=1)
+    max_bytes: int | None = option(None, "bytes that requests inside may hold; none: a quarter of the memory", low=1)
+    max_body_size: int = option(64 * MIB, "bytes of one request body; more is told 413", low=1)
+    drain_timeout: float = option(30.0, "seconds to answer what was accepted, after SIGTERM or Ctrl-C", low=0)
+    log_level: str = option("info", "least level that is logged to stderr", choices=LEVELS)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a door listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, flag: str, text: str) -> Address | None:
+        """`HOST:PORT`, `[IPV6]:PORT`; None for `off`."""
+        if text == "off":
+            return None
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise InvalidOption(f"{flag}: an IPv6 address is written [{host}]:{port}")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise InvalidOption(f"{flag} is HOST:PORT with a port from 0 to 65535, or off, not {text!r}")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+BUNDLED_DIGITS = str(Path(__file__).resolve().parent.parent / "bundled" / "digits")
+"""Served when nothing else is asked for."""

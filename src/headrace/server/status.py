@@ -1,0 +1,78 @@
+"""The one table from our errors to what a client is told. Nothing else in the project knows a status code.
+
+`type` is the exception's simple name in TorchServe's and MMS's error bodies. What the model itself raised is for the
+operator: the client hears that it failed and under which request id, the log has the traceback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.errors import (
+    BackendError,
+    Closed,
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    RequestError,
+    TooLarge,
+    Unavailable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    code: int
+    type: str
+    retry_after: int | None = None
+    """Seconds after which trying again may help."""
+
+
+TABLE: dict[type[BaseException], Status] = {
+    RequestError: Status(400, "BadRequestException"),
+    InvalidInput: Status(400, "BadRequestException"),
+    TooLarge: Status(413, "RequestEntityTooLargeException"),
+    ModelNotFound: Status(404, "ModelNotFoundException"),
+    Overloaded: Status(429, "ServiceUnavailableException", retry_after=1),
+    ModelNotReady: Status(503, "ServiceUnavailableException", retry_after=1),
+    Closed: Status(503, "ServiceUnavailableException", retry_after=1),
+    DeadlineExceeded: Status(504, "RequestTimeoutException"),
+    Unavailable: Status(503, "ServiceUnavailableException", retry_after=1),
+    BackendError: Status(500, "InternalServerException"),
+    HeadraceError: Status(500, "InternalServerException"),
+}
+UNEXPECTED = Status(500, "InternalServerException")
+
+
+class NotFound(Exception):
+    """No such route."""
+
+
+class MethodNotAllowed(Exception):
+    """The route has other methods. `allowed` lists them."""
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(f"{path} takes {allowed}, not {method}")
+        self.allowed = allowed
+
+
+TABLE[NotFound] = Status(404, "ResourceNotFoundException")
+TABLE[MethodNotAllowed] = Status(405, "MethodNotAllowedException")
+
+
+def status_of(error: BaseException) -> Status:
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
+
+
+def message_of(error: BaseException, request_id: str) -> str:
+    """What the client reads. Never a path, an address or a traceback of ours or of the model's."""
+    code = status_of(error).code
+    if isinstance(error, BackendError) and error.__cause__ is not None:
+        kind = type(error.__cause__).__name__
+        return f"the model failed with {kind}; the server's log says more under request id {request_id}"
+    if code == 500 and not isinstance(error, HeadraceError):
+        return f"internal error; the server's log says more under request id {request_id}"
+    return str(error)

@@ -1,0 +1,122 @@
+"""Open Inference Protocol v2 over JSON: `/v2`, health, metadata, `/v2/models/{model}[/versions/{version}]/infer`.
+
+Health answers carry both the JSON key one kind of client reads and the status the other kind reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from headrace.codecs import v2_json
+from headrace.errors import BackendError, InvalidInput
+from headrace.server.answering import HEAVY, Answering
+from headrace.server.asgi import Reply, Request
+from headrace.serving.inflight import InFlight
+from headrace.serving.registry import State
+from headrace.tensor import Array
+from headrace.version import __version__
+
+_SERVER = orjson.dumps({"name": "headrace", "version": __version__, "extensions": []})
+_LIVE = orjson.dumps({"live": True})
+
+
+def server_metadata() -> Reply:
+    return Reply(_SERVER)
+
+
+def live() -> Reply:
+    return Reply(_LIVE)
+
+
+def ready(answering: Answering) -> Reply:
+    """200 if every model is READY, else 503."""
+    is_ready = answering.service.registry.all_ready()
+    return Reply(orjson.dumps({"ready": is_ready, "live": True}), status=200 if is_ready else 503)
+
+
+def model_ready(answering: Answering, name: str, version: str | None) -> Reply:
+    is_ready = answering.service.registry.find(name, version).state is State.READY
+    return Reply(orjson.dumps({"name": name, "ready": is_ready}), status=200 if is_ready else 503)
+
+
+def model_metadata(answering: Answering, name: str, version: str | None) -> Reply:
+    registry = answering.service.registry
+    served = registry.ready(name, version)
+    model = served.model
+    versions = registry.versions(name) if version is None else [version]
+    return Reply(
+        v2_json.encode_metadata(
+            name=name, versions=versions, platform=model.platform, inputs=model.inputs, outputs=model.outputs
+        )
+    )
+
+
+async def infer(answering: Answering, request: Request, name: str, version: str | None) -> Reply:
+    inside = answering.open(request, name, version)
+    try:
+        body = await answering.read(request, inside)
+        specs = inside.served.model.inputs
+        asked = await answering.decode(lambda: v2_json.decode_request(body, specs), heavy=len(body) > HEAVY)
+        inputs, names = _arguments(inside, asked)
+    except BaseException:
+        answering.service.refuse(inside)
+        raise
+    outputs = await answering.answer(request, inside, inputs, names)
+    wanted = _wanted(_named(inside, outputs), asked.outputs)
+    served = inside.served
+    return Reply(
+        v2_json.encode_response(model_name=served.name, model_version=served.version, id=asked.id, outputs=wanted)
+    )
+
+
+def _arguments(inside: InFlight, asked: v2_json.InferRequest) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
+    """The inputs in the model's order; for a callable, the names they are passed by."""
+    model = inside.served.model
+    if model.inputs is not None:
+        if asked.outputs is not None and model.outputs is not None:
+            known = [spec.name for spec in model.outputs]
+            for name in asked.outputs:
+                if name not in known:
+                    raise InvalidInput(f"the model has no output {name!r}; its outputs are {', '.join(known)}")
+        return tuple(asked.inputs[spec.name] for spec in model.inputs), None
+    if model.max_batch_size > 1:
+        raise InvalidInput("this callable takes lists of requests (max_batch_size above 1): use /predictions")
+    names = tuple(asked.inputs)
+    if model.parameters is not None:
+        for name in names:
+            if name not in model.parameters:
+                takes = ", ".join(model.parameters) or "nothing"
+                raise InvalidInput(f"the model has no input {name!r}; it takes {takes}")
+    return tuple(asked.inputs.values()), names
+
+
+def _named(inside: InFlight, outputs: list[Any]) -> dict[str, Array]:
+    specs = inside.served.model.outputs
+    if specs is not None:
+        return {spec.name: output for spec, output in zip(specs, outputs)}
+    value = outputs[0]
+    found = value if isinstance(value, dict) else {"output": value}
+    return {str(name): _array(name, element) for name, element in found.items()}
+
+
+def _array(name: object, value: Any) -> Array:
+    """A callable's answer as a tensor: it returns an array, numbers or text, or a dict of them by name."""
+    try:
+        array: Array = np.asarray(value)
+    except ValueError as error:
+        raise BackendError(f"output {name!r} is not a tensor: {error}") from None
+    if array.dtype.kind not in "biufUSO":
+        raise BackendError(f"output {name!r} is a {type(value).__name__}, which is not a tensor")
+    return array
+
+
+def _wanted(outputs: dict[str, Array], names: tuple[str, ...] | None) -> dict[str, Array]:
+    if names is None:
+        return outputs
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise InvalidInput(f"the model has no output {missing[0]!r}; its outputs are {', '.join(outputs)}")
+    return {name: outputs[name] for name in names}

@@ -1,0 +1,36 @@
+"""A request inside the server: the one record, from its headers to its reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headrace.engine.admission import Permit
+from headrace.model.pending import Pending
+
+if TYPE_CHECKING:
+    from headrace.serving.served import Served
+
+
+class InFlight(Pending):
+    """Holds the model it is pinned to and its permit. `deliver` is called once, on the thread that settles it."""
+
+    __slots__ = ("deliver", "served")
+
+    def __init__(self, served: Served, permit: Permit) -> None:
+        super().__init__(served.model, (), permit)
+        self.served = served
+        self.deliver: Callable[[InFlight], object] | None = None
+
+    def depart(self) -> None:
+        """Nobody waits for the answer any more. Work that has not begun is never run; the permit goes back as soon as
+        nothing reads the request's bytes."""
+        if not self.can_read():
+            self.deliver = None
+            self.cancel()
+
+    def _settled(self) -> None:
+        self._seen = True  # whoever delivers it looks at it
+        super()._settled()
+        if self.deliver is not None:
+            self.deliver(self)

@@ -1,0 +1,177 @@
+"""How a model comes to be served: the one place that changes its state.
+
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive folder, or `module:function`. A relative
+path is looked for in the model store first, where there is one, then from the current folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.archives.archive import Archive, is_archive, open_archive
+from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
+from headrace.model.compile import compile_model
+from headrace.model.model import Model
+from headrace.serving.registry import Entry, Registry, State
+from headrace.serving.served import Served
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+_log = logging.getLogger("headrace.serving")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One model to serve: its name (None: the source's own), and where it is."""
+
+    name: str | None
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> Wanted:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = "", text
+        if not source or (equals and not NAME.match(name)):
+            raise InvalidOption(
+                f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
+                "file, an archive folder or module:function"
+            )
+        return cls(name or None, source)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What every model of this server is compiled with."""
+
+    scheduler: str = "single_stream"
+    num_cores: int | None = None
+    num_streams: int | None = None
+    max_batch_size: int | None = None
+    max_batch_delay: float = 0.0
+
+
+class Lifecycle:
+    def __init__(self, registry: Registry[Served], options: CompileOptions, store: Path | None = None) -> None:
+        self._registry, self._options, self._store = registry, options, store
+
+    def in_store(self) -> list[Wanted]:
+        """Everything in the model store that can be served, by name."""
+        if self._store is None:
+            raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
+        found = [p for p in sorted(self._store.iterdir()) if p.suffix == ".onnx" or (p.is_dir() and is_archive(p))]
+        return [Wanted(None, str(path)) for path in found]
+
+    def load(self, wanted: Wanted) -> Entry[Served]:
+        """Load it and make it READY. Raises what is wrong, with the model FAILED and the reason kept."""
+        name, version, build = self._locate(wanted)
+        if not NAME.match(name):
+            raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
+        entry = self._registry.add(name, version)
+        entry.state = State.LOADING
+        started = time.monotonic()
+        try:
+            model, handler = build(name)
+        except BaseException as error:
+            entry.state, entry.reason = State.FAILED, str(error)
+            raise
+        entry.served = Served(name, version, model, handler)
+        entry.state = State.READY
+        batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
+        _log.info("model %s:%s is READY after %.2f s: %r, %s", name, version, time.monotonic() - started, model, batch)
+        return entry
+
+    def load_all(self, models: Iterable[Wanted]) -> None:
+        for wanted in models:
+            self.load(wanted)
+
+    def _locate(self, wanted: Wanted) -> tuple[str, str, Callable[[str], tuple[Model, ImageClassifier | None]]]:
+        """(name, version, how to build it) of what is wanted."""
+        path = self._path(wanted.source)
+        if path is None:
+            if _CALLABLE.match(wanted.source):
+                function = _import(wanted.source)
+                name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
+                return name, "1", lambda name: (self._compile(function, name), None)
+            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
+            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+        if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
+            archive = open_archive(path)
+            return (
+                wanted.name or archive.manifest.name,
+                archive.manifest.version,
+                lambda name: self._open(archive, name),
+            )
+        return wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None)
+
+    def _path(self, source: str) -> Path | None:
+        candidates = [Path(source)]
+        if self._store is not None and not Path(source).is_absolute():
+            candidates.insert(0, self._store / source)
+        return next((path for path in candidates if path.exists()), None)
+
+    def _compile(self, model: Any, name: str) -> Model:
+        options = self._options
+        return compile_model(
+            model,
+            num_cores=options.num_cores,
+            num_streams=options.num_streams,
+            scheduler=options.scheduler,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            name=name,
+        )
+
+    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
+        manifest = archive.manifest
+        if manifest.handler != "image_classifier":
+            raise InvalidArchive(
+                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives with "
+                "code of their own come later"
+            )
+        if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
+            raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
+        model = self._compile(str(archive.folder / manifest.serialized_file), name)
+        config = archive.config.get("handler", {})
+        try:
+            if not isinstance(config, dict):
+                raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
+            handler = ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config)
+        except BaseException:
+            model.close()
+            raise
+        return model, handler
+
+
+def _import(source: str) -> Any:
+    """The callable `module:function` names; modules of the current folder are found."""
+    module_name, _, path = source.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise InvalidModel(f"no module named {error.name!r} (looked in {here} and the Python path)") from None
+        raise InvalidModel(f"importing {module_name} failed: {error}") from error
+    except HeadraceError:
+        raise
+    except Exception as error:
+        raise InvalidModel(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        if not hasattr(value, part):
+            raise InvalidModel(f"module {module_name} has no {path!r}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise InvalidModel(f"{source} is a {type(value).__name__}, not a callable")
+    return value

@@ -1,0 +1,63 @@
+"""The one data plane every door calls. Knows models and requests; knows no HTTP.
+
+The way of a request: `open` at its headers (a READY model is pinned, a permit is held, or it is refused), then the door
+decodes its body, then `start`, then `deliver`, and `depart` whenever nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from headrace.engine.admission import Budget, BudgetStatistics
+from headrace.errors import Closed
+from headrace.serving.inflight import InFlight
+from headrace.serving.registry import Registry
+from headrace.serving.served import Served
+
+
+class Service:
+    def __init__(self, max_requests: int, max_bytes: int | None) -> None:
+        self.registry: Registry[Served] = Registry()
+        self.budget = Budget(max_requests, max_bytes)
+        self._stopping = threading.Event()
+
+    def open(self, name: str, version: str | None, nbytes: int) -> InFlight:
+        """A request for `name` has begun to come in; it holds `nbytes`.
+
+        ModelNotFound and ModelNotReady before Overloaded: absence is not told as business. End it with `start`, or
+        with `refuse`.
+        """
+        served = self.registry.ready(name, version)
+        if self._stopping.is_set():
+            raise Closed("the server is stopping")
+        return InFlight(served, self.budget.admit(nbytes))
+
+    def start(
+        self,
+        request: InFlight,
+        inputs: tuple[Any, ...],
+        deliver: Callable[[InFlight], object],
+        names: tuple[str, ...] | None = None,
+    ) -> None:
+        """Its body has been decoded: have it run. `deliver(request)` is called once, on the thread that settles it."""
+        request.inputs, request.names, request.deliver = inputs, names, deliver
+        request.served.model.send(request)
+
+    def refuse(self, request: InFlight) -> None:
+        """It will not be started: give its permit back."""
+        request.let_go()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Answer what is inside, refuse what comes, then close every model. False if `timeout` seconds were too few."""
+        self._stopping.set()
+        if not self.budget.wait_until_idle(timeout):
+            return False
+        for entry in self.registry:
+            if entry.served is not None:
+                entry.served.model.close()
+        return True
+
+    def statistics(self) -> BudgetStatistics:
+        return self.budget.statistics()

@@ -1,0 +1,105 @@
+import json
+
+import pytest
+
+from headrace.archives.manifest import parse_manifest
+from headrace.errors import InvalidArchive
+
+TORCHSERVE = {
+    "createdOn": "20/11/2025 10:00:00",
+    "runtime": "python",
+    "model": {
+        "modelName": "resnet-18",
+        "serializedFile": "weights/resnet18.onnx",
+        "handler": "image_classifier",
+        "modelFile": "model.py",
+        "modelVersion": "2.0",
+        "requirementsFile": "requirements.txt",
+        "configFile": "model-config.yaml",
+    },
+    "archiverVersion": "0.12.0",
+}
+MMS = {
+    "runtime": "python",
+    "model": {"modelName": "noop", "handler": "noop_service:handle", "description": "does nothing"},
+    "modelServerVersion": "1.0",
+    "implementationVersion": "1.0",
+    "specificationVersion": "1.0",
+    "engine": {"engineName": "MXNet"},
+}
+
+
+def test_a_torchserve_manifest_is_read_whole():
+    manifest = parse_manifest(json.dumps(TORCHSERVE))
+    assert manifest.name == "resnet-18"
+    assert manifest.version == "2.0"
+    assert manifest.handler == "image_classifier"
+    assert manifest.serialized_file == "weights/resnet18.onnx"
+    assert manifest.model_file == "model.py"
+    assert manifest.requirements_file == "requirements.txt"
+    assert manifest.config_file == "model-config.yaml"
+    assert manifest.runtime == "python"
+    assert manifest.raw == TORCHSERVE
+
+
+def test_a_multi_model_server_manifest_is_version_1_unless_it_says_otherwise():
+    manifest = parse_manifest(json.dumps(MMS).encode())
+    assert (manifest.name, manifest.version, manifest.handler) == ("noop", "1", "noop_service:handle")
+    assert (manifest.serialized_file, manifest.config_file) == (None, None)
+    versioned = {**MMS, "model": {**MMS["model"], "modelVersion": "3"}}
+    assert parse_manifest(json.dumps(versioned)).version == "3"
+
+
+def test_what_need_not_be_there_is_none():
+    manifest = parse_manifest('{"model": {"modelName": "m", "handler": "", "modelFile": null}}')
+    assert (manifest.handler, manifest.model_file, manifest.runtime) == (None, None, "python")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON.*char 1"),
+        (b"\xff", "not JSON"),
+        ("[" * 5000, "not JSON"),
+        ("[]", "must be a JSON object, it is a list"),
+        ("{}", r"^Missing Model entry in manifest file\.$"),
+        ('{"model": null}', r"^Missing Model entry in manifest file\.$"),
+        ('{"model": "m"}', "must be an object, it is a str"),
+        ('{"model": {}}', r"^Model name is not defined\.$"),
+        ('{"model": {"modelName": ""}}', r"^Model name is not defined\.$"),
+        ('{"model": {"modelName": 5}}', "'modelName' in MANIFEST.json must be a string, it is a int"),
+        ('{"model": {"modelName": "a/b"}}', "cannot be called 'a/b'"),
+        ('{"model": {"modelName": ".."}}', "cannot be called"),
+        ('{"model": {"modelName": "m\\n"}}', "cannot be called"),
+        ('{"model": {"modelName": "m", "modelVersion": 1.0}}', "'modelVersion' in MANIFEST.json must be a string"),
+        ('{"model": {"modelName": "m", "modelVersion": "1/2"}}', "cannot be '1/2'"),
+        ('{"model": {"modelName": "m", "modelVersion": "1 2"}}', "cannot be '1 2'"),
+        ('{"model": {"modelName": "m", "handler": ["h"]}}', "'handler' in MANIFEST.json must be a string"),
+        ('{"runtime": 3, "model": {"modelName": "m"}}', "'runtime' in MANIFEST.json must be a string"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(text, said):
+    with pytest.raises(InvalidArchive, match=said):
+        parse_manifest(text)
+
+
+@pytest.mark.parametrize("key", ["serializedFile", "modelFile", "requirementsFile", "configFile", "handler"])
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../x", "a/../../x", "a/..", "..", ".", "./x", "a//b", "a/", "x\0.onnx", "..\\x", "a\\b"],
+)
+def test_no_file_leads_out_of_the_archive(key, name):
+    with pytest.raises(InvalidArchive, match=f"{key!r} in MANIFEST.json names .* plain relative name"):
+        parse_manifest(json.dumps({"model": {"modelName": "m", key: name}}))
+
+
+@pytest.mark.parametrize("name", ["C:x", "C:/x"])
+def test_no_file_leads_to_another_drive(name):
+    with pytest.raises(InvalidArchive, match="plain relative name"):
+        parse_manifest(json.dumps({"model": {"modelName": "m", "serializedFile": name}}))
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a/b.onnx", "..a", "a..b", ".hidden", "ü b.onnx"])
+def test_plain_names_are_taken(name):
+    assert parse_manifest(json.dumps({"model": {"modelName": "m", "serializedFile": name}})).serialized_file == name
