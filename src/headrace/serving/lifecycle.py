@@ -135,8 +135,8 @@ class Lifecycle:
         manifest = archive.manifest
         if manifest.handler != "image_classifier":
             raise InvalidArchive(
-                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives with "
-                "code of their own come later"
+                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
+                "with code of their own come later"
             )
         if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
             raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
