@@ -32,30 +32,37 @@ def main() -> int:
         for name, peer in PEERS.items():
             print(f"{name:12s} {' '.join(peer.variants):28s} {missing(name) or 'ready'}")
         return 0
+    plan = Plan(levels=options.levels, secs=options.secs, warm_secs=options.warm, tries=options.tries)
+    rows, failures = measure(options.names, plan, rounds=options.rounds, out=options.out)
+    if rows:
+        print(f"\n{markdown(rows)}\n\n{measured_on(rows)}")
+    return 1 if failures else 0
+
+
+def measure(names: list[str], plan: Plan, *, rounds: int, out: Path | None) -> tuple[list[Row], int]:
+    """The rows of all rounds, each also appended to `out`; and how many turns failed."""
     present = []
-    for name in options.names:
+    for name in names:
         reason = missing(name)
         if reason is None:
             present.append(":".join(split(name)))
         else:
             print(f"{name}: skipped, {reason}", flush=True)
-    plan = Plan(levels=options.levels, secs=options.secs, warm_secs=options.warm, tries=options.tries)
-    rows, failures = [], 0
+    rows: list[Row] = []
+    failures = 0
     with contextlib.suppress(KeyboardInterrupt):  # what was measured until then is shown
-        for number in range(1, options.rounds + 1):
+        for number in range(1, rounds + 1):
             for name in present:
                 try:
-                    for row in one_turn(name, number, plan, rounds=options.rounds):
+                    for row in one_turn(name, number, plan, rounds=rounds):
                         rows.append(row)
-                        if options.out:
-                            with options.out.open("a") as out:
-                                out.write(json.dumps(row) + "\n")
+                        if out:
+                            with out.open("a") as file:
+                                file.write(json.dumps(row) + "\n")
                 except RuntimeError as error:
                     failures += 1
                     print(f"{name}: FAILED, {error}", flush=True)
-    if rows:
-        print(f"\n{markdown(rows)}\n\n{measured_on(rows)}")
-    return 1 if failures else 0
+    return rows, failures
 
 
 def one_turn(name: str, number: int, plan: Plan, *, rounds: int) -> Iterator[Row]:

@@ -260,7 +260,7 @@ def ray(folder: Path, variant: str) -> Spec:
 def uvicorn_raw(folder: Path, variant: str) -> Spec:
     port = free_port()
     argv = [
-        *(str(_bin("fe", "uvicorn")), "asgi_raw:app", "--app-dir", str(HANDLERS)),
+        *(sys.executable, "-m", "uvicorn", "asgi_raw:app", "--app-dir", str(HANDLERS)),
         *("--host", "127.0.0.1", "--port", str(port), "--backlog", "4096", "--workers", "1"),
         *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
     ]
@@ -269,7 +269,7 @@ def uvicorn_raw(folder: Path, variant: str) -> Spec:
 
 def proto_raw(folder: Path, variant: str) -> Spec:
     port = free_port()
-    argv = [str(_bin("fe", "python")), str(HANDLERS / "proto_raw.py")]
+    argv = [sys.executable, str(HANDLERS / "proto_raw.py")]
     return Spec(argv, f"http://127.0.0.1:{port}/predictions/noop", env={"PORT": str(port)})
 
 
@@ -284,9 +284,9 @@ PEERS = {
     "mlserver": Peer(mlserver, (*USUAL, "inproc"), ("mlserver", "uvicorn", "uvloop"), venv="mlserver"),
     "pytriton": Peer(pytriton, USUAL, ("nvidia-pytriton",), venv="pytriton"),
     "ray": Peer(ray, USUAL, ("ray",), venv="ray"),
-    # Not model servers: the floor under anything that speaks HTTP in Python.
-    "uvicorn-raw": Peer(uvicorn_raw, ("default",), ("uvicorn", "uvloop", "httptools"), venv="fe"),
-    "proto-raw": Peer(proto_raw, ("default",), ("uvloop", "httptools"), venv="fe"),
+    # Not model servers: the floor under anything that speaks HTTP in Python; with the very packages Headrace uses.
+    "uvicorn-raw": Peer(uvicorn_raw, ("default",), ("uvicorn", "uvloop", "httptools")),
+    "proto-raw": Peer(proto_raw, ("default",), ("uvloop", "httptools")),
 }
 
 MLSERVER_LOGGING = """\

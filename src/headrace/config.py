@@ -15,7 +15,7 @@ PREFIX = "HEADRACE_"
 
 
 def option(default: Any, meaning: str, *, low: float | None = None, choices: Sequence[str] | None = None) -> Any:
-    """A field of an options class. `low`: the least value; `choices`: the only ones. None passes if it is the default."""
+    """A field of an options class. `low`: the least value; `choices`: the only ones. A default of None passes."""
     return dataclasses.field(default=default, metadata={"meaning": meaning, "low": low, "choices": choices})
 
 

@@ -1,0 +1,63 @@
+# Every target sets up what it needs: a fresh clone and Python 3.11 or later are enough.
+# PYTHON picks the interpreter the environment is made with; EXTRA passes arguments on (make bench-overhead EXTRA="--secs 2").
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRA ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format settings bench bench-overhead bench-resnet digits clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# A stamp each: installing again happens only when pyproject.toml has changed.
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Headrace needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+demo: .venv/installed ## classify 360 handwritten digits over HTTP and say how well and how fast
+	$(BIN)/python examples/digits/demo.py $(EXTRA)
+
+serve: .venv/installed ## leave a server with the digits model running on 127.0.0.1:8080
+	$(BIN)/headrace serve $(EXTRA)
+
+test: check ## everything: format, lint, types, tests
+	$(BIN)/python -m pytest $(EXTRA)
+
+check: .venv/installed-test ## format, lint and types only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed-test ## rewrite the code as the format check wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+settings: .venv/installed ## write docs/settings.md from the declared options
+	$(BIN)/python -m headrace.server.options > docs/settings.md
+
+bench: bench-overhead bench-resnet ## all benchmarks
+
+bench-overhead: .venv/installed-test ## no-op over HTTP beside the bare HTTP stack and the peers that are installed
+	$(BIN)/python benchmarks/overhead.py $(EXTRA)
+
+bench-resnet: .venv/installed-test ## ResNet-18 under 1 to 32 callers beside bare ONNX Runtime loops
+	$(BIN)/python benchmarks/resnet.py $(EXTRA)
+
+digits: .venv/installed-test ## train the digits model again (installs torch and scikit-learn)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet scikit-learn
+	$(BIN)/python examples/digits/train.py $(EXTRA)
+
+clean: ## remove the environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find src tests benchmarks examples -name __pycache__ -type d -exec rm -rf {} +
