@@ -14,9 +14,18 @@ from headrace.errors import InvalidOption
 PREFIX = "HEADRACE_"
 
 
-def option(default: Any, meaning: str, *, low: float | None = None, choices: Sequence[str] | None = None) -> Any:
-    """A field of an options class. `low`: the least value; `choices`: the only ones. A default of None passes."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "low": low, "choices": choices})
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A field of an options class. `low`, `high`: the bounds; `choices`: the only values. A default of None passes."""
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": choices}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +37,20 @@ class Declared:
     default: Any
     meaning: str
     low: float | None
+    high: float | None
     choices: tuple[str, ...] | None
+
+    @property
+    def bounds(self) -> str:
+        """What values it can have, in sentences; empty where it does not matter."""
+        said = []
+        if self.low is not None:
+            said.append(f"At least {self.low:g}.")
+        if self.high is not None:
+            said.append(f"At most {self.high:g}.")
+        if self.choices:
+            said.append(f"One of: {', '.join(self.choices)}.")
+        return " ".join(said)
 
     @property
     def flag(self) -> str:
@@ -44,7 +66,8 @@ def declared(options: type[Any]) -> Iterator[Declared]:
     for field in dataclasses.fields(options):
         meta = field.metadata
         choices = tuple(meta["choices"]) if meta["choices"] else None
-        yield Declared(field.name, str(field.type), field.default, meta["meaning"], meta["low"], choices)
+        bounds = (meta["low"], meta["high"], choices)
+        yield Declared(field.name, str(field.type), field.default, meta["meaning"], *bounds)
 
 
 class Checked:
@@ -59,6 +82,8 @@ class Checked:
                 raise InvalidOption(f"{one.flag} is one of {', '.join(one.choices)}, not {value!r}")
             if one.low is not None and not value >= one.low:
                 raise InvalidOption(f"{one.flag} is at least {one.low:g}, not {value!r}")
+            if one.high is not None and not value <= one.high:
+                raise InvalidOption(f"{one.flag} is at most {one.high:g}, not {value!r}")
 
 
 def settings_page(title: str, options: type[Any]) -> str:
@@ -66,7 +91,5 @@ def settings_page(title: str, options: type[Any]) -> str:
     rows = [f"# {title}", "", "| flag | environment | default | meaning |", "|---|---|---|---|"]
     for one in declared(options):
         default = "none" if one.default in (None, ()) else f"`{one.default}`"
-        bounds = f" At least {one.low:g}." if one.low is not None else ""
-        bounds += f" One of: {', '.join(one.choices)}." if one.choices else ""
-        rows.append(f"| `{one.flag}` | `{one.variable}` | {default} | {one.meaning}.{bounds} |")
+        rows.append(f"| `{one.flag}` | `{one.variable}` | {default} | {f'{one.meaning}. {one.bounds}'.strip()} |")
     return "\n".join(rows) + "\n"

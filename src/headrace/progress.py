@@ -29,6 +29,11 @@ def track(values: Iterator[T], description: str, total: int | None) -> Iterator[
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
         task = bar.add_task(description, total=total)
-        for value in values:
-            bar.advance(task)
-            yield value
+        try:
+            for value in values:
+                bar.advance(task)
+                yield value
+        finally:  # whoever stops early stops the work behind it now, not when its generator is collected
+            close = getattr(values, "close", None)
+            if close is not None:
+                close()

@@ -94,12 +94,15 @@ def _readable(model: Any) -> tuple[str | bytes, str]:
     if not isinstance(model, str | os.PathLike):
         raise InvalidModel(f"onnxruntime loads a path or the bytes of an ONNX file, not {type(model).__name__}")
     path = Path(model)
-    if path.is_dir():
-        raise InvalidModel(f"{path} is a folder; give the ONNX file in it")
-    if not path.exists():
-        raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()})")
-    if path.stat().st_size == 0:
-        raise InvalidModel(f"{path} is empty: 0 bytes")
+    try:
+        if path.is_dir():
+            raise InvalidModel(f"{path} is a folder; give the ONNX file in it")
+        if not path.exists():
+            raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()})")
+        if path.stat().st_size == 0:
+            raise InvalidModel(f"{path} is empty: 0 bytes")
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise InvalidModel(f"{str(path)[:200]} cannot be read: {error.strerror}") from error
     return str(path), path.stem
 
 
@@ -119,7 +122,7 @@ def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, options:
 
 def _spec(model: str, tensor: Any) -> TensorSpec:
     if tensor.type not in _DTYPES:
-        raise InvalidModel(f"{model}: {tensor.name} is a {tensor.type}; only dense tensors are taken and given")
+        raise InvalidModel(f"{model}: {tensor.name} is a {tensor.type}; only dense tensors of NumPy's own types work")
     shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in tensor.shape)
     return TensorSpec(tensor.name, np.dtype(_DTYPES[tensor.type]), shape)
 
@@ -147,8 +150,9 @@ def _fixed(inputs: tuple[TensorSpec, ...], options: LoadOptions) -> tuple[Tensor
 
 
 def _fitting(spec: TensorSpec, wanted: Sequence[int], option: str) -> tuple[int | None, ...]:
-    fits = len(wanted) == len(spec.shape) and all(have in (None, want) for have, want in zip(spec.shape, wanted))
-    if not fits or not all(isinstance(n, int) and n >= 0 for n in wanted):
+    if not isinstance(wanted, Sequence) or not all(isinstance(n, int) and n >= 0 for n in wanted):
+        raise InvalidOption(f"{option} gives {wanted!r} for input {spec}; a shape is a list of whole numbers")
+    if len(wanted) != len(spec.shape) or not all(have in (None, want) for have, want in zip(spec.shape, wanted)):
         raise InvalidOption(f"{option} gives {list(wanted)}, which does not fit input {spec}")
     return tuple(wanted)
 

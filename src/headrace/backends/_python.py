@@ -33,12 +33,13 @@ class PythonBackend:
     def load(self, model: Any, options: LoadOptions) -> Loaded:
         if not callable(model):
             raise InvalidModel(f"the python backend runs callables, not {type(model).__name__}")
-        if inspect.iscoroutinefunction(model) or inspect.iscoroutinefunction(getattr(model, "__call__", None)):  # noqa: B004
+        functions = (model, getattr(model, "__call__", None))  # noqa: B004 - an object may be called by its method
+        if any(map(inspect.iscoroutinefunction, functions)):
             raise InvalidModel(
                 f"{_name_of(model)} is a coroutine function; a model is called on a stream's thread, which runs no "
                 "event loop. Pass a plain function"
             )
-        if inspect.isgeneratorfunction(model) or inspect.isasyncgenfunction(model):
+        if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in functions):
             raise InvalidModel(f"{_name_of(model)} is a generator function; pass a function that returns its answer")
         if options.batch_size is not None or options.input_shapes is not None:
             raise InvalidOption("batch_size and input_shapes fix the shapes of an ONNX model; a callable has none")

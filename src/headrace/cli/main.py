@@ -73,7 +73,8 @@ def main() -> None:
     try:
         result: Any = app(standalone_mode=False)
     except SetupError as error:
-        print(f"headrace: {error}", file=sys.stderr)
+        # One line, whatever a model's import or a runtime has put in its message.
+        print(f"headrace: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidOption) else 1)
     except typer.Abort:
         sys.exit(130)

@@ -23,15 +23,19 @@ _TYPES: dict[str, Any] = {
 def command_of(options: type[Any], run: Callable[[Any], None], *, positional: str) -> Callable[..., None]:
     """A function typer can make a command of: its parameters are the options of `options`.
 
-    What is written without a flag goes to the option `positional`, together with what is written with its flag.
+    What is written without a flag goes to the option `positional`, together with what is written with its flag. What
+    the environment says of it counts only where nothing is written.
     """
 
-    def command(**given: Any) -> None:
-        words = given.pop("words") or ()
-        given[positional] = (*words, *(given[positional] or ()))
+    def command(context: typer.Context, **given: Any) -> None:
+        words = tuple(given.pop("words") or ())
+        source = context.get_parameter_source(positional)
+        flagged = () if words and source is not None and source.name == "ENVIRONMENT" else given[positional] or ()
+        given[positional] = (*words, *flagged)
         run(options(**given))
 
     parameters = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         inspect.Parameter(
             "words",
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -39,7 +43,7 @@ def command_of(options: type[Any], run: Callable[[Any], None], *, positional: st
             annotation=Annotated[
                 list[str] | None, typer.Argument(metavar="[NAME=]SOURCE", help=_help(options, positional))
             ],
-        )
+        ),
     ]
     parameters += [_parameter(one) for one in declared(options)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -49,8 +53,7 @@ def command_of(options: type[Any], run: Callable[[Any], None], *, positional: st
 def _parameter(one: Declared) -> inspect.Parameter:
     kind = _TYPES[one.type]
     default = list(one.default) if isinstance(one.default, tuple) else one.default
-    choices = f" One of: {', '.join(one.choices)}." if one.choices else ""
-    help_text = f"{one.meaning[:1].upper()}{one.meaning[1:]}.{choices}"
+    help_text = f"{one.meaning[:1].upper()}{one.meaning[1:]}. {one.bounds}".strip()
     given = typer.Option(one.flag, envvar=one.variable, help=help_text, show_envvar=False)
     return inspect.Parameter(
         one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, given]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from headrace.engine.future import on_a_stream
+from headrace.engine.future import on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import Closed, Overloaded, WouldDeadlock
 
@@ -49,14 +49,17 @@ class Permit:
         self._budget._give_back(self)
 
     def grow(self, nbytes: int) -> None:
-        """Hold `nbytes` more, or Overloaded: for what comes in pieces and did not say how large it is."""
+        """Hold `nbytes` more, or Overloaded: for what comes in pieces and did not say how large it is.
+
+        A permit that was given back holds nothing any more, and does not grow.
+        """
         self._budget._grow(self, nbytes)
 
 
 class Budget:
     def __init__(self, max_count: int, max_bytes: int | None = None) -> None:
         self.max_count, self.max_bytes = max_count, max_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant for the reason `future._settling` is
         self._inside = self._nbytes = self._refused = 0
         self._line: deque[_Waiter] = deque()
         self._idle: list[threading.Lock] = []  # who waits for nobody to be inside
@@ -102,6 +105,7 @@ class Budget:
         with self._lock:
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
+            refuse_to_wait_on_a_stream()
             waiter = self._stand_in_line(nbytes, lambda w: box.post(wake, w))
         try:
             await here
@@ -189,6 +193,8 @@ class Budget:
 
     def _grow(self, permit: Permit, nbytes: int) -> None:
         with self._lock:
+            if not permit.held:  # its request has ended: nobody would give the bytes back
+                return
             alone = self._inside == 1
             if self.max_bytes is not None and self._nbytes + nbytes > self.max_bytes and not alone:
                 self._refused += 1

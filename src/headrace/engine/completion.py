@@ -8,9 +8,8 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, TypeVar
 
-from headrace.engine.future import Future, on_a_stream
+from headrace.engine.future import Future, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
-from headrace.errors import WouldDeadlock
 
 F = TypeVar("F", bound=Future[Any])
 
@@ -35,8 +34,7 @@ class as_completed(Iterator[F], AsyncIterator[F]):
     def __next__(self) -> F:
         if not self._left:
             raise StopIteration
-        if on_a_stream():
-            raise WouldDeadlock("as_completed on one of the engine's own streams would wait for itself")
+        refuse_to_wait_on_a_stream()
         if self._ready is None:
             ready: queue.SimpleQueue[F] = queue.SimpleQueue()
             self._begin(ready)
@@ -56,16 +54,24 @@ class as_completed(Iterator[F], AsyncIterator[F]):
     async def __anext__(self) -> F:
         if not self._left:
             raise StopAsyncIteration
+        refuse_to_wait_on_a_stream()
         if self._ready is None:
             ready: asyncio.Queue[F] = asyncio.Queue()
             box = Mailbox.here()
             self._begin(ready)
             for future in self._futures:
-                future.add_done_callback(lambda done: box.post(ready.put_nowait, done))
+                if future.can_read():  # put at once: by way of the mailbox it would come too late for a timeout of 0
+                    ready.put_nowait(future)
+                else:
+                    future.add_done_callback(lambda done: box.post(ready.put_nowait, done))
         assert isinstance(self._ready, asyncio.Queue), "iterate with `for` or with `async for`, not with both"
         try:
-            future = await asyncio.wait_for(self._ready.get(), self._seconds_left())
-        except asyncio.TimeoutError:  # noqa: UP041 - they are one class from 3.11 on; this one says where it is from
+            if self._ready.empty():
+                async with asyncio.timeout(self._seconds_left()):
+                    future = await self._ready.get()
+            else:
+                future = self._ready.get_nowait()
+        except TimeoutError:
             raise self._timed_out() from None
         self._left -= 1
         return future

@@ -11,9 +11,11 @@ Rule 4: of a port's idle streams at most one watches the clock (`alarm`), and on
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
@@ -23,12 +25,14 @@ from headrace.engine.future import Future, on_a_stream
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.mailbox import loop_runs_here
 from headrace.engine.operations import Operation, OperationSource
-from headrace.engine.ownership import claim_cores, give_back_cores
+from headrace.engine.ownership import claim_cores, deciding, give_back_cores
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.statistics import EngineStatistics
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Core, Topology
-from headrace.errors import Closed, InvalidOption, WouldDeadlock
+from headrace.errors import Closed, InvalidOption, NotEnoughCores, WouldDeadlock
+
+_log = logging.getLogger("headrace.engine")
 
 MAX_OPERATIONS = 1024
 UNSEEN = 1000
@@ -72,6 +76,8 @@ class Engine:
             raise InvalidOption(f"on_full is 'block' or 'reject', not {on_full!r}")
         if isinstance(max_operations, bool) or not isinstance(max_operations, int) or max_operations < 1:
             raise InvalidOption(f"max_operations is a whole number from 1, not {max_operations!r}")
+        if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+            raise InvalidOption(f"max_bytes is a whole number from 1, or None for no bound, not {max_bytes!r}")
         self.cores: tuple[Core, ...] = claim_cores(self, num_cores, topology)
         self.clock: Clock = clock or SystemClock()
         self.budget = Budget(max_operations, max_bytes)
@@ -82,6 +88,7 @@ class Engine:
         self._operations: Port | None = None
         self._unseen: deque[Future[Any]] = deque(maxlen=UNSEEN)
         self._closed = False
+        self._ended = threading.Event()  # the first `close` is over
 
     # ---- what users call
 
@@ -98,10 +105,15 @@ class Engine:
 
         The Future holds what `fn` returns, or raises what it raised. Larger `priority` first among what may start;
         `deadline` in absolute `time.monotonic` seconds: not started by then, it fails with DeadlineExceeded. Raises
-        Overloaded, or waits, when the engine is full; TypeError for what is not a function or not a Var.
+        Overloaded, or waits, when the engine is full; TypeError for what is not a function, not a Var or not a number.
         """
         if not callable(fn):
             raise TypeError(f"push takes a function without arguments, not {type(fn).__name__}")
+        # Checked here, because comparing them is done with the lock held, where nothing may raise.
+        if type(priority) is not int and not _is_number(priority):
+            raise TypeError(f"priority is a number, not {priority!r}")
+        if deadline is not None and not _is_number(deadline):
+            raise TypeError(f"deadline is a number of seconds, or None, not {deadline!r}")
         sets = accesses(reads, writes)
         port = self._operations or self._open_operations()
         source = port.source
@@ -113,15 +125,19 @@ class Engine:
     def waitall(self, timeout: float | None = None) -> None:
         """Wait until nothing is inside. Raises the errors nobody has looked at, once, as an ExceptionGroup.
 
-        TimeoutError if the time is up; WouldDeadlock on a stream.
+        Every Future has its outcome then; the callbacks of the last ones may still be on their way. TimeoutError if the
+        time is up; WouldDeadlock on a stream.
         """
         if on_a_stream():
             raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
         if not self.budget.wait_until_idle(timeout):
             raise TimeoutError(f"work is still inside after {timeout} s")
         errors: list[BaseException] = []
-        while self._unseen:
-            future = self._unseen.popleft()
+        while True:
+            try:
+                future = self._unseen.popleft()
+            except IndexError:  # asking first and taking then would race with another thread that waits for all
+                break
             if not future._seen:
                 error = future.exception()
                 if error is not None:
@@ -145,16 +161,26 @@ class Engine:
         """End the engine: what is inside is finished first (`drain`), or refused with Closed where it has not begun.
 
         With a `timeout` in seconds, what has not begun by then is refused, and a run that does not end in as many again
-        is left to itself. Its streams end; its cores are free again.
+        is left to itself. Its streams end; its cores are free again. Whoever closes it once more waits until the first
+        one is done, or does with `drain=False` what that one waits to do.
         """
         with self._lock:
             first, self._closed = not self._closed, True
         self.budget.close()
-        if first and drain and not on_a_stream():
-            self.budget.wait_until_idle(timeout)
-        for port in list(self._ports):
-            self.detach(port, timeout)
-        give_back_cores(self)
+        try:
+            if on_a_stream():  # this stream is part of what would be waited for
+                if not first:  # and two streams that closed it would wait for each other's end
+                    return
+            elif drain and first:
+                self.budget.wait_until_idle(timeout)
+            elif drain:
+                self._ended.wait(timeout)
+            for port in list(self._ports):
+                self.detach(port, timeout)
+            give_back_cores(self)
+        finally:
+            if first:
+                self._ended.set()
 
     def __enter__(self) -> Engine:
         return self
@@ -168,13 +194,13 @@ class Engine:
 
     @property
     def in_use(self) -> bool:
-        """Whether it has models or operations, so that its cores are settled."""
-        return bool(self._ports)
+        """Whether it has models or operations, or a last run of theirs goes on, so that its cores are settled."""
+        return bool(self._ports) or self._leases.free != self._leases.cores
 
     def take_cores(self, cores: tuple[Core, ...]) -> None:
         """Other cores than before. Only while it is not in use."""
         with self._lock:
-            assert not self._ports, "the cores of an engine in use are settled"
+            assert not self.in_use, "the cores of an engine in use are settled"
             self.cores = cores
             self._leases = Leases(_mask(cores))
             self._operations = None
@@ -188,15 +214,37 @@ class Engine:
         return self.budget.acquire(nbytes)
 
     def attach(self, source: Source, masks: Sequence[int], name: str) -> Port:
-        """Start one stream for each core mask, all pulling from `source`."""
+        """Start one stream for each core mask, all pulling from `source`.
+
+        NotEnoughCores if `masks` were made before another engine took some of these cores.
+        """
         port = Port(source)
-        with self._lock:
-            if self._closed:
-                raise Closed("the engine is closed")
-            port.streams = tuple(Stream(self, port, mask, i, f"headrace-{name}-{i}") for i, mask in enumerate(masks))
-            self._ports.append(port)
-        for stream in port.streams:
-            stream.start()
+        port.streams = tuple(Stream(self, port, mask, i, f"headrace-{name}-{i}") for i, mask in enumerate(masks))
+        started: list[Stream] = []
+        try:
+            # Before others can see the port: whoever detaches it joins its threads, and must find them started.
+            for stream in port.streams:
+                stream.start()
+                started.append(stream)
+            with deciding, self._lock:
+                if self._closed:
+                    raise Closed("the engine is closed")
+                if not masks or any(not mask or mask & ~self._leases.cores for mask in masks):
+                    wanted = set().union(*(_bits(mask) for mask in masks))
+                    have = _bits(self._leases.cores)
+                    raise NotEnoughCores(
+                        max(1, len(wanted)), len(wanted & have), "another engine has taken the others meanwhile"
+                    )
+                self._ports.append(port)
+        except BaseException:
+            with self._lock:
+                port.attached = False
+                for stream in port.streams:
+                    stream.stopping = stream.rung = True
+            for stream in started:
+                stream.ring()
+                stream.join()
+            raise
         return port
 
     def offer(self, port: Port, add: Callable[[Any, float], None], item: Any) -> None:
@@ -227,6 +275,12 @@ class Engine:
             drained = port.drained = port.drained or threading.Event()
         drained.wait()
 
+    @staticmethod
+    def _tell_drained(port: Port) -> None:
+        if port.drained is not None and not port.group.running and port.source.is_empty():
+            port.drained.set()
+            port.drained = None  # whoever drains it again waits for what comes meanwhile
+
     def detach(self, port: Port, timeout: float | None = None) -> None:
         """End the port's streams. What has not begun is refused with Closed; what runs is waited for.
 
@@ -240,6 +294,7 @@ class Engine:
                 self._ports.remove(port)
                 port.source.abandon(Closed("the model or the engine was closed"))
                 port.source.pull(self.clock.now(), False, 0, refused)
+                self._tell_drained(port)
                 self._leases.leave(port.group)
                 self._grant(wake)
                 for stream in port.streams:
@@ -282,6 +337,11 @@ class Engine:
                     if not stream.stopping:
                         self._arrange(port, now, wake, stream)
                     if not lane.running:
+                        if stream.stopping:
+                            # What its last run made ready is refused: no other stream of the port may be left to do it.
+                            source.pull(now, False, stream.index, refused)
+                            self._tell_drained(port)
+                            stream.ended = True
                         break
                 lane.awake()
                 work = source.pull(now, group.running > 1, stream.index, refused)
@@ -292,21 +352,25 @@ class Engine:
                 leases.release(lane)
                 if leases.contended:
                     self._grant(wake, stream)
-                if port.drained is not None and not group.running and source.is_empty():
-                    port.drained.set()
+                self._tell_drained(port)
         for other in wake:
             other.ring()
         if refused:
             for future, error in refused:
                 future.settle(error=error)
         if done is not None:
-            done.deliver()
+            try:
+                done.deliver()
+            except BaseException:  # the stream must outlive it: it has been given its next work, and holds cores
+                _log.exception("an outcome could not be delivered")
         return work
 
-    def was_rung(self, stream: Stream) -> bool:
-        """Whether a ring has been promised to it that it has not heard."""
+    def woke_by_itself(self, stream: Stream) -> bool:
+        """Its alarm woke it. True: a ring has been promised as well, and it must hear it. Nobody rings it from now on
+        until its turn: a bell that is rung twice raises."""
         with self._lock:
-            return stream.rung
+            rung, stream.rung = stream.rung, True
+            return rung
 
     # ---- with the lock held
 
@@ -353,14 +417,19 @@ class Engine:
 
     def _open_operations(self) -> Port:
         """Streams for pushed operations, one for each core: made when the first one comes."""
-        with _opening:
+        with deciding:
             if self._operations is None:
                 source = OperationSource(self.remember)
                 self._operations = self.attach(source, [1 << core.cpu for core in self.cores], "operations")
             return self._operations
 
 
-_opening = threading.Lock()
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and value == value  # NaN would leave a heap without an order
+
+
+def _bits(mask: int) -> set[int]:
+    return {cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1}
 
 
 def _mask(cores: Iterable[Core]) -> int:

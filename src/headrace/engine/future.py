@@ -10,9 +10,10 @@ Rule 5: a stream never waits: it would have to do the work it waits for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,8 @@ from headrace.engine.mailbox import Mailbox
 from headrace.errors import Cancelled, WouldDeadlock
 
 T = TypeVar("T")
-_settling = threading.Lock()
+# Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures (`Model.map`).
+_settling = threading.RLock()
 _here = threading.local()
 _log = logging.getLogger("headrace.engine")
 
@@ -32,6 +34,25 @@ def on_a_stream() -> bool:
 
 def mark_stream_thread() -> None:
     _here.stream = True
+
+
+@contextlib.contextmanager
+def as_a_stream() -> Iterator[None]:
+    """The caller does a stream's work in here, on its own thread."""
+    before, _here.stream = on_a_stream(), True
+    try:
+        yield
+    finally:
+        _here.stream = before
+
+
+def refuse_to_wait_on_a_stream() -> None:
+    """WouldDeadlock on a stream's thread, also inside an event loop that work has started there."""
+    if on_a_stream():
+        raise WouldDeadlock(
+            "this code runs on a stream of the engine and waits for work the engine still has to do; "
+            "use add_done_callback, or name what the work reads: engine.push(fn, reads=[...])"
+        )
 
 
 class Future(Generic[T]):
@@ -116,7 +137,10 @@ class Future(Generic[T]):
                 self._error, self._traceback = error, error.__traceback__
             self._done = True
             callbacks, self._callbacks = self._callbacks, None
-        self._settled()
+        try:
+            self._settled()
+        except Exception:  # those who wait below must hear all the same
+            _log.exception("a future was settled, and what follows from that raised")
         if callbacks:
             for callback in callbacks:
                 self._call(callback)
@@ -136,17 +160,17 @@ class Future(Generic[T]):
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
             callback(self)
-        except Exception:
+        except KeyboardInterrupt:
+            if not on_a_stream():
+                raise
+            _log.exception("a callback of a future raised")
+        except BaseException:  # also SystemExit: it must end neither a stream nor the other callbacks
             _log.exception("a callback of a future raised")
 
     def _wait(self, timeout: float | None) -> None:
         if self._done:
             return
-        if on_a_stream():
-            raise WouldDeadlock(
-                "this code runs on a stream of the engine and waits for work the engine still has to do; "
-                "use add_done_callback, or name what the work reads: engine.push(fn, reads=[...])"
-            )
+        refuse_to_wait_on_a_stream()
         settled = threading.Lock()  # a Lock, not an Event: half the price, and made only when someone waits
         settled.acquire()
 
@@ -154,13 +178,18 @@ class Future(Generic[T]):
             settled.release()
 
         self.add_done_callback(release)
-        if not settled.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-            self.remove_done_callback(release)
-            if not self._done:
-                raise TimeoutError(f"not ready within {timeout} s")
+        in_time = False
+        try:
+            in_time = settled.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+        finally:
+            if not in_time:  # also if the wait was interrupted: nobody waits here any more
+                self.remove_done_callback(release)
+        if not in_time and not self._done:
+            raise TimeoutError(f"not ready within {timeout} s")
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._done:
+            refuse_to_wait_on_a_stream()
             box = Mailbox.here()
             waiter = box.loop.create_future()
 

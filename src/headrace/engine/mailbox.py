@@ -42,6 +42,7 @@ class Mailbox:
             try:
                 self.loop.call_soon_threadsafe(self._drain)
             except RuntimeError:
+                self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
     def _drain(self) -> None:
@@ -54,6 +55,11 @@ class Mailbox:
                 function(argument)
             except Exception as error:
                 self.loop.call_exception_handler({"message": "a delivery raised", "exception": error})
+            except BaseException:  # it ends this turn of the loop; the loop may run again, and then takes the rest
+                if items and not self._armed:
+                    self._armed = True
+                    self.loop.call_soon(self._drain)
+                raise
 
 
 def loop_runs_here() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
-from headrace.engine.future import Future
+from headrace.engine.future import Future, as_a_stream, refuse_to_wait_on_a_stream
 from headrace.errors import Closed, DeadlineExceeded
 
 
@@ -33,7 +33,13 @@ class NaiveEngine:
         priority: float = 0,
         deadline: float | None = None,
     ) -> Future[Any]:
-        """As `Engine.push`; the Future has its outcome when the call returns."""
+        """As `Engine.push`; the Future has its outcome when the call returns.
+
+        Not so in an operation that holds a Var this one needs: this one follows when that has ended. Whoever waits for
+        it in there gets WouldDeadlock, as on a stream.
+        """
+        if not callable(fn):
+            raise TypeError(f"push takes a function without arguments, not {type(fn).__name__}")
         with self._lock:
             if self._closed:
                 raise Closed("the engine is closed")
@@ -45,10 +51,13 @@ class NaiveEngine:
         return operation.future
 
     def _run(self, operation: _Operation) -> list[_Operation]:
+        if not operation.future.begin():  # cancelled while it waited for the operation that pushed it
+            return self._dependencies.abandon(operation)
         value, failure = None, self._failure(operation)
         if failure is None:
             try:
-                value = operation.function()
+                with as_a_stream():
+                    value = operation.function()
             except BaseException as raised:
                 failure = raised
         ready = self._dependencies.complete(operation, failure)
@@ -64,6 +73,7 @@ class NaiveEngine:
         return self._dependencies.poison(operation)
 
     def waitall(self, timeout: float | None = None) -> None:
+        refuse_to_wait_on_a_stream()
         with self._lock:
             unseen = list(self._unseen)
             self._unseen.clear()

@@ -23,7 +23,7 @@ class Operation(Future[Any]):
     """A function the engine runs once its reads and writes are granted; and the Future of what it returns."""
 
     __slots__ = (
-        "_failure", "_function", "_outcome", "_permit", "_source", "deadline", "needs", "priority", "reads",
+        "_ended", "_failure", "_function", "_outcome", "_permit", "_source", "deadline", "needs", "priority", "reads",
         "waiting_for", "writes",
     )  # fmt: skip
 
@@ -43,6 +43,7 @@ class Operation(Future[Any]):
         self.waiting_for = 0
         self._function: Callable[[], Any] | None = function
         self._permit, self._source = permit, source
+        self._ended = False
         self._outcome: Any = None
         self._failure: BaseException | None = None
 
@@ -60,15 +61,19 @@ class Operation(Future[Any]):
     def deliver(self) -> None:
         outcome, failure = self._outcome, self._failure
         self._outcome = self._failure = None
-        self.settle(outcome, failure)
-        self._permit.release()
+        self._ended = True
+        if not self.settle(outcome, failure):  # cancelled while it ran: only now is it out
+            self._permit.release()
 
     def _settled(self) -> None:
-        if not self._begun:  # else `deliver` gives it back, when the run lets go of its memory
-            self._function = None
-            self._permit.release()
+        # First the error, then the permit: `waitall`, which waits for permits, must find every error.
         if self._error is not None and not self.cancelled():
             self._source.on_failure(self)
+        if not self._begun:
+            self._function = None
+        if self._ended or not self._begun:  # else it was cancelled while it runs, and `deliver` gives the permit back
+            # Before anybody hears of the outcome: whoever then pushes the next operation must find the room.
+            self._permit.release()
 
 
 class OperationSource:

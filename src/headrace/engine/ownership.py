@@ -1,7 +1,8 @@
 """Which engine holds which cores of this process. Two engines never hold the same core.
 
 The default engine is made on first use and holds what no other engine holds. While it has no models and no operations
-its share follows: an engine made later takes cores from it, an engine that is closed gives them back.
+its share follows: an engine made later takes cores from it, an engine that is closed gives them back. An engine that
+was never used and is forgotten holds nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from headrace.engine.topology import Core, Topology, read_topology
 from headrace.errors import InvalidOption, NotEnoughCores
@@ -16,8 +18,9 @@ from headrace.errors import InvalidOption, NotEnoughCores
 if TYPE_CHECKING:
     from headrace.engine.engine import Engine
 
-_lock = threading.RLock()
-_held: dict[int, tuple[Core, ...]] = {}  # id of an open engine -> its cores
+deciding = threading.RLock()
+"""Held while it is decided who has which cores. An engine takes it before its own lock, never after."""
+_held: WeakKeyDictionary[Engine, tuple[Core, ...]] = WeakKeyDictionary()  # the open engines and their cores
 _default: Engine | None = None
 _topology: Topology | None = None
 EXIT_SECONDS = 5.0
@@ -27,7 +30,7 @@ EXIT_SECONDS = 5.0
 def machine() -> Topology:
     """The machine as this process may use it; read once."""
     global _topology
-    with _lock:
+    with deciding:
         if _topology is None:
             _topology = read_topology()
         return _topology
@@ -38,16 +41,13 @@ def default_engine() -> Engine:
     global _default
     from headrace.engine.engine import Engine
 
-    with _lock:
+    with deciding:
         if _default is None or _default.closed:
             _default = Engine()
             atexit.register(_default.close, timeout=EXIT_SECONDS)
-        elif not _default.in_use:
-            free = _free(except_for=id(_default))
-            if not free:
-                raise NotEnoughCores(1, 0, "other engines hold them all; close one, or compile on it with engine=")
-            _held[id(_default)] = free
-            _default.take_cores(free)
+        _share_out()
+        if not _default.cores:
+            raise NotEnoughCores(1, 0, "other engines hold them all; close one, or compile on it with engine=")
         return _default
 
 
@@ -55,41 +55,49 @@ def claim_cores(engine: Engine, num_cores: int | None, topology: Topology | None
     """The cores `engine` holds from now on. With a `topology` of its own it shares with nobody, and claims nothing."""
     if num_cores is not None and (isinstance(num_cores, bool) or not isinstance(num_cores, int) or num_cores < 1):
         raise InvalidOption(f"num_cores is a whole number from 1, not {num_cores!r}")
-    with _lock:
-        if topology is not None:
-            free = topology.usable
-        else:
-            idle_default = _default is not None and not _default.closed and not _default.in_use
-            free = _free(except_for=id(_default) if idle_default else None)
+    with deciding:
+        free = topology.usable if topology is not None else _free(except_for=_idle_default())
         wanted = len(free) if num_cores is None else num_cores
         if wanted > len(free) or not free:
             why = "this process may use no more" if not _held or topology else "engines that are open hold the others"
             raise NotEnoughCores(max(wanted, 1), len(free), why)
         taken = free[:wanted]
         if topology is None:
-            _held[id(engine)] = taken
-            if _default is not None and id(_default) in _held and _default is not engine and not _default.in_use:
-                _held[id(_default)] = _free(except_for=id(_default))
+            _held[engine] = taken
+            _share_out()
         return taken
 
 
 def give_back_cores(engine: Engine) -> None:
     global _default
-    with _lock:
-        _held.pop(id(engine), None)
+    with deciding:
+        _held.pop(engine, None)
+        atexit.unregister(engine.close)
         if _default is engine:
-            atexit.unregister(engine.close)
             _default = None
+        _share_out()
 
 
-def _free(except_for: int | None = None) -> tuple[Core, ...]:
-    held = {core.cpu for owner, cores in _held.items() if owner != except_for for core in cores}
+def _share_out() -> None:
+    """The default engine gets what no other engine holds, if it can still change."""
+    engine = _idle_default()
+    if engine is not None:
+        _held[engine] = _free(except_for=engine)
+        engine.take_cores(_held[engine])
+
+
+def _idle_default() -> Engine | None:
+    return _default if _default is not None and not _default.closed and not _default.in_use else None
+
+
+def _free(except_for: Engine | None = None) -> tuple[Core, ...]:
+    held = {core.cpu for owner, cores in _held.items() if owner is not except_for for core in cores}
     return tuple(core for core in machine().usable if core.cpu not in held)
 
 
 def waitall(timeout: float | None = None) -> None:
     """`Engine.waitall` of the process's own engine."""
-    with _lock:
+    with deciding:
         engine = _default
     if engine is not None:
         engine.waitall(timeout)

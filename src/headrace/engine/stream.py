@@ -22,6 +22,7 @@ class Stream:
         self.lane: Lane = port.group.add_lane(mask, self)
         # Set and read under the engine's lock:
         self.stopping = False  # end when there is nothing to do
+        self.ended = False  # it stopped: set by `Engine.turn`, so that it cannot be granted cores on its way out
         self.rung = False  # a ring has been promised, and not been heard yet
         self.alarm: float | None = None  # when to look again, though nobody rings
         self._engine = engine
@@ -44,11 +45,11 @@ class Stream:
         mark_stream_thread()
         turn = self._engine.turn
         done: Work | None = None
-        while not self.stopping or done is not None:
+        while not self.ended:
             done = turn(self, done)
             if done is not None:
                 done.run()
-            elif not self.stopping:
+            elif not self.ended:
                 self._sleep()
 
     def _sleep(self) -> None:
@@ -56,5 +57,5 @@ class Stream:
             self._bell.acquire()
             return
         seconds = max(0.0, self.alarm - self._engine.clock.now())
-        if not self._bell.acquire(timeout=seconds) and self._engine.was_rung(self):
+        if not self._bell.acquire(timeout=seconds) and self._engine.woke_by_itself(self):
             self._bell.acquire()  # rung between the alarm and now: hear it, so that it does not wake the next sleep

@@ -30,6 +30,7 @@ class Counts:
     failed: int = 0
     cancelled: int = 0
     late: int = 0
+    refused: int = 0
     runs: int = 0
     rows: int = 0
     queue_seconds: float = 0.0
@@ -152,5 +153,7 @@ class Batcher:
         self._sweep_at = max(256, 2 * len(self._waiting))
 
     def _refuse_all(self, error: BaseException, refused: Refused) -> None:
-        while self._waiting:
-            refused.append((self._waiting.popleft(), error))
+        self._sweep()  # what was cancelled before is counted as that
+        self.counts.refused += len(self._waiting)
+        refused.extend((request, error) for request in self._waiting)
+        self._waiting.clear()

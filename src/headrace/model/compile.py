@@ -17,6 +17,8 @@ from headrace.model.agreement import disagreement
 from headrace.model.model import Model
 
 SERVED_BATCH_SIZE = 32
+LONGEST_DELAY = 3600
+"""Seconds. Longer is a mistake of units; and a lock cannot wait for ever so long."""
 
 
 def compile_model(
@@ -51,9 +53,9 @@ def compile_model(
     `compile_model`, and more.
     """
     sizes = max_batch_size is None or _is_count(max_batch_size)
-    if not sizes or max_batch_delay < 0:
+    if not sizes or not isinstance(max_batch_delay, int | float) or not 0 <= max_batch_delay <= LONGEST_DELAY:
         raise InvalidOption(
-            f"max_batch_size is a whole number from 1 and max_batch_delay seconds from 0, "
+            f"max_batch_size is a whole number from 1, and max_batch_delay seconds from 0 to {LONGEST_DELAY:,}, "
             f"not {max_batch_size!r} and {max_batch_delay!r}"
         )
     if batch_size is not None and not _is_count(batch_size):
@@ -96,8 +98,8 @@ def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
     if loaded.inputs is None or loaded.outputs is None:
         return (asked or 1), "as asked" if asked else "a callable is batched when it is asked for"
     fixed = [str(spec) for spec in (*loaded.inputs, *loaded.outputs) if not spec.rows_are_free]
-    if fixed:
-        reason = f"the leading dimension is not free: {fixed[0]}"
+    if fixed or not loaded.inputs:
+        reason = f"the leading dimension is not free: {fixed[0]}" if fixed else "it has no inputs"
         if asked is not None:
             raise InvalidOption(f"max_batch_size={asked}, but requests to this model cannot be joined: {reason}")
         return 1, reason
@@ -110,6 +112,8 @@ def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
 def _by_name(shapes: Any) -> Mapping[str, Sequence[int]] | None:
     if shapes is None or isinstance(shapes, Mapping):
         return shapes
+    if isinstance(shapes, str) or not isinstance(shapes, Sequence):
+        raise InvalidOption(f"input_shapes is a dict by name, or a list in input order, not {shapes!r}")
     # DeepSparse's form: a list in input order. The backend knows the names; it is told the positions.
     return {str(i): shape for i, shape in enumerate(shapes)}
 

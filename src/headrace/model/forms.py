@@ -32,7 +32,7 @@ class TensorForms:
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
-        self._takes = "; ".join(str(spec) for spec in inputs)
+        self._takes = "; ".join(str(spec) for spec in inputs) or "nothing"
 
     def read(self, value: Any) -> Read:
         """Raises InvalidInput for the wrong form, count, name, dtype or shape."""
@@ -46,8 +46,8 @@ class TensorForms:
             arrays = tuple(self._check(spec, element) for spec, element in zip(self._inputs, value))
             return arrays, None, Form.LIST
         raise InvalidInput(
-            f"an input is a NumPy array, a list of them in the model's order, or a dict by name; a {_kind(value)} "
-            f"came. The model takes {self._takes}"
+            f"an input is a NumPy array, a list of them in the model's order, or a dict by name; {_kind(value)} "
+            f"came{_conversion(value)}. The model takes {self._takes}"
         )
 
     def read_by_name(self, value: Mapping[str, Any]) -> tuple[Array, ...]:
@@ -72,14 +72,14 @@ class TensorForms:
 
     def _check(self, spec: TensorSpec, value: Any) -> Array:
         if not isinstance(value, np.ndarray):
-            hint = "; call .numpy() on it" if hasattr(value, "numpy") else "; make it one with np.asarray(…, dtype=…)"
-            raise InvalidInput(f"input {spec.name!r} is a NumPy array; a {_kind(value)} came{hint}")
+            hint = _conversion(value) or "; make it one with np.asarray(…, dtype=…)"
+            raise InvalidInput(f"input {spec.name!r} is a NumPy array; {_kind(value)} came{hint}")
         if not spec.takes(value):
             raise InvalidInput(
                 f"input {spec.name!r} takes {str(spec).removeprefix(spec.name + ': ')}; "
                 f"an array of {value.dtype} {list(value.shape)} came{_hint(spec, value)}"
             )
-        return value
+        return _text(spec, value) if spec.dtype.kind == "O" else value
 
 
 class CallableForms:
@@ -108,15 +108,40 @@ def nbytes_of(inputs: Sequence[Any]) -> int:
     """What the inputs hold, as far as it can be told: arrays, bytes and text."""
     total = 0
     for value in inputs:
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray | memoryview):
             total += value.nbytes
-        elif isinstance(value, bytes | bytearray | memoryview | str):
+        elif isinstance(value, bytes | bytearray | str):
             total += len(value)
     return total
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"value of type {type(value).__name__}"
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _conversion(value: Any) -> str:
+    return "; call .numpy() on it" if hasattr(value, "numpy") else ""
+
+
+def _text(spec: TensorSpec, value: Array) -> Array:
+    """`value` as an object array of str; UTF-8 for bytes.
+
+    A runtime makes text of whatever it finds in there (`None` becomes "None"), and ONNX Runtime reads beyond the end
+    of an element of an array of bytes ("S"): neither may reach it.
+    """
+    if value.dtype.kind == "O" and all(type(element) is str for element in value.flat):
+        return value
+    text = np.empty(value.shape, object)
+    for i, element in enumerate(value.flat):
+        if isinstance(element, bytes):
+            try:
+                element = element.decode()
+            except UnicodeDecodeError as error:
+                raise InvalidInput(f"input {spec.name!r} takes text; element {i} is not UTF-8") from error
+        if not isinstance(element, str):
+            raise InvalidInput(f"input {spec.name!r} takes text; element {i} is {_kind(element)}")
+        text.flat[i] = str(element)
+    return text
 
 
 def _hint(spec: TensorSpec, value: Array) -> str:

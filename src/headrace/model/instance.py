@@ -56,9 +56,7 @@ class LocalInstance:
         except HeadraceError as error:  # a callable may say itself what is wrong: InvalidInput, Overloaded
             return Outcome(error=error)
         except BaseException as error:  # also SystemExit: it must end the request, not the stream
-            failure = BackendError(f"the model raised {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            return Outcome(error=failure)
+            return Outcome(error=_failure("raised", error))
 
     def _as_rows(self, batch: list[Pending]) -> list[Any]:
         outputs = self._session.run(join([request.inputs for request in batch]))
@@ -74,7 +72,15 @@ def _outcome(answer: Any) -> Outcome:
     if isinstance(answer, HeadraceError):
         return Outcome(error=answer)
     if isinstance(answer, BaseException):
-        failure = BackendError(f"the model answered with {type(answer).__name__}: {answer}")
-        failure.__cause__ = answer
-        return Outcome(error=failure)
+        return Outcome(error=_failure("answered with", answer))
     return Outcome(answer)
+
+
+def _failure(what: str, error: BaseException) -> BackendError:
+    try:
+        text = str(error)
+    except BaseException:  # a `__str__` of the model's own: it must not end the stream
+        text = "(what it says cannot be shown)"
+    failure = BackendError(f"the model {what} {type(error).__name__}: {text}")
+    failure.__cause__ = error
+    return failure

@@ -16,6 +16,9 @@ from headrace.tensor import Array
 
 def likeness(inputs: Sequence[Array]) -> Hashable:
     """Equal for requests that can be joined."""
+    rows = inputs[0].shape[0]
+    if any(array.shape[0] != rows for array in inputs):
+        return object()  # like nothing else: joined, its rows would meet a neighbour's, and the run might well succeed
     return tuple((array.dtype.char, array.shape[1:]) for array in inputs)
 
 
@@ -40,7 +43,7 @@ def split(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
 
 def split_list(answer: Any, count: int) -> list[Any]:
     """A callable's answers to a list of `count` requests. BackendError if it is no list of that length."""
-    if not isinstance(answer, list | tuple):
+    if not isinstance(answer, list | tuple):  # nothing else: text and dicts have a length too
         raise BackendError(
             "with max_batch_size above 1 a callable is given a list of requests and returns a list of as many "
             f"answers; it was given {count} and returned a {type(answer).__name__}"

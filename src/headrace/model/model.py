@@ -92,16 +92,18 @@ class Model(Owner):
         It waits only for room in the engine (see `Engine`), and never on a thread that runs an event loop: there it
         raises Overloaded. Inputs are referenced, not copied: leave them alone until the Future is done.
         """
+        deadline = self._deadline(timeout)
         inputs, names, form = self._forms.read(value)
         nbytes = nbytes_of(inputs)
         permit = self.engine.admit(nbytes) if self.engine is not None else self._budget.admit(nbytes)
-        return self._send(Call(self, inputs, permit, names, form), timeout)
+        return self._send(Call(self, inputs, permit, names, form), deadline)
 
     async def asubmit(self, value: Any, *, timeout: float | None = None) -> Any:
         """As a call, for an event loop: waits for room and for the answer without blocking it."""
+        deadline = self._deadline(timeout)
         inputs, names, form = self._forms.read(value)
         permit = await self._budget.acquire_async(nbytes_of(inputs))
-        return await self._send(Call(self, inputs, permit, names, form), timeout)
+        return await self._send(Call(self, inputs, permit, names, form), deadline)
 
     def map(
         self, values: Iterable[Any], *, window: int | None = None, progress: bool = False, total: int | None = None
@@ -132,6 +134,7 @@ class Model(Owner):
             failed=counts.failed,
             cancelled=counts.cancelled,
             late=counts.late,
+            refused=counts.refused,
             waiting=len(self._batcher),
             running=counts.running,
             runs=counts.runs,
@@ -141,17 +144,19 @@ class Model(Owner):
         )
 
     def close(self, *, drain: bool = True) -> None:
-        """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go."""
+        """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
+
+        On a stream, say in a callback, it returns at once and a thread of its own does this: a stream that waited here
+        would wait for itself, and may have its next run in hand.
+        """
         with self._in_caller:
             if self._closed:
                 return
             self._closed = True
-        if self.engine is not None and self._port is not None:
-            if drain and not on_a_stream():  # a stream that waited here would wait for itself
-                self.engine.drain(self._port)
-            self.engine.detach(self._port)
-        for instance in self._instances:
-            instance.close()
+        if self._port is not None and on_a_stream():
+            threading.Thread(target=self._end, args=(drain,), name=f"headrace-{self.name}-close", daemon=True).start()
+        else:
+            self._end(drain)
 
     def __enter__(self) -> Model:
         return self
@@ -194,21 +199,37 @@ class Model(Owner):
 
     # ---- inside
 
-    def _send(self, call: Call, timeout: float | None) -> Call:
-        if timeout is not None:
-            if timeout < 0:
-                call.let_go()
-                raise InvalidOption(f"timeout is in seconds from now, not {timeout}")
-            now = self.engine.clock.now() if self.engine is not None else time.monotonic()
-            call.deadline = now + timeout
+    def _deadline(self, timeout: float | None) -> float | None:
+        """Also asks whether the model is open: nobody waits for room in order to hear that it is not."""
         if self._closed:
+            raise Closed(f"model {self.name} is closed")
+        if timeout is None:
+            return None
+        if not timeout >= 0:
+            raise InvalidOption(f"timeout is in seconds from now, not {timeout}")
+        return timeout + (self.engine.clock.now() if self.engine is not None else time.monotonic())
+
+    def _send(self, call: Call, deadline: float | None) -> Call:
+        if self._closed:  # while it waited for room
             call.let_go()
             raise Closed(f"model {self.name} is closed")
+        call.deadline = deadline
         self.send(call)
         return call
 
+    def _end(self, drain: bool) -> None:
+        if self.engine is not None and self._port is not None:
+            if drain:
+                self.engine.drain(self._port)
+            self.engine.detach(self._port)
+        for instance in self._instances:
+            instance.close()
+
     def _run_here(self, pending: Pending) -> None:
         with self._in_caller:
+            if self._closed:  # by another thread, since `send` asked
+                pending.settle(error=Closed(f"model {self.name} is closed"))
+                return
             now = time.monotonic()
             self._batcher.add(pending, now)
             refused: Refused = []
@@ -232,6 +253,10 @@ class Model(Owner):
                         if not inside:
                             raise
                         yield inside.popleft().result()
+                    except Exception:  # its place is behind the answers that are still to come
+                        while inside:
+                            yield inside.popleft().result()
+                        raise
                 if len(inside) >= window:
                     yield inside.popleft().result()
             while inside:
@@ -277,8 +302,9 @@ class Run:
 
     def deliver(self) -> None:
         for request, outcome in zip(self._batch, self._outcomes):
-            request.settle(outcome.value, outcome.error)
-            request.let_go()
+            request.ended = True
+            if not request.settle(outcome.value, outcome.error):  # cancelled while it ran: only now is it out
+                request.let_go()
 
 
 class Requests:

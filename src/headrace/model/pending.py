@@ -12,7 +12,7 @@ from headrace.engine.future import Future
 class Pending(Future[Any]):
     """One request. `rows` counts against `max_batch_size`; requests are joined only if their `alike` is equal."""
 
-    __slots__ = ("alike", "deadline", "inputs", "model", "names", "permit", "queued_at", "rows", "started_at")
+    __slots__ = ("alike", "deadline", "ended", "inputs", "model", "names", "permit", "queued_at", "rows", "started_at")
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], permit: Permit) -> None:
         super().__init__()
@@ -23,6 +23,7 @@ class Pending(Future[Any]):
         self.rows = 1
         self.alike: Hashable = None
         self.deadline: float | None = None
+        self.ended = False  # its run has ended: nothing reads the inputs any more
         self.queued_at = self.started_at = 0.0
 
     def let_go(self) -> None:
@@ -31,10 +32,12 @@ class Pending(Future[Any]):
         self.permit.release()
 
     def _settled(self) -> None:
-        if not self._begun:  # else the run still reads the inputs, and lets go of them when it has ended
-            self.let_go()
+        # First the error, then the permit: who waits until nobody is inside, and then looks for errors, must find it.
         if self._error is not None:
             self.model.on_error(self)
+        # Before anybody hears of the outcome: who then submits the next one must find the room.
+        if self.ended or not self._begun:  # else it was cancelled while it runs, and `Run.deliver` lets go
+            self.let_go()
 
 
 class Owner:

@@ -12,13 +12,15 @@ class ModelStatistics:
     submitted: int
     """Requests taken in since the start."""
     completed: int
-    """Requests that got a value."""
+    """Requests that ran and came back with a value; also where nobody waited for it any more."""
     failed: int
     """Requests that ran and got an error."""
     cancelled: int
     """Requests that were cancelled before they ran, and have left the queue."""
     late: int
     """Requests whose deadline passed before a stream was free."""
+    refused: int
+    """Requests that had not begun when the model or its engine was closed."""
     waiting: int
     """Requests in the queue now."""
     running: int

@@ -7,13 +7,12 @@ event loop keeps its time for others. What waits for that thread holds a permit,
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from headrace.engine.mailbox import Mailbox
-from headrace.errors import BackendError, TooLarge
+from headrace.errors import TooLarge
 from headrace.server.asgi import ClientLeft, Request
 from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
@@ -23,7 +22,6 @@ HEAVY = 64 * 1024
 """Bytes from which decoding leaves the event loop."""
 WATCH_AFTER = 0.1
 """Seconds after which a request that is still unanswered is watched for a client that leaves. Watching costs a Task."""
-_log = logging.getLogger("headrace.server")
 
 
 class Answering:
@@ -80,13 +78,7 @@ class Answering:
             inside.depart()
         if left:
             raise ClientLeft
-        error = inside.exception()
-        if error is None:
-            return inside.result()
-        if isinstance(error, BackendError):
-            served = inside.served
-            _log.error("model %s:%s failed, request id %s", served.name, served.version, request.id, exc_info=error)
-        raise error
+        return inside.result()
 
     def close(self, *, wait: bool) -> None:
         self._codec.shutdown(wait=wait)

@@ -5,15 +5,17 @@ Whatever goes wrong with one request is answered, logged where it is ours, and c
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 
 import orjson
 
 from headrace.codecs import torchserve
-from headrace.errors import HeadraceError
+from headrace.errors import Closed
 from headrace.server import inference, v2_rest
 from headrace.server.answering import Answering
-from headrace.server.asgi import ClientLeft, Receive, Reply, Request, Scope, Send, next_request_id
+from headrace.server.asgi import BadFraming, ClientLeft, Receive, Reply, Request, Scope, Send, next_request_id
 from headrace.server.status import MethodNotAllowed, NotFound, message_of, status_of
 from headrace.serving.service import Service
 
@@ -24,6 +26,8 @@ _READ = ("GET", "HEAD")
 class App:
     def __init__(self, service: Service, *, max_body_size: int) -> None:
         self._answering = Answering(service, max_body_size)
+        self.unanswered = 0
+        """Requests that had come in whole, and were told that the server could not wait for their outcome."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -39,6 +43,7 @@ class App:
         self._answering.close(wait=wait)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = None
         request_id = None
         try:
             request = Request(scope, receive)
@@ -49,6 +54,16 @@ class App:
         except Exception as error:
             request_id = request_id or next_request_id()
             reply = _refusal(error, scope["path"], request_id)
+        except asyncio.CancelledError:
+            # The time to drain is up. Who was accepted is answered all the same: with a refusal.
+            if request is None or request_id is None:
+                raise
+            self.unanswered += request.complete
+            reply = _refusal(Closed("the server has stopped, and could not wait for this"), scope["path"], request_id)
+            with contextlib.suppress(TimeoutError):  # a client that does not read must not keep the server from ending
+                async with asyncio.timeout(1):
+                    await reply.send(send, request_id, head=scope["method"] == "HEAD")
+            return
         await reply.send(send, request_id, head=scope["method"] == "HEAD")
 
     async def _route(self, request: Request) -> Reply:
@@ -104,8 +119,8 @@ class App:
 
 def _refusal(error: Exception, path: str, request_id: str) -> Reply:
     status = status_of(error)
-    if status.code == 500 and not isinstance(error, HeadraceError):
-        _log.error("internal error, request id %s", request_id, exc_info=error)
+    if status.code == 500:  # %r: the path is the client's, and may have a line break in it
+        _log.error("%r failed, request id %s", path, request_id, exc_info=error)
     message = message_of(error, request_id)
     if path == "/v2" or path.startswith("/v2/"):
         body = orjson.dumps({"error": message.encode(errors="replace").decode()})
@@ -116,6 +131,8 @@ def _refusal(error: Exception, path: str, request_id: str) -> Reply:
         headers = ((b"retry-after", str(status.retry_after).encode()),)
     if isinstance(error, MethodNotAllowed):
         headers = ((b"allow", error.allowed.encode()),)
+    if isinstance(error, BadFraming):
+        headers = ((b"connection", b"close"),)
     return Reply(body, status=status.code, headers=headers)
 
 

@@ -36,10 +36,25 @@ class ClientLeft(Exception):
     """The client closed the connection before its request was complete."""
 
 
-class Request:
-    """One HTTP request. `content_length` None: it comes in chunks, or has no body."""
+class BadFraming(InvalidInput):
+    """The body is not what the headers say. Where the next request begins is not known either."""
 
-    __slots__ = ("_receive", "chunked", "content_length", "content_type", "id", "method", "path")
+
+class Request:
+    """One HTTP request. `content_length` None: it comes in chunks, or has no body. `complete`: its body is here."""
+
+    __slots__ = (
+        "_receive",
+        "_upgrade",
+        "chunked",
+        "complete",
+        "content_length",
+        "content_type",
+        "id",
+        "json_length",
+        "method",
+        "path",
+    )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method: str = scope["method"]
@@ -47,22 +62,40 @@ class Request:
         self.id = next_request_id()
         self.content_type: str | None = None
         self.content_length: int | None = None
-        self.chunked = False
+        self.json_length: str | None = None
+        """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
+        self.chunked = self.complete = self._upgrade = False
         self._receive = receive
         for name, value in scope["headers"]:
             if name == b"content-length":
-                if not value.isdigit():
+                if not value.isdigit() or len(value) > 18:
                     raise InvalidInput(f"Content-Length is a whole number, not {value!r:.40}")
                 self.content_length = int(value)
             elif name == b"content-type":
                 self.content_type = value.decode("latin-1")
             elif name == b"transfer-encoding":
                 self.chunked = True
-            elif name == b"content-encoding" and value not in (b"", b"identity"):
+            elif name == b"upgrade":
+                self._upgrade = True
+            elif name == b"inference-header-content-length":
+                self.json_length = value.decode("latin-1")
+            elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
                 raise InvalidInput(f"Content-Encoding {value.decode('latin-1')!r:.40} is not read in this version")
 
     async def body(self, limit: int, grow: Callable[[int], object]) -> bytes:
         """The whole body. TooLarge over `limit` bytes; `grow(n)` is told of bytes that no Content-Length announced."""
+        body = await self._read(limit, grow)
+        self.complete = True
+        # uvicorn loses the body of a request that offers an upgrade, as Java's HttpClient does by default (`h2c`): an
+        # answer to the empty body would be wrong, and nobody would know.
+        if self.content_length is not None and len(body) != self.content_length:
+            lost = "; send it without `Upgrade`" if self._upgrade else ""
+            raise BadFraming(f"Content-Length is {self.content_length:,}, but {len(body):,} bytes came{lost}")
+        if self._upgrade and self.chunked and not body:
+            raise BadFraming("a request with `Upgrade` came without its body; send it without `Upgrade`")
+        return body
+
+    async def _read(self, limit: int, grow: Callable[[int], object]) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.config import Checked, option
+from headrace.config import Checked, option, settings_page
 from headrace.errors import InvalidOption
 from headrace.log import LEVELS
 
@@ -22,17 +23,21 @@ class ServeOptions(Checked):
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
-    scheduler: str = option("single_stream", "single_stream or multi_stream")
+    scheduler: str = option("single_stream", "how requests share a model's cores: single_stream or multi_stream")
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
     num_streams: int | None = option(None, "streams of each model under multi_stream; none: one for each core", low=1)
     max_batch_size: int | None = option(
         None, "rows joined into one run; none: 32 where a batch gives what its members give alone, else 1", low=1
     )
-    max_batch_delay: float = option(0.0, "seconds a free stream waits for company while another one runs", low=0)
+    max_batch_delay: float = option(
+        0.0, "seconds a free stream waits for company while another one runs", low=0, high=3600
+    )
     max_requests: int = option(10_000, "requests inside at once; more are told 429", low=1)
     max_bytes: int | None = option(None, "bytes that requests inside may hold; none: a quarter of the memory", low=1)
     max_body_size: int = option(64 * MIB, "bytes of one request body; more is told 413", low=1)
-    drain_timeout: float = option(30.0, "seconds to answer what was accepted, after SIGTERM or Ctrl-C", low=0)
+    drain_timeout: float = option(
+        30.0, "seconds to answer what was accepted, after SIGTERM or Ctrl-C", low=0, high=86400
+    )
     log_level: str = option("info", "least level that is logged to stderr", choices=LEVELS)
 
 
@@ -53,7 +58,8 @@ class Address:
             host = host[1:-1]
         elif ":" in host:
             raise InvalidOption(f"{flag}: an IPv6 address is written [{host}]:{port}")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        # Its length first: Python refuses to read a number of thousands of digits.
+        if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
             raise InvalidOption(f"{flag} is HOST:PORT with a port from 0 to 65535, or off, not {text!r}")
         return cls(host, int(port))
 
@@ -63,3 +69,12 @@ class Address:
 
 BUNDLED_DIGITS = str(Path(__file__).resolve().parent.parent / "bundled" / "digits")
 """Served when nothing else is asked for."""
+
+
+def page() -> str:
+    """docs/settings.md, which `make settings` writes."""
+    return settings_page("Settings of `headrace serve`", ServeOptions)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,14 +1,16 @@
 """A server's life: take the ports, load the models, listen, say so, drain, stop.
 
 The ports are taken before anything is loaded, so that a taken one is told at once; listening begins when every model is
-READY, so that nobody connects to a server that cannot answer. SIGTERM and Ctrl-C drain: no new connection, what was
-accepted is answered, then exit 0. A second signal ends it at once.
+READY, so that nobody connects to a server that cannot answer (a probe of the port tells the truth). SIGTERM and Ctrl-C
+drain: no new connection, what was accepted is answered, then exit 0. A second signal ends it at once: the process dies
+of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -49,28 +51,33 @@ def serve(options: ServeOptions) -> int:
     if address is None:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
     _tell_what_comes_later(options)
+    _clear(options.ready_file)
     sock = _take(address)
+    service = Service(options.max_requests, options.max_bytes or _memory() // 4)
+    app = App(service, max_body_size=options.max_body_size)
     try:
-        service = Service(options.max_requests, options.max_bytes or _memory() // 4)
         _load(service, options)
+        server = _Server(app, sock, options, Address(address.host, sock.getsockname()[1]))
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(server.run())
+        finally:
+            server.remove_ready_file()
     except BaseException:
         sock.close()
+        service.stop(timeout=0)  # the models that were loaded before
+        app.close(wait=False)
         raise
-    app = App(service, max_body_size=options.max_body_size)
-    server = _Server(app, sock, options, Address(address.host, sock.getsockname()[1]))
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(server.run())
-    finally:
-        server.remove_ready_file()
     stopped = service.stop(timeout=server.seconds_left())
     app.close(wait=stopped)
-    if not stopped:
-        inside = service.statistics().inside
-        _log.error("stopped with %d requests unanswered after %g s", inside, options.drain_timeout)
-        return 1
-    _log.info("stopped: everything that was accepted was answered")
-    return 0
+    if app.unanswered:
+        _log.error("stopped: %d requests were not answered within %g s", app.unanswered, options.drain_timeout)
+    elif not stopped:
+        _log.error("stopped: a run did not end within %g s", options.drain_timeout)
+    else:
+        _log.info("stopped: everything that was accepted was answered")
+        return 0
+    return 1
 
 
 class _Server(uvicorn.Server):
@@ -99,7 +106,7 @@ class _Server(uvicorn.Server):
     async def run(self) -> None:  # type: ignore[override]  # uvicorn's own makes a loop; ours is given one
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
         await self.serve(sockets=[self._sock])
 
     @contextlib.contextmanager
@@ -107,7 +114,12 @@ class _Server(uvicorn.Server):
         yield  # uvicorn would raise the signal again after the shutdown, and the process would die of it
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # Only now: until here nobody else was to bind it. What is accepted inherits it, and a later start needs that.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise _taken(self._address, error) from error
         if not self.should_exit:
             self._write_ready_file()
             _log.info("inference API on http://%s", self._address)
@@ -121,9 +133,13 @@ class _Server(uvicorn.Server):
         if self._options.ready_file is not None:
             Path(self._options.ready_file).unlink(missing_ok=True)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
+        self.remove_ready_file()
         if self.should_exit:
-            self.force_exit = True
+            # A run cannot be interrupted, and a normal exit would wait for it.
+            _log.warning("a second signal: ending at once")
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         else:
             _log.info("stopping: no new connections; answering what was accepted")
             self._stop_by = time.monotonic() + self._options.drain_timeout
@@ -143,27 +159,59 @@ class _Server(uvicorn.Server):
         }
         # Whoever waits for the file must never read half of it.
         half = path.with_name(f".{path.name}.{os.getpid()}")
-        half.write_text(json.dumps(ready) + "\n")
-        half.replace(path)
+        try:
+            half.write_text(json.dumps(ready) + "\n")
+            half.replace(path)
+        except OSError as error:
+            half.unlink(missing_ok=True)
+            raise InvalidOption(f"--ready-file {path} cannot be written: {error.strerror}") from error
+
+
+def _clear(ready_file: str | None) -> None:
+    """Who waits for the file must not find that of a server that was killed. InvalidOption if it cannot be written."""
+    if ready_file is None:
+        return
+    path = Path(ready_file)
+    if not path.parent.is_dir() or path.is_dir():
+        raise InvalidOption(f"--ready-file {path}: a file in a folder that exists is wanted")
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidOption(f"--ready-file {path}: {error.strerror}") from error
 
 
 def _take(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    """A socket that holds the address and does not listen yet."""
+    # SO_REUSEADDR would let others bind it too, as long as nobody listens. Without it, connections of a server before
+    # that are still closing are in the way: then, and only then, with it.
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address.host, address.port))
-        # A port that is bound but not listened on may be bound again by others who set SO_REUSEADDR: see who listens.
-        sock.listen(1)
+        return _bind(address, reuse=False)
     except OSError as error:
-        sock.close()
-        raise PortTaken(
-            f"--inference-address {address}: {error.strerror or error}; give another one, or port 0 for a free one"
-        ) from error
+        if error.errno != errno.EADDRINUSE:
+            raise _taken(address, error) from error
+    except UnicodeError as error:
+        raise InvalidOption(f"--inference-address {address}: that is no name of a host") from error
+    try:
+        return _bind(address, reuse=True)
+    except OSError as error:
+        raise _taken(address, error) from error
+
+
+def _bind(address: Address, *, reuse: bool) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+        sock.bind((address.host, address.port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _taken(address: Address, error: OSError) -> PortTaken:
+    return PortTaken(
+        f"--inference-address {address}: {error.strerror or error}; give another one, or port 0 for a free one"
+    )
 
 
 def _load(service: Service, options: ServeOptions) -> None:

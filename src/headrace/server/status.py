@@ -73,6 +73,8 @@ def message_of(error: BaseException, request_id: str) -> str:
     if isinstance(error, BackendError) and error.__cause__ is not None:
         kind = type(error.__cause__).__name__
         return f"the model failed with {kind}; the server's log says more under request id {request_id}"
-    if code == 500 and not isinstance(error, HeadraceError):
+    if code == 500 and not isinstance(error, BackendError):
         return f"internal error; the server's log says more under request id {request_id}"
+    if isinstance(error, ModelNotReady):  # its reason is for the operator: it may name files
+        return f"model {error.name}:{error.version} is {error.state}, not READY"
     return str(error)

@@ -55,6 +55,11 @@ def model_metadata(answering: Answering, name: str, version: str | None) -> Repl
 
 
 async def infer(answering: Answering, request: Request, name: str, version: str | None) -> Reply:
+    if request.json_length is not None:
+        raise InvalidInput(
+            "tensors as bytes after the JSON (Inference-Header-Content-Length) are not taken in this version: send "
+            "JSON data; with tritonclient.http, set_data_from_numpy(array, binary_data=False)"
+        )
     inside = answering.open(request, name, version)
     try:
         body = await answering.read(request, inside)

@@ -6,10 +6,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.engine.admission import Permit
-from headrace.model.pending import Pending
+from headrace.model.pending import Owner, Pending
 
 if TYPE_CHECKING:
     from headrace.serving.served import Served
+
+
+class _Door(Owner):
+    """Who owns a request of the server: not its model, which would have the engine remember a failed one for `waitall`,
+    and with it, through the traceback, the body it came with."""
+
+    def on_error(self, pending: Pending) -> None:
+        pass
+
+
+_door = _Door()
 
 
 class InFlight(Pending):
@@ -18,7 +29,7 @@ class InFlight(Pending):
     __slots__ = ("deliver", "served")
 
     def __init__(self, served: Served, permit: Permit) -> None:
-        super().__init__(served.model, (), permit)
+        super().__init__(_door, (), permit)
         self.served = served
         self.deliver: Callable[[InFlight], object] | None = None
 
@@ -32,5 +43,6 @@ class InFlight(Pending):
     def _settled(self) -> None:
         self._seen = True  # whoever delivers it looks at it
         super()._settled()
-        if self.deliver is not None:
-            self.deliver(self)
+        deliver = self.deliver  # read once: `depart` may take it away between a look and a call
+        if deliver is not None:
+            deliver(self)

@@ -68,11 +68,23 @@ class Lifecycle:
         """Everything in the model store that can be served, by name."""
         if self._store is None:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found = [p for p in sorted(self._store.iterdir()) if p.suffix == ".onnx" or (p.is_dir() and is_archive(p))]
-        return [Wanted(None, str(path)) for path in found]
+        found: list[Wanted] = []
+        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
+            if path.name.startswith("."):
+                continue
+            if path.is_file() and is_archive(path):
+                _log.warning("%s is packed, and not served: this version reads unpacked archive folders", path)
+            elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
+                found.append(Wanted(None, str(path)))
+        if not found:
+            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
+        return found
 
     def load(self, wanted: Wanted) -> Entry[Served]:
-        """Load it and make it READY. Raises what is wrong, with the model FAILED and the reason kept."""
+        """Load it and make it READY. Raises what is wrong, with the model FAILED and the reason kept.
+
+        Nothing is registered where there is no source to load, or no name and version for it.
+        """
         name, version, build = self._locate(wanted)
         if not NAME.match(name):
             raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
@@ -99,9 +111,8 @@ class Lifecycle:
         path = self._path(wanted.source)
         if path is None:
             if _CALLABLE.match(wanted.source):
-                function = _import(wanted.source)
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                return name, "1", lambda name: (self._compile(function, name), None)
+                return name, "1", lambda name: (self._compile(_import(wanted.source), name), None)
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
         if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
@@ -117,7 +128,10 @@ class Lifecycle:
         candidates = [Path(source)]
         if self._store is not None and not Path(source).is_absolute():
             candidates.insert(0, self._store / source)
-        return next((path for path in candidates if path.exists()), None)
+        try:
+            return next((path for path in candidates if path.exists()), None)
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
     def _compile(self, model: Any, name: str) -> Model:
         options = self._options
@@ -166,7 +180,7 @@ def _import(source: str) -> Any:
         raise InvalidModel(f"importing {module_name} failed: {error}") from error
     except HeadraceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the server without a word
         raise InvalidModel(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in path.split("."):
         if not hasattr(value, part):

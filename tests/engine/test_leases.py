@@ -1,0 +1,222 @@
+"""Groups of lanes that want cores, as the engine asks for them, played through without threads."""
+
+import random
+from collections import Counter
+from itertools import combinations
+
+import pytest
+
+from headrace.engine.leases import Group, Lane, Leases
+
+
+class Play:
+    """What the engine does with Leases: some work for each group, one piece of it for each run."""
+
+    def __init__(self, cores: int, *groups: list[int]) -> None:
+        self.leases = Leases(cores)
+        self.groups = [Group() for _ in groups]
+        for group, masks in zip(self.groups, groups):
+            for mask in masks:
+                group.add_lane(mask)
+        self.work: Counter[Group] = Counter()
+        self.running: list[Lane] = []
+        self.line: list[Group] = []  # who stands in line, as seen from outside
+        self.grants: list[Group] = []
+
+    def give(self, group: Group, pieces: int = 1) -> None:
+        self.work[group] += pieces
+        self._ask(group)
+        self._check()
+
+    def end(self, lane: Lane) -> None:
+        self.running.remove(lane)
+        if self.leases.contended:
+            self.leases.release(lane)
+            if self.work[lane.group]:
+                self.leases.line_up(lane.group)
+                self._look()
+            self._start(self.leases.grant())
+        elif self.work[lane.group]:  # nobody else wants the cores: it takes its next piece at once
+            self._run(lane)
+        else:
+            self.leases.release(lane)
+        self._ask(lane.group)
+        self._check()
+
+    def drop(self, group: Group) -> None:
+        """The group goes. What runs, runs on."""
+        self.work[group] = 0
+        self.leases.leave(group)
+        self._look()
+        self._start(self.leases.grant())
+        self._check()
+
+    def _ask(self, group: Group) -> None:
+        while self.work[group] and (lane := self.leases.want(group)) is not None:
+            self._start([lane])
+        self._look()
+
+    def _start(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
+            for earlier in self.line:  # they were passed over: their cores must not have been taken
+                if lane.group is earlier:
+                    break
+                assert not earlier.in_line or not any(lane.mask & kept.mask for kept in earlier.idle), (
+                    "overtook one who waits for its cores"
+                )
+            self.grants.append(lane.group)
+        self._look()
+        for lane in lanes:
+            assert lane.running
+            lane.awake()
+            assert self.work[lane.group], "stood in line without work"
+            self._run(lane)
+        for lane in lanes:
+            self._ask(lane.group)
+
+    def _run(self, lane: Lane) -> None:
+        self.work[lane.group] -= 1
+        self.running.append(lane)
+
+    def _look(self) -> None:
+        self.line = [group for group in self.line if group.in_line]
+        self.line += [group for group in self.groups if group.in_line and group not in self.line]
+
+    def _check(self) -> None:
+        leased = 0
+        for lane in self.running:
+            assert lane.running
+            leased |= lane.mask
+        assert all(not a.mask & b.mask for a, b in combinations(self.running, 2)), "two runs share a core"
+        assert self.leases.free == self.leases.cores & ~leased
+        assert self.leases.contended == bool(self.line)
+        for group in self.groups:
+            assert group.running == sum(lane.group is group for lane in self.running)
+            assert not group.waking
+            assert group.in_line or not (self.work[group] and group.idle), "has work and a lane, and nobody knows"
+        free = self.leases.free
+        for group in self.line:
+            assert not any(lane.mask & ~free == 0 for lane in group.idle), "could run, and does not"
+            for lane in group.idle:
+                free &= ~lane.mask
+
+
+def random_masks(rng: random.Random, cores: int) -> list[int]:
+    """Disjoint placements, as a scheduler makes them, though not always of neighbours."""
+    order = rng.sample(range(cores), cores)
+    masks = []
+    while order and (not masks or rng.random() < 0.8):
+        width = rng.choice([1, 1, 2, len(order)])
+        masks.append(sum(1 << core for core in order[:width]))
+        del order[:width]
+    return masks
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_groups_share_no_core_leave_none_idle_and_all_get_their_turn(seed: int) -> None:
+    rng = random.Random(seed)
+    cores = rng.choice([1, 2, 3, 4, 8])
+    play = Play((1 << cores) - 1, *(random_masks(rng, cores) for _ in range(rng.randint(1, 5))))
+    for _ in range(150):
+        if play.running and rng.random() < 0.55:
+            play.end(rng.choice(play.running))
+        elif rng.random() < 0.02:
+            play.drop(rng.choice(play.groups))
+        else:
+            play.give(rng.choice(play.groups), rng.randint(1, 3))
+    while play.running:
+        play.end(rng.choice(play.running))
+    assert not any(play.work.values()), "work was left behind"
+    assert play.leases.free == play.leases.cores
+
+
+def test_a_wide_one_gets_its_turn_behind_narrow_ones_that_never_stop() -> None:
+    play = Play(0b1111, [0b1, 0b10, 0b100, 0b1000], [0b1111])
+    narrow, wide = play.groups
+    play.give(narrow, 1000)
+    play.give(wide, 2)
+    ended = 0
+    while wide not in {lane.group for lane in play.running}:
+        play.end(play.running[0])
+        ended += 1
+    assert ended == 4, "each narrow run that was there ends once; none begins while the wide one waits"
+    play.end(play.running[0])
+    assert {lane.group for lane in play.running} == {narrow}, "and then it is the others' turn"
+
+
+def test_a_core_that_nobody_keeps_is_not_left_idle_for_a_wide_one() -> None:
+    play = Play(0b111, [0b1], [0b11], [0b100])
+    first, wide, elsewhere = play.groups
+    play.give(first)
+    play.give(wide)
+    play.give(elsewhere)
+    assert [lane.group for lane in play.running] == [first, elsewhere]
+
+
+def test_models_take_turns() -> None:
+    play = Play(0b11, [0b11], [0b11], [0b11])
+    a, b, c = play.groups
+    for group in play.groups:
+        play.give(group, 3)
+    while play.running:
+        play.end(play.running[0])
+    assert play.grants == [a, b, c] * 3
+
+
+def test_who_came_first_is_served_first() -> None:
+    play = Play(0b1, *([0b1] for _ in range(5)))
+    for group in reversed(play.groups):
+        play.give(group)
+    while play.running:
+        play.end(play.running[0])
+    assert play.grants == play.groups[::-1]
+
+
+def test_a_group_with_much_work_stands_in_line_once() -> None:
+    play = Play(0b11, [0b11], [0b1, 0b10], [0b11])
+    hog, busy, other = play.groups
+    play.give(hog)
+    play.give(busy, 10)
+    play.give(other)
+    play.end(play.running[0])
+    assert play.grants == [hog, busy], "one lane; the other stands behind those who came meanwhile"
+    play.end(play.running[0])
+    assert play.grants == [hog, busy, other]
+
+
+def test_the_lane_that_ran_last_is_taken_first() -> None:
+    play = Play(0b111, [0b1, 0b10, 0b100])
+    (group,) = play.groups
+    play.give(group, 3)
+    last = play.running[1]
+    for lane in (play.running[0], play.running[2], last):
+        play.end(lane)
+    play.give(group)
+    assert play.running == [last]
+
+
+def test_who_leaves_the_line_lets_those_behind_pass() -> None:
+    play = Play(0b11, [0b1], [0b11], [0b10])
+    narrow, wide, behind = play.groups
+    play.give(narrow)
+    play.give(wide)
+    play.give(behind)
+    assert [lane.group for lane in play.running] == [narrow]
+    play.drop(wide)
+    assert [lane.group for lane in play.running] == [narrow, behind]
+
+
+def test_a_lane_is_waking_from_its_grant_to_its_first_look_at_the_work() -> None:
+    leases, group = Leases(0b1), Group()
+    lane = group.add_lane(0b1, stream="its stream")
+    assert leases.want(group) is lane
+    assert (group.waking, group.running, group.idle, lane.stream) == (1, 1, [], "its stream")
+    lane.awake()
+    lane.awake()
+    assert (group.waking, group.running) == (0, 1)
+    assert leases.want(group) is None
+    assert not leases.contended, "all its lanes run: it has nothing to stand in line with"
+    leases.release(lane)
+    assert leases.want(group) is lane
+    leases.release(lane)  # without a look: its port was closed
+    assert (group.waking, group.running, leases.free) == (0, 0, 0b1)
