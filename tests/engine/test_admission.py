@@ -177,6 +177,20 @@ def test_who_comes_stands_behind_a_large_one_that_waits(in_threads: InThreads, u
     assert inside(budget) == (1, 80)
 
 
+def test_a_large_one_whose_time_is_up_lets_those_behind_it_pass(in_threads: InThreads, until: Until) -> None:
+    budget = Budget(10, max_bytes=100)
+    budget.admit(50)
+
+    def large() -> None:
+        with pytest.raises(Overloaded):
+            budget.acquire(80, timeout=0.05)
+
+    in_threads(large)
+    until(lambda: budget.statistics().waiting or budget.statistics().refused)
+    assert budget.acquire(50, timeout=PATIENCE).held
+    assert inside(budget) == (2, 100)
+
+
 @pytest.mark.parametrize("timeout", [0, -1, 0.001])
 def test_a_wait_ends_when_its_time_is_up_and_leaves_no_trace(timeout: float) -> None:
     budget = Budget(1)

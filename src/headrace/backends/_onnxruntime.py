@@ -110,7 +110,7 @@ def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, options:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = width
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3  # errors only: what matters is raised
+    settings.log_severity_level = 4  # what goes wrong is raised; logged as well, every bad request is news on stderr
     settings.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     try:
         with _making:

@@ -66,11 +66,8 @@ class as_completed(Iterator[F], AsyncIterator[F]):
                     future.add_done_callback(lambda done: box.post(ready.put_nowait, done))
         assert isinstance(self._ready, asyncio.Queue), "iterate with `for` or with `async for`, not with both"
         try:
-            if self._ready.empty():
-                async with asyncio.timeout(self._seconds_left()):
-                    future = await self._ready.get()
-            else:
-                future = self._ready.get_nowait()
+            async with asyncio.timeout(self._seconds_left()):  # what is there already comes also after the time is up
+                future = await self._ready.get()
         except TimeoutError:
             raise self._timed_out() from None
         self._left -= 1

@@ -15,7 +15,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
@@ -24,7 +23,7 @@ from headrace.engine.dependencies import Var, accesses
 from headrace.engine.future import Future, on_a_stream
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.mailbox import loop_runs_here
-from headrace.engine.operations import Operation, OperationSource
+from headrace.engine.operations import Operation, OperationSource, check_push
 from headrace.engine.ownership import claim_cores, deciding, give_back_cores
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.statistics import EngineStatistics
@@ -107,13 +106,7 @@ class Engine:
         `deadline` in absolute `time.monotonic` seconds: not started by then, it fails with DeadlineExceeded. Raises
         Overloaded, or waits, when the engine is full; TypeError for what is not a function, not a Var or not a number.
         """
-        if not callable(fn):
-            raise TypeError(f"push takes a function without arguments, not {type(fn).__name__}")
-        # Checked here, because comparing them is done with the lock held, where nothing may raise.
-        if type(priority) is not int and not _is_number(priority):
-            raise TypeError(f"priority is a number, not {priority!r}")
-        if deadline is not None and not _is_number(deadline):
-            raise TypeError(f"deadline is a number of seconds, or None, not {deadline!r}")
+        check_push(fn, priority, deadline)
         sets = accesses(reads, writes)
         port = self._operations or self._open_operations()
         source = port.source
@@ -275,12 +268,6 @@ class Engine:
             drained = port.drained = port.drained or threading.Event()
         drained.wait()
 
-    @staticmethod
-    def _tell_drained(port: Port) -> None:
-        if port.drained is not None and not port.group.running and port.source.is_empty():
-            port.drained.set()
-            port.drained = None  # whoever drains it again waits for what comes meanwhile
-
     def detach(self, port: Port, timeout: float | None = None) -> None:
         """End the port's streams. What has not begun is refused with Closed; what runs is waited for.
 
@@ -316,13 +303,13 @@ class Engine:
 
     def turn(self, stream: Stream, done: Work | None) -> Work | None:
         """`stream` has ended `done` (None: it has just woken). Its next work; None: it should sleep, or stop."""
-        port, lane, leases = stream.port, stream.lane, self._leases
+        port, lane = stream.port, stream.lane
         group, source = port.group, port.source
         work: Work | None = None
         refused: Refused = []
         wake: list[Stream] = []
         with self._lock:
-            now = self.clock.now()
+            now, leases = self.clock.now(), self._leases
             if done is not None:
                 done.complete(now)
                 if leases.contended:
@@ -340,8 +327,8 @@ class Engine:
                         if stream.stopping:
                             # What its last run made ready is refused: no other stream of the port may be left to do it.
                             source.pull(now, False, stream.index, refused)
-                            self._tell_drained(port)
                             stream.ended = True
+                        self._tell_drained(port)
                         break
                 lane.awake()
                 work = source.pull(now, group.running > 1, stream.index, refused)
@@ -352,7 +339,6 @@ class Engine:
                 leases.release(lane)
                 if leases.contended:
                     self._grant(wake, stream)
-                self._tell_drained(port)
         for other in wake:
             other.ring()
         if refused:
@@ -415,6 +401,12 @@ class Engine:
             stream.rung = True
             wake.append(stream)
 
+    @staticmethod
+    def _tell_drained(port: Port) -> None:
+        if port.drained is not None and not port.group.running and port.source.is_empty():
+            port.drained.set()
+            port.drained = None  # whoever drains it again waits for what comes meanwhile
+
     def _open_operations(self) -> Port:
         """Streams for pushed operations, one for each core: made when the first one comes."""
         with deciding:
@@ -422,10 +414,6 @@ class Engine:
                 source = OperationSource(self.remember)
                 self._operations = self.attach(source, [1 << core.cpu for core in self.cores], "operations")
             return self._operations
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and value == value  # NaN would leave a heap without an order
 
 
 def _bits(mask: int) -> set[int]:

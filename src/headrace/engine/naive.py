@@ -14,6 +14,7 @@ from typing import Any
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
 from headrace.engine.future import Future, as_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.operations import check_push
 from headrace.errors import Closed, DeadlineExceeded
 
 
@@ -38,8 +39,7 @@ class NaiveEngine:
         Not so in an operation that holds a Var this one needs: this one follows when that has ended. Whoever waits for
         it in there gets WouldDeadlock, as on a stream.
         """
-        if not callable(fn):
-            raise TypeError(f"push takes a function without arguments, not {type(fn).__name__}")
+        check_push(fn, priority, deadline)
         with self._lock:
             if self._closed:
                 raise Closed("the engine is closed")

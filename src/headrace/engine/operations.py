@@ -9,6 +9,7 @@ Rule 3: `OperationSource` is called with the engine's lock held; an Operation ru
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from headrace.engine.admission import Permit
@@ -17,6 +18,20 @@ from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
+
+
+def check_push(function: object, priority: object, deadline: object) -> None:
+    """TypeError for what cannot be pushed. Later it would be found with a lock held, where nothing may raise."""
+    if not callable(function):
+        raise TypeError(f"push takes a function without arguments, not {type(function).__name__}")
+    if type(priority) is not int and not _is_number(priority):
+        raise TypeError(f"priority is a number, not {priority!r}")
+    if deadline is not None and not _is_number(deadline):
+        raise TypeError(f"deadline is a number of seconds, or None, not {deadline!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and value == value  # NaN would leave a heap without an order
 
 
 class Operation(Future[Any]):

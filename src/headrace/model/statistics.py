@@ -28,7 +28,7 @@ class ModelStatistics:
     runs: int
     """Runs of the model: one for each batch."""
     rows: int
-    """Rows in all runs; `rows / runs` is the mean batch size."""
+    """Rows in all runs (requests, for a callable or where nothing is joined); `rows / runs` is the mean batch size."""
     queue_seconds: float
     """Sum over all requests of the time from submit to the start of their run."""
     run_seconds: float

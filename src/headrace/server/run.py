@@ -51,6 +51,9 @@ def serve(options: ServeOptions) -> int:
     if address is None:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
     _tell_what_comes_later(options)
+    # ONNX Runtime's wheels send usage data, from a thread of their own, and leave files for it: whoever wants that says
+    # so by setting it to 0. It is read when the runtime is first imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     _clear(options.ready_file)
     sock = _take(address)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
@@ -189,7 +192,7 @@ def _take(address: Address) -> socket.socket:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise _taken(address, error) from error
-    except UnicodeError as error:
+    except (UnicodeError, TypeError) as error:  # what `bind` makes of a name it cannot encode
         raise InvalidOption(f"--inference-address {address}: that is no name of a host") from error
     try:
         return _bind(address, reuse=True)

@@ -1,0 +1,341 @@
+"""The engine without its threads: the test does what streams do, one step at a time, in random order.
+
+A stream is asleep, has heard its bell (or its alarm) and not acted yet, runs, or has ended. A ring that was promised
+arrives some time later. So every window between two steps of two streams is tried, also those that threads hit rarely.
+"""
+
+import random
+import threading
+from collections import deque
+from itertools import combinations
+
+import pytest
+
+from headrace.engine.dependencies import Var
+from headrace.engine.engine import Engine, Port
+from headrace.engine.future import Future
+from headrace.engine.placement import Placement
+from headrace.engine.source import Refused, Work
+from headrace.engine.stream import Stream
+from headrace.engine.topology import made_up
+from headrace.errors import Closed, DeadlineExceeded, NotEnoughCores, PoisonedVar
+from headrace.testing import FakeClock
+
+
+class Batch:
+    """What a stream runs: some jobs together."""
+
+    def __init__(self, jobs: list[Future[int]]) -> None:
+        self.jobs = jobs
+        self.ran = False
+
+    def run(self) -> None:
+        assert not self.ran
+        self.ran = True
+
+    def complete(self, now: float) -> None:
+        assert self.ran
+
+    def deliver(self) -> None:
+        for job in self.jobs:
+            job.settle(len(self.jobs))
+
+
+class Line:
+    """A small Source: jobs wait for company, up to `size` of them and for at most `delay`, unless nothing runs."""
+
+    def __init__(self, size: int, delay: float) -> None:
+        self.size, self.delay = size, delay
+        self.waiting: deque[tuple[float, Future[int]]] = deque()
+        self.error: BaseException | None = None
+
+    def add(self, job: Future[int], now: float) -> None:
+        self.waiting.append((now + self.delay, job))
+
+    def batches(self, now: float, busy: bool) -> int:
+        full, rest = divmod(len(self.waiting), self.size)
+        return full + bool(rest and ((not busy and not full) or now >= self.waiting[0][0]))
+
+    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Batch | None:
+        if self.error is not None:
+            refused += [(job, self.error) for _, job in self.waiting]
+            self.waiting.clear()
+        if busy and not self.batches(now, busy):
+            return None
+        jobs: list[Future[int]] = []
+        while self.waiting and len(jobs) < self.size:
+            job = self.waiting.popleft()[1]
+            if job.begin():
+                jobs.append(job)
+        return Batch(jobs) if jobs else None
+
+    def next_deadline(self) -> float | None:
+        return self.waiting[0][0] if self.waiting else None
+
+    def is_empty(self) -> bool:
+        return not any(not job.can_read() for _, job in self.waiting)
+
+    def abandon(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Stage:
+    """An engine whose streams do a step when `step` says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+        monkeypatch.setattr(Stream, "start", lambda stream: self.awake.add(stream))
+        monkeypatch.setattr(Stream, "join", lambda stream, timeout=None: None)
+        monkeypatch.setattr(Stream, "ring", lambda stream: self.promised.append(stream))
+        self.clock = FakeClock()
+        self.engine = Engine(topology=made_up(cores=cores), clock=self.clock, max_operations=10_000)
+        self.awake: set[Stream] = set()  # will take their turn
+        self.asleep: set[Stream] = set()
+        self.must_hear: set[Stream] = set()  # their alarm went when a ring was on its way: they wait for it
+        self.running: dict[Stream, Work] = {}
+        self.ended: set[Stream] = set()
+        self.promised: list[Stream] = []  # rings on their way
+
+    def able(self) -> list[Stream]:
+        now = self.clock.now()
+        late = [s for s in self.asleep if s.alarm is not None and s.alarm <= now and s not in self.must_hear]
+        # By name, so that a seed does the same each time.
+        return sorted([*self.awake, *self.running, *late], key=lambda stream: stream._thread.name)
+
+    def step(self, stream: Stream) -> None:
+        done: Work | None = None
+        if stream in self.asleep:  # its alarm goes
+            if self.engine.woke_by_itself(stream):
+                self.must_hear.add(stream)
+                return
+            self.asleep.remove(stream)
+        elif stream in self.running:
+            done = self.running.pop(stream)
+            done.run()
+        else:
+            self.awake.remove(stream)
+        work = self.engine.turn(stream, done)
+        if work is not None:
+            self.running[stream] = work
+        elif stream.ended:
+            self.ended.add(stream)
+        elif stream._bell.acquire(blocking=False):
+            self.awake.add(stream)
+        else:
+            self.asleep.add(stream)
+        self.check()
+
+    def hear(self, stream: Stream) -> None:
+        """A ring arrives."""
+        self.promised.remove(stream)
+        stream._bell.release()  # raises if it was rung already, and had not heard
+        if stream in self.asleep:
+            assert stream._bell.acquire(blocking=False)
+            self.asleep.remove(stream)
+            self.must_hear.discard(stream)
+            self.awake.add(stream)
+
+    def check(self) -> None:
+        for a, b in combinations(self.running, 2):
+            assert not a.lane.mask & b.lane.mask, "two runs share a core"
+        assert not any(stream.ended for stream in self.running)
+
+    def settle_down(self, rng: random.Random) -> None:
+        """Until nothing can happen any more, however long one waits."""
+        while True:
+            while self.able() or self.promised:
+                self.something(rng)
+            alarms = [s.alarm for s in self.asleep if s.alarm is not None]
+            if not alarms:
+                return
+            self.clock.advance(max(0.0, min(alarms) - self.clock.now()))
+
+    def something(self, rng: random.Random) -> None:
+        choices = [*self.able(), *([None] * len(self.promised))]
+        if choices:
+            choice = rng.choice(choices)
+            if choice is None:
+                self.hear(rng.choice(self.promised))
+            else:
+                self.step(choice)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch, cores=4)
+
+
+def masks_of(rng: random.Random, cores: int) -> list[int]:
+    width = rng.choice([1, 1, 2, 4])
+    return [Placement(tuple(range(at, at + width))).mask for at in range(0, cores - width + 1, width)]
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage: Stage, seed: int) -> None:
+    rng, engine = random.Random(seed), stage.engine
+    ports: list[Port] = []
+    for i in range(rng.randint(0, 3)):
+        source = Line(rng.choice([1, 1, 2, 4]), rng.choice([0.0, 0.5, 3.0]))
+        ports.append(engine.attach(source, masks_of(rng, 4), f"model{i}"))
+    jobs: list[Future[int]] = []
+    variables = [Var() for _ in range(3)]
+    operations: list[Future[int]] = []
+    attached = list(ports)
+    drains: list[tuple[Port, threading.Event]] = []
+    for _ in range(300):
+        event = rng.random()
+        if event < 0.2 and ports:
+            port = rng.choice(ports)  # also to one that was detached
+            jobs.append(Future())
+            engine.offer(port, port.source.add, jobs[-1])  # type: ignore[attr-defined]
+        elif event < 0.35:
+            how = rng.choices("r.w", k=3)
+            operations.append(
+                engine.push(
+                    lambda: 1,
+                    reads=[var for var, h in zip(variables, how) if h == "r"],
+                    writes=[var for var, h in zip(variables, how) if h == "w"],
+                    priority=rng.choice([0, 0, 1, 2.5]),
+                    deadline=stage.clock.now() + 1 if rng.random() < 0.1 else None,
+                )
+            )
+        elif event < 0.4 and jobs + operations:
+            rng.choice(jobs + operations).cancel()
+        elif event < 0.45:
+            stage.clock.advance(rng.choice([0.1, 0.5, 2.0]))
+        elif event < 0.455 and attached:
+            engine.detach(attached.pop(rng.randrange(len(attached))))
+        elif event < 0.465 and ports:
+            port = rng.choice(ports)
+            if port.group.running or not port.source.is_empty():  # `drain`, up to its wait
+                port.drained = port.drained or threading.Event()
+                drains.append((port, port.drained))
+        else:
+            stage.something(rng)
+    closed = rng.random() < 0.5
+    if closed:
+        engine.close(drain=False)
+    stage.settle_down(rng)
+    for future in jobs + operations:
+        assert future.can_read(), "it was forgotten"
+        error = future.exception()
+        assert error is None or future.cancelled() or isinstance(error, Closed | DeadlineExceeded | PoisonedVar)
+        assert not isinstance(error, Closed) or closed or len(attached) < len(ports)
+    assert all(drained.is_set() and port.drained is None for port, drained in drains)
+    statistics = engine.statistics()
+    assert (statistics.cores_leased, statistics.streams_running) == (0, 0)
+    assert statistics.budget.inside == 0
+    assert not stage.running
+    for port in ports:
+        assert {*port.streams} <= (stage.asleep if port in engine._ports else stage.ended)
+    if closed:
+        assert not stage.asleep, "every stream has ended"
+
+
+def test_a_stream_that_is_stopped_before_it_woke_returns_its_cores(stage: Stage) -> None:
+    engine, rng = stage.engine, random.Random(0)
+    closing = engine.attach(Line(1, 0), [0b1111], "closing")
+    staying = engine.attach(Line(1, 0), [0b1111], "staying")
+    stage.settle_down(rng)
+    first, second = Future[int](), Future[int]()
+    engine.offer(closing, closing.source.add, first)  # type: ignore[attr-defined]
+    assert stage.promised == [closing.streams[0]]
+    engine.offer(staying, staying.source.add, second)  # type: ignore[attr-defined]
+    engine.detach(closing)  # it has the cores, and its bell has not rung
+    assert isinstance(first.exception(), Closed)
+    stage.settle_down(rng)
+    assert second.result() == 1
+    assert stage.ended == {*closing.streams}
+
+
+def test_what_the_last_run_makes_ready_is_refused_though_others_wait_for_its_cores(stage: Stage) -> None:
+    engine, rng, var = stage.engine, random.Random(0), Var()
+    blocker = engine.push(lambda: 1, writes=[var])
+    waiting = engine.push(lambda: 2, reads=[var])
+    while not stage.running:
+        stage.something(rng)
+    wide = engine.attach(Line(1, 0), [0b1111], "wide")
+    job = Future[int]()
+    engine.offer(wide, wide.source.add, job)  # type: ignore[attr-defined]
+    assert engine._operations is not None
+    engine.detach(engine._operations)
+    stage.settle_down(rng)
+    assert blocker.result() == 1
+    assert isinstance(waiting.exception(), Closed)
+    assert job.result() == 1
+
+
+def test_who_drains_hears_of_the_last_run_though_it_gives_the_cores_to_others(stage: Stage) -> None:
+    engine, rng = stage.engine, random.Random(0)
+    ports = [engine.attach(Line(1, 0), [0b1111], f"model{i}") for i in range(2)]
+    for port in ports:
+        engine.offer(port, port.source.add, Future())  # type: ignore[attr-defined]
+    drained = ports[0].drained = threading.Event()
+    while not drained.is_set():
+        assert stage.able() or stage.promised, "it waits for ever"
+        stage.something(rng)
+    assert not ports[0].group.running
+    assert ports[0].source.is_empty()
+    stage.settle_down(rng)
+
+
+def test_ports_take_turns_on_the_cores_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, cores=1)
+    rng, order = random.Random(0), list[int]()
+    ports = [stage.engine.attach(Line(1, 0), [0b1], f"model{i}") for i in range(3)]
+    for _ in range(3):
+        for i, port in enumerate(ports):
+            job = Future[int]()
+            job.add_done_callback(lambda _, i=i: order.append(i))
+            stage.engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
+    stage.settle_down(rng)
+    assert order == [0, 1, 2] * 3
+
+
+def test_the_delay_is_watched_by_one_stream_and_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, cores=3)
+    engine, rng = stage.engine, random.Random(0)
+    port = engine.attach(Line(4, 0.5), [0b1, 0b10, 0b100], "model")
+    stage.settle_down(rng)
+    first, second = Future[int](), Future[int]()
+    engine.offer(port, port.source.add, first)  # type: ignore[attr-defined]
+    stage.hear(stage.promised[0])
+    stage.step(stage.able()[0])
+    assert len(stage.running) == 1, "one that comes alone is taken at once"
+    engine.offer(port, port.source.add, second)  # type: ignore[attr-defined]
+    stage.hear(stage.promised[0])
+    (watcher,) = stage.awake
+    stage.step(watcher)
+    assert [stream.alarm for stream in stage.asleep].count(None) == 1, "one of the two idle ones watches the clock"
+    assert watcher.alarm == stage.clock.now() + 0.5
+    stage.clock.advance(0.5)
+    stage.step(watcher)
+    assert stage.running[watcher].jobs == [second]  # type: ignore[attr-defined]
+
+
+def test_a_ring_and_an_alarm_at_once_ring_the_bell_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, cores=1)
+    engine = stage.engine
+    port = engine.attach(Line(1, 0), [0b1], "model")
+    stage.settle_down(random.Random(0))
+    (stream,) = port.streams
+    # The alarm goes first: until its turn nobody promises it a ring, which it would not hear.
+    assert not engine.woke_by_itself(stream)
+    engine.offer(port, port.source.add, Future())  # type: ignore[attr-defined]
+    assert stage.promised == []
+    work = engine.turn(stream, None)
+    assert work is not None
+    work.run()
+    assert engine.turn(stream, work) is None
+    # The ring comes first: it must be heard.
+    engine.offer(port, port.source.add, Future())  # type: ignore[attr-defined]
+    assert stage.promised == [stream]
+    assert engine.woke_by_itself(stream)
+
+
+def test_masks_the_engine_does_not_own_are_refused_and_leave_nothing_behind(stage: Stage) -> None:
+    for masks in ([0b10000], [0b1, 0b110000], [0], []):
+        with pytest.raises(NotEnoughCores):
+            stage.engine.attach(Line(1, 0), masks, "model")
+    stage.settle_down(random.Random(0))
+    assert not stage.asleep
+    assert stage.engine.statistics().ports == 0

@@ -1,0 +1,137 @@
+"""From our errors to what a client is told: the one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from headrace import errors
+from headrace.errors import (
+    BackendError,
+    BackendNotInstalled,
+    Cancelled,
+    Closed,
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidArchive,
+    InvalidInput,
+    InvalidModel,
+    InvalidOption,
+    ModelNotFound,
+    ModelNotReady,
+    NotEnoughCores,
+    Overloaded,
+    PoisonedVar,
+    RequestError,
+    SetupError,
+    TooLarge,
+    Unavailable,
+    WouldDeadlock,
+)
+from headrace.server.status import TABLE, MethodNotAllowed, NotFound, Status, message_of, status_of
+
+EXAMPLES: dict[BaseException, tuple[int, str]] = {
+    RequestError("x"): (400, "BadRequestException"),
+    InvalidInput("x"): (400, "BadRequestException"),
+    TooLarge("a body", limit=5): (413, "RequestEntityTooLargeException"),
+    ModelNotFound("cat"): (404, "ModelNotFoundException"),
+    Unavailable("x"): (503, "ServiceUnavailableException"),
+    Overloaded(5, 5): (429, "ServiceUnavailableException"),
+    ModelNotReady("cat", "1", "LOADING"): (503, "ServiceUnavailableException"),
+    DeadlineExceeded("x"): (504, "RequestTimeoutException"),
+    Closed("x"): (503, "ServiceUnavailableException"),
+    BackendError("x"): (500, "InternalServerException"),
+    PoisonedVar("x", ValueError()): (500, "InternalServerException"),
+    WouldDeadlock("x"): (500, "InternalServerException"),
+    Cancelled("x"): (500, "InternalServerException"),
+    SetupError("x"): (500, "InternalServerException"),
+    InvalidOption("x"): (500, "InternalServerException"),
+    InvalidModel("x"): (500, "InternalServerException"),
+    InvalidArchive("x"): (500, "InternalServerException"),
+    BackendNotInstalled("x", "y"): (500, "InternalServerException"),
+    NotEnoughCores(2, 1, "x"): (500, "InternalServerException"),
+    HeadraceError("x"): (500, "InternalServerException"),
+    NotFound("x"): (404, "ResourceNotFoundException"),
+    MethodNotAllowed("PUT", "/ping", "GET"): (405, "MethodNotAllowedException"),
+    ValueError("x"): (500, "InternalServerException"),
+    MemoryError(): (500, "InternalServerException"),
+}
+
+
+def ours() -> Iterator[type[BaseException]]:
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, HeadraceError):
+            yield value
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_each_error_has_its_status_and_its_old_name(error: BaseException) -> None:
+    status = status_of(error)
+    assert (status.code, status.type) == EXAMPLES[error]
+
+
+def test_no_error_of_ours_is_left_out_here() -> None:
+    assert {type(error) for error in EXAMPLES} >= set(ours())
+
+
+def test_what_may_pass_says_when_to_come_again_and_nothing_else_does() -> None:
+    for error in EXAMPLES:
+        status = status_of(error)
+        assert (status.retry_after is not None) == (status.code in (429, 503)), error
+        assert status.retry_after is None or status.retry_after >= 1
+
+
+def test_too_busy_absent_and_not_ready_are_three_answers() -> None:
+    codes = {status_of(error).code for error in (Overloaded(1, 1), ModelNotFound("a"), ModelNotReady("a", "1", "x"))}
+    assert len(codes) == 3
+
+
+def test_an_error_made_later_is_told_as_what_it_is_a_kind_of() -> None:
+    class TooManyPixels(InvalidInput):
+        pass
+
+    class Odd(ModelNotFound, Overloaded):
+        def __init__(self) -> None:
+            Exception.__init__(self)
+
+    assert status_of(TooManyPixels("x")).code == 400
+    assert status_of(Odd()).code == 404
+
+
+@pytest.mark.parametrize("status", [*TABLE.values()], ids=lambda status: str(status.code))
+def test_types_are_simple_names_as_the_old_servers_wrote_them(status: Status) -> None:
+    assert status.type.endswith("Exception")
+    assert status.type.isidentifier()
+
+
+def failed(cause: BaseException) -> BackendError:
+    error = BackendError(f"the model raised {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        failed(ValueError("/secret/place")),
+        ValueError("/secret/place"),
+        InvalidModel("/secret/place does not exist"),
+        PoisonedVar("x", ValueError("/secret/place")),
+        ModelNotReady("cat", "1", "FAILED", "/secret/place does not exist"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_for_the_operator_is_not_told_to_the_client(error: BaseException) -> None:
+    message = message_of(error, "id-7")
+    assert "secret" not in message
+    assert "id-7" in message or "not READY" in message
+
+
+def test_a_failure_of_the_model_names_its_kind() -> None:
+    assert "KeyError" in message_of(failed(KeyError("x")), "id-7")
+
+
+@pytest.mark.parametrize("error", [InvalidInput("3 rows came"), BackendError("2 answers came"), Overloaded(7, 7)])
+def test_what_we_say_ourselves_is_told(error: HeadraceError) -> None:
+    assert message_of(error, "id-7") == str(error)

@@ -1,0 +1,323 @@
+"""From `[NAME=]SOURCE` to a model that is READY, or one that says what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, ModelNotFound, ModelNotReady
+from headrace.server.options import BUNDLED_DIGITS
+from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
+from headrace.serving.registry import Registry, State
+from headrace.serving.served import Served
+
+MODULE = """
+def double(x):
+    return 2 * x
+
+class Namespace:
+    @staticmethod
+    def triple(x):
+        return 3 * x
+
+class Callable:
+    def __call__(self, x):
+        return x
+
+instance = Callable()
+number = 3
+
+async def coroutine(x):
+    return x
+
+def generator(x):
+    yield x
+"""
+
+Load = Callable[..., Registry[Served]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with sources of every kind in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    add_one(tmp_path / "plus.onnx")
+    (tmp_path / "handmade.py").write_text(MODULE)
+    (tmp_path / "raises.py").write_text("raise OSError('the\\nweights are gone')\n")
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "wrong.py").write_text("def f(x) return x\n")
+    (tmp_path / "needs.py").write_text("import a_package_that_nobody_has\n")
+    (tmp_path / "corrupt.onnx").write_bytes(b"no protobuf at all" * 10)
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "plus.onnx").read_bytes()[:60])
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "packed.mar").write_bytes(b"PK\x03\x04")
+    (tmp_path / "packed.tar.gz").write_bytes(b"\x1f\x8b")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "my model.onnx").write_bytes((tmp_path / "plus.onnx").read_bytes())
+    shutil.copytree(BUNDLED_DIGITS, tmp_path / "digits")
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name in ("handmade", "raises", "exits", "wrong", "needs"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def load(folder: Path) -> Iterator[Load]:
+    """Load sources into a registry; what was loaded is closed at the end."""
+    registry: Registry[Served] = Registry()
+
+    def load(*texts: str, store: Path | None = None, options: CompileOptions | None = None) -> Registry[Served]:
+        lifecycle = Lifecycle(registry, options or CompileOptions(), store)
+        lifecycle.load_all(map(Wanted.parse, texts))
+        return registry
+
+    load.registry = registry  # type: ignore[attr-defined]
+    yield load
+    for entry in registry:
+        if entry.served is not None:
+            entry.served.model.close()
+
+
+def registry_of(load: Load) -> Registry[Served]:
+    registry: Registry[Served] = load.registry  # type: ignore[attr-defined]
+    return registry
+
+
+def add_one(path: Path, rows: int | str = "n") -> None:
+    """An ONNX file that adds 1 to each of two columns."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 2])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "g", [x], [y], [one])
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "source"),
+    [
+        ("resnet18.onnx", None, "resnet18.onnx"),
+        ("cat=models/resnet18.onnx", "cat", "models/resnet18.onnx"),
+        ("a.b-c_1=m:f", "a.b-c_1", "m:f"),
+        ("cat=a=b.onnx", "cat", "a=b.onnx"),
+        ("m:f", None, "m:f"),
+    ],
+)
+def test_a_source_may_have_a_name_before_it(text: str, name: str | None, source: str) -> None:
+    assert Wanted.parse(text) == Wanted(name, source)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "=", "=m:f", "cat=", "a/b=m:f", "a b=m:f", "-x=m:f", ".=m:f", "a%20=m:f", "ä=m:f", "a\n=m:f"]
+)
+def test_a_bad_name_is_an_invalid_option(text: str) -> None:
+    with pytest.raises(InvalidOption, match=r"\[NAME=\]SOURCE"):
+        Wanted.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "version"),
+    [
+        ("plus.onnx", "plus", "1"),
+        ("cat=plus.onnx", "cat", "1"),
+        ("./plus.onnx", "plus", "1"),
+        ("cat=my model.onnx", "cat", "1"),
+        ("digits", "digits", "1.0"),
+        ("numbers=digits/", "numbers", "1.0"),
+        ("handmade:double", "double", "1"),
+        ("handmade:Namespace.triple", "triple", "1"),
+        ("handmade:instance", "instance", "1"),
+        ("cat=handmade:double", "cat", "1"),
+    ],
+)
+def test_a_source_becomes_a_ready_model_of_its_name(load: Load, text: str, name: str, version: str) -> None:
+    entry = load(text).find(name)
+    assert (entry.state, entry.version, entry.reason) == (State.READY, version, None)
+    assert entry.served is not None
+    assert (entry.served.name, entry.served.version, entry.served.model.name) == (name, version, name)
+
+
+def test_what_is_loaded_answers(load: Load) -> None:
+    registry = load("plus.onnx", "handmade:double", "handmade:Namespace.triple")
+    np.testing.assert_array_equal(registry.ready("plus").model(np.zeros((1, 2), np.float32)), [[1, 1]])
+    assert registry.ready("double").model(4) == 8
+    assert registry.ready("triple").model(4) == 12
+
+
+def test_an_archive_brings_its_handler_and_a_plain_file_has_none(load: Load) -> None:
+    registry = load("digits", "plus.onnx", "handmade:double")
+    assert registry.ready("digits").handler is not None
+    assert registry.ready("plus").handler is None
+    assert registry.ready("double").handler is None
+
+
+def test_a_tensor_model_whose_batches_agree_is_batched_and_a_callable_is_not(load: Load) -> None:
+    registry = load("plus.onnx", "handmade:double")
+    assert registry.ready("plus").model.max_batch_size == 32
+    assert registry.ready("double").model.max_batch_size == 1
+
+
+def test_options_reach_the_model(load: Load) -> None:
+    options = CompileOptions("multi_stream", 1, 1, 4, 0.5)
+    model = load("plus.onnx", options=options).ready("plus").model
+    assert (model.scheduler, model.max_batch_size, model.max_batch_delay) == ("multi_stream", 4, 0.5)
+    assert len(model.placements) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("nowhere.onnx", InvalidModel, "nowhere.onnx does not exist"),
+        ("cat=nowhere.onnx", InvalidModel, "does not exist"),
+        ("a" * 5000 + ".onnx", InvalidModel, "cannot be looked for"),
+        ("my model.onnx", InvalidOption, "NAME=my model.onnx"),
+    ],
+)
+def test_what_has_no_source_or_no_name_is_not_registered(
+    load: Load, text: str, kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        load(text)
+    assert list(registry_of(load)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "says"),
+    [
+        ("corrupt.onnx", "corrupt", "cannot be loaded as an ONNX model"),
+        ("cut.onnx", "cut", "cannot be loaded as an ONNX model"),
+        ("cat=empty.onnx", "cat", "empty: 0 bytes"),
+        ("bare", "bare", "is a folder; give the ONNX file in it"),
+        ("handmade:missing", "missing", "has no 'missing'"),
+        ("handmade:Namespace.missing", "missing", "has no 'Namespace.missing'"),
+        ("handmade:number", "number", "is a int, not a callable"),
+        ("handmade:coroutine", "coroutine", "coroutine function"),
+        ("handmade:generator", "generator", "generator function"),
+        ("raises:f", "f", "importing raises failed: OSError: the\nweights are gone"),
+        ("exits:f", "f", "importing exits failed: SystemExit: 0"),
+        ("wrong:f", "f", "importing wrong failed: SyntaxError"),
+        ("needs:f", "f", "No module named 'a_package_that_nobody_has'"),
+        ("nothing_like_it:f", "f", "no module named 'nothing_like_it'"),
+        ("handmade.sub:f", "f", "no module named 'handmade.sub'|importing handmade.sub failed"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_failed_and_keeps_the_reason(
+    load: Load, text: str, name: str, says: str
+) -> None:
+    with pytest.raises(InvalidModel, match=says) as raised:
+        load(text)
+    entry = registry_of(load).find(name)
+    assert (entry.state, entry.reason, entry.served) == (State.FAILED, str(raised.value), None)
+    with pytest.raises(ModelNotReady) as refused:
+        registry_of(load).ready(name)
+    assert refused.value.reason == str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["packed.mar", "cat=packed.mar", "packed.tar.gz"])
+def test_a_packed_archive_is_refused_with_how_to_unpack_it(load: Load, text: str) -> None:
+    with pytest.raises(InvalidArchive, match="unpack it with"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ('"handler": "mine.py"', "built-in image_classifier"),
+        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "ONNX file in this version"),
+        ('"handler": "image_classifier"', "ONNX file in this version"),
+    ],
+)
+def test_an_archive_this_version_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
+    (folder / "digits" / "weights.pt").touch()
+    manifest = folder / "digits" / "MAR-INF" / "MANIFEST.json"
+    manifest.write_text(f'{{"model": {{"modelName": "old", "modelVersion": "7", {entry}}}}}')
+    with pytest.raises(InvalidArchive, match=says):
+        load("digits")
+    failed = registry_of(load).find("old", "7")
+    assert failed.state is State.FAILED
+    assert failed.reason is not None
+
+
+def test_an_archive_whose_handler_is_set_wrong_leaves_no_stream_behind(load: Load, folder: Path) -> None:
+    (folder / "digits" / "model-config.yaml").write_text("handler: {no_such_option: 1}\n")
+    before = set(threading.enumerate())
+    with pytest.raises(InvalidArchive, match="no_such_option"):
+        load("digits")
+    assert set(threading.enumerate()) <= before
+
+
+def test_the_same_name_twice_is_refused_and_the_first_goes_on(load: Load) -> None:
+    with pytest.raises(InvalidOption, match="registered already"):
+        load("cat=plus.onnx", "cat=handmade:double")
+    registry = registry_of(load)
+    assert registry.ready("cat").model.inputs is not None
+
+
+def test_two_versions_of_one_name_stand_side_by_side(load: Load) -> None:
+    registry = load("digits=plus.onnx", "digits")
+    assert registry.versions("digits") == ["1", "1.0"]
+    assert registry.ready("digits").handler is None
+    assert registry.ready("digits", "1.0").handler is not None
+
+
+def test_a_failure_leaves_those_before_it_ready_and_those_after_it_unknown(load: Load) -> None:
+    with pytest.raises(HeadraceError):
+        load("plus.onnx", "corrupt.onnx", "handmade:double")
+    registry = registry_of(load)
+    assert registry.find("plus").state is State.READY
+    assert registry.find("corrupt").state is State.FAILED
+    with pytest.raises(ModelNotFound):
+        registry.find("double")
+
+
+def test_the_model_store_is_looked_in_first_then_the_current_folder(load: Load, folder: Path) -> None:
+    store = folder / "store"
+    store.mkdir()
+    add_one(store / "plus.onnx", rows=7)
+    registry = load("plus.onnx", "digits", store=store)
+    inputs = registry.ready("plus").model.inputs
+    assert inputs is not None
+    assert inputs[0].shape == (7, 2)
+    assert registry.ready("digits").handler is not None
+
+
+def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = folder / "store"
+    store.mkdir()
+    for name in ("b.onnx", "a.onnx", ".hidden.onnx"):
+        add_one(store / name)
+    shutil.copytree(folder / "digits", store / "c")
+    (store / "folder.onnx").mkdir()
+    (store / "notes.txt").touch()
+    (store / "old.mar").touch()
+    caplog.set_level(logging.WARNING, "headrace.serving")
+    lifecycle = Lifecycle(registry_of(load), CompileOptions(), store)
+    lifecycle.load_all(lifecycle.in_store())
+    assert [entry.name for entry in registry_of(load)] == ["a", "b", "digits"]
+    assert "old.mar is packed, and not served" in caplog.text
+
+
+def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Load, folder: Path) -> None:
+    (folder / "store" / "store").mkdir(parents=True)
+    add_one(folder / "store" / "plus.onnx")
+    (folder / "store" / "store" / "plus.onnx").touch()
+    lifecycle = Lifecycle(registry_of(load), CompileOptions(), Path("store"))
+    lifecycle.load_all(lifecycle.in_store())
+    assert registry_of(load).all_ready()
+
+
+def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> None:
+    with pytest.raises(InvalidOption, match="--model-store"):
+        Lifecycle(registry_of(load), CompileOptions()).in_store()
+    with pytest.raises(InvalidModel, match="no ONNX file and no unpacked archive"):
+        Lifecycle(registry_of(load), CompileOptions(), folder / "bare").in_store()
