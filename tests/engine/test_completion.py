@@ -37,7 +37,7 @@ def from_a_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..
 
 def run(factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, Any]) -> Any:
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+        return runner.run(asyncio.wait_for(main, PATIENCE))
 
 
 WAYS = {"for": from_a_thread, **{f"async for on {name}": from_a_loop(factory) for name, factory in LOOPS.items()}}

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 import headrace as hr
+from headrace.engine.admission import Budget
+from headrace.engine.dependencies import accesses
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future
+from headrace.engine.operations import Operation, OperationSource
 from headrace.engine.topology import made_up
 from headrace.errors import (
     Cancelled,
@@ -286,6 +289,22 @@ def test_waitall_finds_every_outcome_and_every_error(engine: Engine) -> None:
             engine.waitall(PATIENCE)
         assert [future.can_read() for future in futures] == [True] * 4
         assert len(raised.value.exceptions) == 4
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_error_is_remembered_before_its_room_is_given_back(runs: bool) -> None:
+    # `waitall` waits for the room, and then looks for errors.
+    budget, inside = Budget(1), list[int]()
+    source = OperationSource(lambda _: inside.append(budget.statistics().inside))
+    operation = Operation(lambda: 1 / 0, accesses((), ()), 0, None, budget.admit(), source)
+    operation.add_done_callback(lambda _: inside.append(budget.statistics().inside))
+    if runs:
+        operation.begin()
+        operation.run()
+        operation.deliver()
+    else:
+        operation.settle(error=Closed("refused"))
+    assert inside == [1, 0], "and the room is there before anybody hears of the outcome"
 
 
 def test_waitall_says_when_the_time_is_up(engine: Engine) -> None:

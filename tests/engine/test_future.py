@@ -24,7 +24,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-            return runner.run(main)
+            return runner.run(asyncio.wait_for(main, PATIENCE))
 
     return run
 

@@ -84,6 +84,44 @@ def test_closing_twice_is_closing_once(engine: hr.Engine) -> None:
     assert engine.statistics().ports == 0
 
 
+def test_whoever_closes_it_again_waits_for_the_same_end(engine: hr.Engine) -> None:
+    gate, seen = Gate(), []
+    model = hr.compile_model(lambda x: gate() or x, engine=engine)
+    futures = [model.submit(x) for x in range(5)]
+    gate.wait()
+
+    def close() -> None:
+        model.close()
+        seen.append([future.can_read() for future in futures])
+
+    threads = [threading.Thread(target=close) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    gate.open()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert seen == [[True] * 5] * 3
+    assert [future.result() for future in futures] == list(range(5))
+
+
+def test_closing_without_draining_cuts_a_drain_short(engine: hr.Engine) -> None:
+    gate = Gate()
+    model = hr.compile_model(lambda x: gate() or x, engine=engine)
+    running, *waiting = [model.submit(x) for x in range(5)]
+    gate.wait()
+    threads = [threading.Thread(target=model.close, kwargs={"drain": drain}) for drain in (True, False)]
+    threads[0].start()
+    while not model._closed:  # no gate reaches in there
+        pass
+    threads[1].start()
+    assert [type(future.exception(PATIENCE)) for future in waiting] == [hr.Closed] * 4
+    gate.open()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert running.result() == 0
+
+
 @pytest.mark.parametrize("scheduler", ["single_stream", "naive"])
 def test_a_closed_model_says_so_however_it_is_called(engine: hr.Engine, scheduler: str) -> None:
     model = hr.compile_model(lambda x: x, engine=engine, scheduler=scheduler)

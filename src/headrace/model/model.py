@@ -146,17 +146,16 @@ class Model(Owner):
     def close(self, *, drain: bool = True) -> None:
         """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
 
-        On a stream, say in a callback, it returns at once and a thread of its own does this: a stream that waited here
-        would wait for itself, and may have its next run in hand.
+        Whoever closes it again waits for the same end, or with `drain=False` cuts the draining short. On a stream, say
+        in a callback, it returns at once and a thread of its own does this: a stream that waited here would wait for
+        itself, and may have its next run in hand.
         """
         with self._in_caller:
-            if self._closed:
-                return
-            self._closed = True
-        if self._port is not None and on_a_stream():
-            threading.Thread(target=self._end, args=(drain,), name=f"headrace-{self.name}-close", daemon=True).start()
-        else:
+            first, self._closed = not self._closed, True
+        if self._port is None or not on_a_stream():
             self._end(drain)
+        elif first or not drain:
+            threading.Thread(target=self._end, args=(drain,), name=f"headrace-{self.name}-close", daemon=True).start()
 
     def __enter__(self) -> Model:
         return self
