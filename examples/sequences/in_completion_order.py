@@ -15,6 +15,7 @@ import queue
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def in_completion_order(model: hr.Model, inputs: list[Any], arrivals: Any) -> Ou
         submitted = submit_arrived(model, inputs, arrivals, begun, submitted, outcome, inside)
         while inside:
             number, future = inside.popleft()
-            future.add_done_callback(lambda _, number=number: ready.put(number))
+            future.add_done_callback(partial(tell, ready, number))
         until = begun + arrivals[submitted] if submitted < len(inputs) else None
         try:
             number = ready.get(timeout=None if until is None else max(0.0, until - time.perf_counter()))
@@ -112,6 +113,10 @@ def in_completion_order(model: hr.Model, inputs: list[Any], arrivals: Any) -> Ou
         outcome.in_flight = max(outcome.in_flight, submitted - len(latencies))
     outcome.latencies = [latencies[number] for number in range(len(inputs))]
     return outcome
+
+
+def tell(ready: queue.SimpleQueue[int], number: int, _: object) -> None:
+    ready.put(number)
 
 
 def submit_arrived(

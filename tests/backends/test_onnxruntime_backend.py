@@ -300,6 +300,7 @@ def test_each_wide_stream_has_a_session_with_threads_of_its_own() -> None:
 
 def test_sessions_of_any_width_answer_alike() -> None:
     loaded = load(DIGITS, 1, 2, 3)
+    assert [threads_of(session) for session in loaded.sessions] == [1, 2, 3]
     assert loaded.inputs is not None
     shape = [5 if n is None else n for n in loaded.inputs[0].shape]
     image = np.random.default_rng(0).random(shape, np.float32)

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import random
 import threading
 import time
@@ -351,6 +352,55 @@ def refused_now(budget: Budget) -> Callable[[], Permit]:
 
 
 # ---- everything at once
+
+
+def test_a_finaliser_may_give_a_permit_back_whenever_the_collector_runs(in_threads: InThreads) -> None:
+    # Also inside the budget's own lock, between a look at the room and the place in line.
+    budget = Budget(1)
+
+    class Abandoned:
+        def __init__(self) -> None:
+            self.itself, self.permit = self, budget.admit()
+
+        def __del__(self) -> None:
+            self.permit.release()
+
+    def storm() -> None:
+        gc.set_threshold(7)  # it runs whenever a few things were made that it looks after
+        kept = []
+        for i in range(600):
+            kept.append([[] for _ in range(i % 13)])  # so that it runs now here, now there
+            Abandoned()
+            try:
+                budget.acquire(timeout=0).release()
+            except Overloaded:
+                gc.collect()
+
+    before = gc.get_threshold()
+    gc.freeze()  # everything else is not its business now, which makes it quick
+    try:
+        in_threads(storm).join()
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    gc.collect()
+    assert inside(budget) == (0, 0)
+
+
+def test_room_made_while_one_takes_its_place_in_line_is_not_missed() -> None:
+    budget = Budget(1)
+    permit = budget.admit()
+
+    looked = budget._fits
+
+    def look(nbytes: int) -> bool:  # and then the collector runs
+        fits = looked(nbytes)
+        if permit.held:
+            permit.release()
+        return fits
+
+    budget._fits = look  # type: ignore[method-assign]
+    assert budget.acquire(timeout=0).held
 
 
 @pytest.mark.usefixtures("restless")

@@ -479,12 +479,14 @@ def test_an_operation_that_would_wait_for_its_own_engine_is_told() -> None:
             engine.waitall(PATIENCE)
 
 
+@pytest.mark.usefixtures("restless")
 def test_an_operation_may_close_its_engine(in_threads: InThreads) -> None:
     for _ in range(20):
         engine = Engine(topology=made_up(cores=2))
-        meet = threading.Barrier(2)
+        meet = threading.Barrier(3)
         both = [engine.push(lambda: (meet.wait(PATIENCE), engine.close())) for _ in range(2)]  # noqa: B023
         waiting = engine.push(lambda: 7, writes=[hr.Var()])
+        meet.wait(PATIENCE)
         for future in both:
             assert future.exception(PATIENCE) is None
         assert isinstance(waiting.exception(PATIENCE), Closed | None)
@@ -606,6 +608,18 @@ def test_closing_while_others_push_answers_everything_it_accepted(in_threads: In
         crowd.join()
         for future in accepted:
             assert isinstance(future.exception(PATIENCE), Closed | None)
+
+
+def test_a_port_that_is_detached_at_once_gives_its_cores_back(narrow: Engine) -> None:
+    for _ in range(30):
+        source = OperationSource(narrow.remember)
+        port = narrow.attach(source, [0b1], "short-lived")
+        operation = Operation(lambda: 1, accesses((), ()), 0, None, narrow.admit(), source)
+        narrow.offer(port, source.add, operation)
+        narrow.detach(port)  # its stream has been given its cores, and may not have woken yet
+        assert isinstance(operation.exception(PATIENCE), Closed | None)
+        assert narrow.statistics().cores_leased == 0
+        assert narrow.push(int).result(PATIENCE) == 0
 
 
 def test_opened_and_closed_two_hundred_times_it_leaves_nothing() -> None:

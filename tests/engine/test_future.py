@@ -278,13 +278,16 @@ def test_a_finaliser_may_cancel_futures_whenever_the_collector_runs(in_threads: 
     def storm() -> None:
         futures = [Future[int]() for _ in range(300)]
         for future in futures:
+            future.add_done_callback(id)
+            future.add_done_callback(repr)
+        gc.set_threshold(7)  # it runs whenever a few things were made that it looks after
+        kept = []
+        for i, future in enumerate(futures):
+            kept.append([[] for _ in range(i % 9)])  # so that it runs now here, now there
             Abandoned()
-            future.add_done_callback(id)  # its list is new memory, which is what calls the collector
-        for future in futures:
-            future.settle(1)
+            future.remove_done_callback(id)
 
     before = gc.get_threshold()
-    gc.set_threshold(1)
     try:
         in_threads(storm).join()
     finally:

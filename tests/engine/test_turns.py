@@ -241,9 +241,9 @@ def test_a_stream_that_is_stopped_before_it_woke_returns_its_cores(stage: Stage)
     assert stage.promised == [closing.streams[0]]
     engine.offer(staying, staying.source.add, second)  # type: ignore[attr-defined]
     engine.detach(closing)  # it has the cores, and its bell has not rung
-    assert isinstance(first.exception(), Closed)
+    assert isinstance(first.exception(0), Closed)
     stage.settle_down(rng)
-    assert second.result() == 1
+    assert second.result(0) == 1
     assert stage.ended == {*closing.streams}
 
 
@@ -259,9 +259,9 @@ def test_what_the_last_run_makes_ready_is_refused_though_others_wait_for_its_cor
     assert engine._operations is not None
     engine.detach(engine._operations)
     stage.settle_down(rng)
-    assert blocker.result() == 1
-    assert isinstance(waiting.exception(), Closed)
-    assert job.result() == 1
+    assert blocker.result(0) == 1
+    assert isinstance(waiting.exception(0), Closed)
+    assert job.result(0) == 1
 
 
 def test_who_drains_hears_of_the_last_run_though_it_gives_the_cores_to_others(stage: Stage) -> None:
@@ -289,6 +289,33 @@ def test_ports_take_turns_on_the_cores_they_share(monkeypatch: pytest.MonkeyPatc
             stage.engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
     stage.settle_down(rng)
     assert order == [0, 1, 2] * 3
+
+
+def test_a_stream_outlives_an_outcome_that_cannot_be_delivered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, rng = stage.engine, random.Random(0)
+    port = engine.attach(Line(1, 0), [0b1111], "model")
+    jobs = [Future[int](), Future[int]()]
+    for job in jobs:
+        engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
+
+    def deliver(batch: Batch) -> None:
+        if batch.jobs == jobs[:1]:
+            raise SystemExit
+        batch.jobs[0].settle(7)
+
+    monkeypatch.setattr(Batch, "deliver", deliver)
+    stage.settle_down(rng)
+    assert jobs[1].result(0) == 7
+    assert engine.statistics().cores_leased == 0
+
+
+def test_as_many_streams_are_woken_as_there_is_work_for(stage: Stage) -> None:
+    port = stage.engine.attach(Line(1, 0), [0b1, 0b10, 0b100, 0b1000], "model")
+    stage.settle_down(random.Random(0))
+    for woken in 1, 2, 3, 4, 4:
+        stage.engine.offer(port, port.source.add, Future())  # type: ignore[attr-defined]
+        assert len(stage.promised) == woken
+    stage.settle_down(random.Random(0))
 
 
 def test_the_delay_is_watched_by_one_stream_and_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,13 +186,21 @@ def test_a_request_that_is_cancelled_and_late_counts_as_cancelled() -> None:
     assert (refused, batcher.counts.cancelled, batcher.counts.late) == ([], 1, 0)
 
 
-def test_a_cancelled_head_neither_starts_a_run_nor_watches_the_clock() -> None:
+def test_a_cancelled_head_starts_no_run() -> None:
+    batcher = Batcher(4, max_batch_delay=3.0)
+    (gone,) = filled(batcher, [request()], now=1.0)
+    filled(batcher, [request()], now=2.0)
+    gone.cancel()
+    assert batcher.batches(4.5, busy=True) == 0
+    assert batcher.next_deadline() == 5.0
+
+
+def test_the_clock_is_watched_for_the_oldest_that_still_waits() -> None:
     batcher = Batcher(4, max_batch_delay=3.0)
     (gone,) = filled(batcher, [request()], now=1.0)
     filled(batcher, [request()], now=2.0)
     gone.cancel()
     assert batcher.next_deadline() == 5.0
-    assert batcher.batches(4.5, busy=True) == 0
 
 
 def test_cancelled_requests_do_not_pile_up() -> None:

@@ -21,8 +21,9 @@ PATIENCE = 30.0
 @pytest.fixture
 def engine() -> Iterator[hr.Engine]:
     """One core: requests run one after the other."""
-    with hr.Engine(topology=made_up(1)) as engine:
-        yield engine
+    engine = hr.Engine(topology=made_up(1))
+    yield engine
+    engine.close(timeout=PATIENCE)  # so that a test that fails with something inside does not hang
 
 
 def double(x: Any) -> Any:

@@ -782,6 +782,14 @@ def test_a_content_length_that_lies_is_400_and_ends_the_connection(app: App, len
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
+@pytest.mark.parametrize("body", [b"hello", b""])
+def test_the_app_itself_sends_no_body_after_head(app: App, body: bytes) -> None:
+    """A client would take it for the beginning of the next answer; not every server leaves it out by itself."""
+    sent = plain(app, [(b"content-length", b"%d" % len(body))], [part(body)], method="HEAD")
+    assert (b"content-length", b"%d" % len(body)) in sent[0]["headers"]
+    assert [message["body"] for message in sent[1:]] == [b""]
+
+
 @pytest.mark.parametrize(
     "messages", [[GONE], [part(b"he", more=True), GONE], [part(b"he", more=True), part(b"llo", more=True), GONE]]
 )

@@ -85,8 +85,10 @@ class Budget:
                 )
             gate = threading.Lock()
             gate.acquire()
-            waiter = self._stand_in_line(nbytes, lambda _: gate.release())
+            waiter, woken = self._stand_in_line(nbytes, lambda _: gate.release())
         try:
+            for each in woken:
+                each.wake(each)
             gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
         except BaseException:  # KeyboardInterrupt: whoever is next must not lose our place
             self._give_up(waiter)
@@ -106,8 +108,10 @@ class Budget:
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
             refuse_to_wait_on_a_stream()
-            waiter = self._stand_in_line(nbytes, lambda w: box.post(wake, w))
+            waiter, woken = self._stand_in_line(nbytes, lambda w: box.post(wake, w))
         try:
+            for each in woken:
+                each.wake(each)
             await here
         except BaseException:
             self._give_up(waiter)
@@ -160,10 +164,12 @@ class Budget:
             raise Overloaded(self._inside, self.max_count)
         raise Overloaded(self._nbytes, self.max_bytes, "bytes")
 
-    def _stand_in_line(self, nbytes: int, wake: Callable[[_Waiter], None]) -> _Waiter:
+    def _stand_in_line(self, nbytes: int, wake: Callable[[_Waiter], None]) -> tuple[_Waiter, list[_Waiter]]:
+        """A new last one, and who may go in all the same: the collector may have run since the caller saw no room, and
+        what it finalised may have made some."""
         waiter = _Waiter(nbytes, wake)
         self._line.append(waiter)
-        return waiter
+        return waiter, self._next_ones()
 
     def _taken(self, waiter: _Waiter) -> Permit:
         """The permit of one who has waited; or what it is told, if its time is up or the engine was closed."""

@@ -281,7 +281,6 @@ class Engine:
                 self._ports.remove(port)
                 port.source.abandon(Closed("the model or the engine was closed"))
                 port.source.pull(self.clock.now(), False, 0, refused)
-                self._tell_drained(port)
                 self._leases.leave(port.group)
                 self._grant(wake)
                 for stream in port.streams:

@@ -113,9 +113,13 @@ class Future(Generic[T]):
 
         What a callback raises is logged. It must not wait: it may run on a stream.
         """
+        alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future
         with _settling:
             if not self._done:
-                self._callbacks = [*self._callbacks, callback] if self._callbacks else [callback]
+                if self._callbacks:
+                    self._callbacks.append(callback)
+                else:
+                    self._callbacks = alone
                 return
         self._call(callback)
 

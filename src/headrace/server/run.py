@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -26,20 +25,16 @@ import psutil
 import uvicorn
 
 from headrace.engine.topology import memory_limit
-from headrace.errors import InvalidOption, SetupError
+from headrace.errors import InvalidOption
 from headrace.server.app import App
+from headrace.server.listener import Listener
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
 from headrace.serving.service import Service
 from headrace.version import __version__
 
-BACKLOG = 4096
 KEEP_ALIVE_SECONDS = 75
 _log = logging.getLogger("headrace.server")
-
-
-class PortTaken(SetupError):
-    """Somebody else listens there."""
 
 
 def serve(options: ServeOptions) -> int:
@@ -55,19 +50,19 @@ def serve(options: ServeOptions) -> int:
     # so by setting it to 0. It is read when the runtime is first imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     _clear(options.ready_file)
-    sock = _take(address)
+    listener = Listener("--inference-address", address)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
     app = App(service, max_body_size=options.max_body_size)
     try:
         _load(service, options)
-        server = _Server(app, sock, options, Address(address.host, sock.getsockname()[1]))
+        server = _Server(app, listener, options)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(server.run())
         finally:
             server.remove_ready_file()
     except BaseException:
-        sock.close()
+        listener.close()
         service.stop(timeout=0)  # the models that were loaded before
         app.close(wait=False)
         raise
@@ -84,9 +79,9 @@ def serve(options: ServeOptions) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with our signals, our line on stdout and our ready file."""
+    """uvicorn, with our listener, our signals, our line on stdout and our ready file."""
 
-    def __init__(self, app: App, sock: socket.socket, options: ServeOptions, address: Address) -> None:
+    def __init__(self, app: App, listener: Listener, options: ServeOptions) -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -98,35 +93,36 @@ class _Server(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(options.drain_timeout)),
         )
         super().__init__(config)
-        self._sock, self._options, self._address = sock, options, address
+        self._listener, self._options = listener, options
         self._stop_by: float | None = None
 
     async def run(self) -> None:  # type: ignore[override]  # uvicorn's own makes a loop; ours is given one
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        await self.serve(sockets=[self._sock])
+        await self.serve()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # uvicorn would raise the signal again after the shutdown, and the process would die of it
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # Only now: until here nobody else was to bind it. What is accepted inherits it, and a later start needs that.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            await super().startup(sockets)
-        except OSError as error:
-            raise _taken(self._address, error) from error
-        if not self.should_exit:
-            self._write_ready_file()
-            _log.info("inference API on http://%s", self._address)
-            print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
+        def make_protocol() -> asyncio.Protocol:
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return protocol
+
+        self.servers = [self._listener]  # type: ignore[list-item]  # what uvicorn closes, and waits for, at the end
+        self._listener.open(make_protocol)
+        self.started = True  # else uvicorn thinks there is nothing to shut down
+        self._write_ready_file()
+        _log.info("inference API on http://%s", self._listener.address)
+        print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
 
     def seconds_left(self) -> float:
         """Of the time there is to drain."""
@@ -153,7 +149,7 @@ class _Server(uvicorn.Server):
             return
         path = Path(self._options.ready_file)
         ready: dict[str, Any] = {
-            "inference": f"http://{self._address}",
+            "inference": f"http://{self._listener.address}",
             "management": None,
             "metrics": None,
             "grpc": None,
@@ -181,40 +177,6 @@ def _clear(ready_file: str | None) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidOption(f"--ready-file {path}: {error.strerror}") from error
-
-
-def _take(address: Address) -> socket.socket:
-    """A socket that holds the address and does not listen yet."""
-    # SO_REUSEADDR would let others bind it too, as long as nobody listens. Without it, connections of a server before
-    # that are still closing are in the way: then, and only then, with it.
-    try:
-        return _bind(address, reuse=False)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise _taken(address, error) from error
-    except (UnicodeError, TypeError) as error:  # what `bind` makes of a name it cannot encode
-        raise InvalidOption(f"--inference-address {address}: that is no name of a host") from error
-    try:
-        return _bind(address, reuse=True)
-    except OSError as error:
-        raise _taken(address, error) from error
-
-
-def _bind(address: Address, *, reuse: bool) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
-        sock.bind((address.host, address.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _taken(address: Address, error: OSError) -> PortTaken:
-    return PortTaken(
-        f"--inference-address {address}: {error.strerror or error}; give another one, or port 0 for a free one"
-    )
 
 
 def _load(service: Service, options: ServeOptions) -> None:

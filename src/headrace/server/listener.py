@@ -1,0 +1,124 @@
+"""The socket a server listens on.
+
+Rule 1: the address is bound before anything is loaded, so that a taken port is told at once; listening begins when
+        there is somebody to answer, so that a probe of the port tells the truth.
+Rule 2: at each wake-up the backlog is emptied. uvloop by itself takes one connection per turn of its loop: on a busy
+        server the thousandth newcomer waits a thousand turns, which are seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+from headrace.errors import InvalidOption, SetupError
+from headrace.server.options import Address
+
+BACKLOG = 4096
+RETRY_SECONDS = 1.0
+"""How long nobody is accepted after the process has run out of descriptors or memory."""
+_OUT_OF_SOMETHING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_log = logging.getLogger("headrace.server")
+
+
+class PortTaken(SetupError):
+    """Somebody else listens there, or the address cannot be had."""
+
+
+class Listener:
+    """Bound when it is made; `open` listens; `close` ends it. PortTaken or InvalidOption says why it cannot be had."""
+
+    def __init__(self, flag: str, address: Address) -> None:
+        self._flag, self._asked = flag, address
+        self._socket = self._take()
+        self.address = Address(address.host, self._socket.getsockname()[1])
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._make_protocol: Callable[[], asyncio.Protocol] | None = None
+        self._beginning: set[asyncio.Task[object]] = set()  # connections that are being made
+
+    def open(self, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Listen, on the loop that runs here: each connection gets a protocol of its own."""
+        # Only now: until here nobody else was to bind it. What is accepted inherits it, and a later start needs that.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.listen(BACKLOG)
+        except OSError as error:
+            raise self._taken(error) from error
+        self._socket.setblocking(False)
+        self._loop, self._make_protocol = asyncio.get_running_loop(), make_protocol
+        self._loop.add_reader(self._socket.fileno(), self._accept_all)
+
+    def close(self) -> None:
+        if self._loop is not None and self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+        self._loop = None
+        self._socket.close()
+
+    async def wait_closed(self) -> None:
+        """Until the connections that were being made are made."""
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
+    def _accept_all(self) -> None:
+        assert self._loop is not None
+        for _ in range(BACKLOG):
+            try:
+                connection, _address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_SOMETHING:
+                    raise
+                _log.error("no connection can be accepted for %g s: %s", RETRY_SECONDS, error.strerror)
+                self._loop.remove_reader(self._socket.fileno())
+                self._loop.call_later(RETRY_SECONDS, self._try_again)
+                return
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._begin(connection))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        assert self._make_protocol is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        except OSError as error:  # it has gone already
+            connection.close()
+            _log.debug("a connection ended while it was made: %s", error)
+
+    def _try_again(self) -> None:
+        if self._loop is not None:
+            self._loop.add_reader(self._socket.fileno(), self._accept_all)
+
+    def _take(self) -> socket.socket:
+        # SO_REUSEADDR would let others bind it too, as long as nobody listens. Without it, connections of a server
+        # before that are still closing are in the way: then, and only then, with it.
+        try:
+            return self._bind(reuse=False)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise self._taken(error) from error
+        except (UnicodeError, TypeError) as error:  # what `bind` makes of a name it cannot encode
+            raise InvalidOption(f"{self._flag} {self._asked}: that is no name of a host") from error
+        try:
+            return self._bind(reuse=True)
+        except OSError as error:
+            raise self._taken(error) from error
+
+    def _bind(self, *, reuse: bool) -> socket.socket:
+        sock = socket.socket(socket.AF_INET6 if ":" in self._asked.host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+            sock.bind((self._asked.host, self._asked.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _taken(self, error: OSError) -> PortTaken:
+        why = error.strerror or error
+        return PortTaken(f"{self._flag} {self._asked}: {why}; give another one, or port 0 for a free one")
