@@ -728,3 +728,21 @@ def test_statistics_are_a_snapshot(engine: Engine) -> None:
     assert (before.budget.inside, before.budget.max_count) == (3, 1024)
     with pytest.raises(AttributeError):
         before.cores = 3  # type: ignore[misc]
+
+
+def test_errors_somebody_has_looked_at_are_not_kept() -> None:
+    class Big:
+        pass
+
+    def fail() -> None:
+        big = Big()
+        kept.append(weakref.ref(big))
+        raise ValueError(f"the traceback holds {id(big)}")
+
+    kept: list[weakref.ref[Big]] = []
+    with Engine(topology=made_up(1)) as engine:
+        for _ in range(20):
+            with pytest.raises(ValueError):
+                engine.push(fail).result()
+        gc.collect()
+        assert sum(ref() is not None for ref in kept) <= 1

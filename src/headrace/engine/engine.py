@@ -86,6 +86,7 @@ class Engine:
         self._ports: list[Port] = []
         self._operations: Port | None = None
         self._unseen: deque[Future[Any]] = deque(maxlen=UNSEEN)
+        self._noting = threading.RLock()  # re-entrant for the reason `future._settling` is
         self._closed = False
         self._ended = threading.Event()  # the first `close` is over
 
@@ -125,16 +126,10 @@ class Engine:
             raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
         if not self.budget.wait_until_idle(timeout):
             raise TimeoutError(f"work is still inside after {timeout} s")
-        errors: list[BaseException] = []
-        while True:
-            try:
-                future = self._unseen.popleft()
-            except IndexError:  # asking first and taking then would race with another thread that waits for all
-                break
-            if not future._seen:
-                error = future.exception()
-                if error is not None:
-                    errors.append(error)
+        with self._noting:
+            unseen = [future for future in self._unseen if not future._seen]
+            self._unseen.clear()
+            errors = [error for error in (future.exception() for future in unseen) if error is not None]
         if errors:
             raise BaseExceptionGroup("work on this engine failed, and nobody has looked", errors)
 
@@ -296,7 +291,11 @@ class Engine:
 
     def remember(self, future: Future[Any]) -> None:
         """`future` holds an error: keep it for `waitall`, unless somebody looks before."""
-        self._unseen.append(future)
+        with self._noting:
+            # Whoever looked has it; kept here, its traceback would keep the inputs of the failed run alive.
+            while self._unseen and self._unseen[0]._seen:
+                self._unseen.popleft()
+            self._unseen.append(future)
 
     # ---- what streams call
 

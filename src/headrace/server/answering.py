@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from headrace.engine.mailbox import Mailbox
@@ -30,6 +31,7 @@ class Answering:
     def __init__(self, service: Service, max_body_size: int) -> None:
         self.service = service
         self.max_body_size = max_body_size
+        self._patience = Patience()
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="headrace-codec")
 
     def open(self, request: Request, name: str, version: str | None) -> InFlight:
@@ -52,28 +54,13 @@ class Answering:
     ) -> Any:
         """Have it run. The outputs, or what went wrong; ClientLeft if nobody waits for them any more."""
         box = Mailbox.here()
-        loop = box.loop
-        answered: asyncio.Future[None] = loop.create_future()
-
-        def wake(_: object) -> None:
-            if not answered.done():
-                answered.set_result(None)
-
-        watcher: asyncio.Task[None] | None = None
-
-        def watch() -> None:
-            nonlocal watcher
-            watcher = loop.create_task(request.left())
-            watcher.add_done_callback(wake)
-
-        timer = loop.call_later(WATCH_AFTER, watch)
+        answered: asyncio.Future[None] = box.loop.create_future()
+        self._patience.begin(answered, request)
         try:
-            self.service.start(inside, inputs, lambda settled: box.post(wake, settled), names)
+            self.service.start(inside, inputs, partial(_tell, box, answered), names)
             await answered
         finally:
-            timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
+            self._patience.end(answered)
             left = not inside.can_read()
             inside.depart()
         if left:
@@ -82,3 +69,52 @@ class Answering:
 
     def close(self, *, wait: bool) -> None:
         self._codec.shutdown(wait=wait)
+
+
+class Patience:
+    """Has those who wait long watched for a client that leaves. One timer for all, and none while nobody waits."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], tuple[Request, float]] = {}  # oldest first, with when it began
+        self._watched: dict[asyncio.Future[None], asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, answered: asyncio.Future[None], request: Request) -> None:
+        loop = answered.get_loop()
+        self._waiting[answered] = request, loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(WATCH_AFTER, self._look)
+
+    def end(self, answered: asyncio.Future[None]) -> None:
+        self._waiting.pop(answered, None)
+        if self._watched:
+            watcher = self._watched.pop(answered, None)
+            if watcher is not None:
+                watcher.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._waiting:
+            answered, (request, since) = next(iter(self._waiting.items()))
+            if now - since < WATCH_AFTER:
+                self._timer = loop.call_later(since + WATCH_AFTER - now, self._look)
+                return
+            del self._waiting[answered]
+            watcher = self._watched[answered] = loop.create_task(request.left())
+            watcher.add_done_callback(partial(_wake_of, answered))
+
+
+def _tell(box: Mailbox, answered: asyncio.Future[None], _: object) -> None:
+    """On the stream: have the loop wake the one who waits."""
+    box.post(_wake, answered)
+
+
+def _wake(answered: asyncio.Future[None]) -> None:
+    if not answered.done():
+        answered.set_result(None)
+
+
+def _wake_of(answered: asyncio.Future[None], _: object) -> None:
+    _wake(answered)

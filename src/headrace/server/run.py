@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -34,6 +35,8 @@ from headrace.serving.service import Service
 from headrace.version import __version__
 
 KEEP_ALIVE_SECONDS = 75
+GC_THRESHOLD = 10_000
+"""Objects made and not freed between two collections. Python's 700 is a few requests' worth."""
 _log = logging.getLogger("headrace.server")
 
 
@@ -55,6 +58,10 @@ def serve(options: ServeOptions) -> int:
     app = App(service, max_body_size=options.max_body_size)
     try:
         _load(service, options)
+        # What was imported and loaded stays: the garbage collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 20)
         server = _Server(app, listener, options)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
