@@ -63,7 +63,7 @@ class OnnxRuntimeBackend:
 
     def load(self, model: Any, options: LoadOptions) -> Loaded:
         try:
-            import onnxruntime
+            onnxruntime = import_runtime()
         except ImportError as error:
             raise BackendNotInstalled(self.name, "pip install onnxruntime") from error
         source, name = _readable(model)
@@ -83,6 +83,16 @@ class OnnxRuntimeBackend:
             sessions.append(made)
         inputs = _fixed(inputs, options)
         return Loaded(self.name, "onnxruntime_onnx", name, tuple(sessions), inputs, outputs)
+
+
+def import_runtime() -> Any:
+    """The package. ImportError if it is not there."""
+    # Its wheels send usage data, from a thread of their own, and leave files for it. Whoever wants that says so, by
+    # setting this to 0; it is read when the runtime is first imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _readable(model: Any) -> tuple[str | bytes, str]:

@@ -8,7 +8,6 @@ Rule 3: every problem says what to do about it.
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import platform
 import re
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headrace.backends._onnxruntime import import_runtime
 from headrace.engine.placement import plan
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.topology import Core, Topology, cpu_list, memory_limit, read_topology
@@ -156,7 +156,7 @@ def _onnxruntime() -> dict[str, object]:
         "error": None,
     }
     try:
-        module = importlib.import_module("onnxruntime")
+        module = import_runtime()
         found["providers"] = list(module.get_available_providers())
         found["version"] = module.__version__
     except Exception as error:  # a shared library that does not load can raise anything, and that is worth reporting

@@ -78,12 +78,13 @@ class Patience:
         self._waiting: dict[asyncio.Future[None], tuple[Request, float]] = {}  # oldest first, with when it began
         self._watched: dict[asyncio.Future[None], asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the timer's
 
     def begin(self, answered: asyncio.Future[None], request: Request) -> None:
         loop = answered.get_loop()
         self._waiting[answered] = request, loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(WATCH_AFTER, self._look)
+        if self._timer is None or self._loop is not loop:
+            self._loop, self._timer = loop, loop.call_later(WATCH_AFTER, self._look)
 
     def end(self, answered: asyncio.Future[None]) -> None:
         self._waiting.pop(answered, None)

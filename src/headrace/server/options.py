@@ -23,7 +23,9 @@ class ServeOptions(Checked):
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
-    scheduler: str = option("single_stream", "how requests share a model's cores: single_stream or multi_stream")
+    scheduler: str = option(
+        "single_stream", "how requests share a model's cores", choices=("single_stream", "multi_stream")
+    )
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
     num_streams: int | None = option(None, "streams of each model under multi_stream; none: one for each core", low=1)
     max_batch_size: int | None = option(

@@ -49,9 +49,6 @@ def serve(options: ServeOptions) -> int:
     if address is None:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
     _tell_what_comes_later(options)
-    # ONNX Runtime's wheels send usage data, from a thread of their own, and leave files for it: whoever wants that says
-    # so by setting it to 0. It is read when the runtime is first imported.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     _clear(options.ready_file)
     listener = Listener("--inference-address", address)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
