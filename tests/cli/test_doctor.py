@@ -115,20 +115,20 @@ def test_a_port_is_taken_by_who_listens_on_all_addresses_too() -> None:
 def test_an_onnxruntime_that_cannot_be_loaded_is_reported_not_raised(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    def broken(name: str) -> None:
+    def broken() -> None:
         raise kind("libonnxruntime.so: cannot open shared object file")
 
-    monkeypatch.setattr("headrace.cli.doctor.importlib.import_module", broken)
+    monkeypatch.setattr("headrace.cli.doctor.import_runtime", broken)
     report = json.loads(json.dumps(doctor.collect()))
     assert report["backends"]["onnxruntime"]["providers"] == []
     assert any("libonnxruntime.so" in problem and "--force-reinstall" in problem for problem in report["problems"])
 
 
 def test_an_onnxruntime_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
 
-    monkeypatch.setattr("headrace.cli.doctor.importlib.import_module", missing)
+    monkeypatch.setattr("headrace.cli.doctor.import_runtime", missing)
     monkeypatch.setattr(doctor, "_version", lambda package: None)
     problems = doctor.collect()["problems"]
     assert isinstance(problems, list)
