@@ -6,7 +6,7 @@ EXTRA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format settings bench bench-overhead bench-resnet digits clean
+.PHONY: help demo serve test check format settings bench bench-overhead bench-resnet sequences digits clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ bench-overhead: .venv/installed-test ## no-op over HTTP beside the bare HTTP sta
 
 bench-resnet: .venv/installed-test ## ResNet-18 under 1 to 32 callers beside bare ONNX Runtime loops
 	$(BIN)/python benchmarks/resnet.py $(EXTRA)
+
+sequences: .venv/installed ## hundreds of requests from one thread: completion order against submission order
+	$(BIN)/python -m pip install --quiet --editable '.[examples]'
+	$(BIN)/python examples/sequences/in_completion_order.py --plot examples/sequences/latency.png $(EXTRA)
 
 digits: .venv/installed-test ## train the digits model again (installs torch and scikit-learn)
 	$(BIN)/python -m pip install --quiet torch==2.13.0

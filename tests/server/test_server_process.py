@@ -309,7 +309,11 @@ def test_it_starts_again_at_once_where_it_was(start: Serve) -> None:
         ({"grpc_address": "x"}, InvalidOption, "--grpc-address"),
         ({"ready_file": "nowhere/ready.json"}, InvalidOption, "--ready-file nowhere/ready.json"),
         ({"ready_file": "."}, InvalidOption, "--ready-file"),
-        ({"scheduler": "fast", "models": ("served:same",)}, InvalidOption, "--scheduler is one of single_stream, multi_stream, not 'fast'"),
+        (
+            {"scheduler": "fast", "models": ("served:same",)},
+            InvalidOption,
+            "--scheduler is one of single_stream, multi_stream, not 'fast'",
+        ),
         ({"num_cores": 100000, "models": ("served:same",)}, NotEnoughCores, "100000 cores were asked for"),
     ],
 )
