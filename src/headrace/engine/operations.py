@@ -3,11 +3,14 @@
 Rule 1: an operation enters the ready queue when everything it waits for has ended, not before.
 Rule 2: what is not run ends all the same, exactly once. Cancelled: its Vars stay as they were. Late, or with a poisoned
         input: what it was to write is poisoned, because whoever reads that must not take old data for new.
-Rule 3: `OperationSource` is called with the engine's lock held; an Operation runs and delivers outside it.
+Rule 3: a cancelled operation gives its room back at once and stays where it is queued, a tombstone. When there are
+        TOMBSTONES of them all are taken out, so that pushing and cancelling behind something stuck stays bounded.
+Rule 4: `OperationSource` is called with the engine's lock held; an Operation runs and delivers outside it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -18,6 +21,8 @@ from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
+
+TOMBSTONES = 256
 
 
 def check_push(function: object, priority: object, deadline: object) -> None:
@@ -86,6 +91,8 @@ class Operation(Future[Any]):
             self._source.on_failure(self)
         if not self._begun:
             self._function = None
+            if self.cancelled():
+                self._source.tombstones.append(self)
         if self._ended or not self._begun:  # else it was cancelled while it runs, and `deliver` gives the permit back
             # Before anybody hears of the outcome: whoever then pushes the next operation must find the room.
             self._permit.release()
@@ -99,8 +106,12 @@ class OperationSource:
         self._dependencies: Dependencies[Operation] = Dependencies()
         self._ready: ReadyQueue[Operation] = ReadyQueue()
         self._abandoned: BaseException | None = None
+        self.tombstones: deque[Operation] = deque()
+        """Cancelled and perhaps still queued. Appended to without the lock, which `deque` allows."""
 
     def add(self, operation: Operation, now: float) -> None:
+        if len(self.tombstones) >= TOMBSTONES:
+            self._sweep()
         if self._dependencies.push(operation):
             self._ready.add(operation, operation.priority)
 
@@ -135,6 +146,15 @@ class OperationSource:
 
     def completed(self, operation: Operation, error: BaseException | None) -> None:
         self._release(operation, self._dependencies.complete(operation, error))
+
+    def _sweep(self) -> None:
+        cancelled = dict.fromkeys(self.tombstones.popleft() for _ in range(len(self.tombstones)))
+        for operation in self._ready.sweep(cancelled.__contains__):
+            self._release(operation, self._dependencies.abandon(operation))
+        for next_one in self._dependencies.forget(cancelled):
+            self._ready.add(next_one, next_one.priority)
+        for operation in cancelled:
+            operation.reads = operation.writes = operation.needs = ()
 
     def _release(self, operation: Operation, ready: list[Operation]) -> None:
         operation.reads = operation.writes = operation.needs = ()  # a kept Future must not keep Vars alive
