@@ -95,8 +95,8 @@ class Budget:
             raise
         return self._taken(waiter)
 
-    async def acquire_async(self, nbytes: int = 0) -> Permit:
-        """A permit, waiting for it without blocking the event loop."""
+    async def acquire_async(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
+        """As `acquire`, without blocking the event loop."""
         box = Mailbox.here()
         here = box.loop.create_future()
 
@@ -109,6 +109,7 @@ class Budget:
                 return self._let_in(nbytes)
             refuse_to_wait_on_a_stream()
             waiter, woken = self._stand_in_line(nbytes, lambda w: box.post(wake, w))
+        timer = None if timeout is None else box.loop.call_later(timeout, wake, None)
         try:
             for each in woken:
                 each.wake(each)
@@ -116,6 +117,9 @@ class Budget:
         except BaseException:
             self._give_up(waiter)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         return self._taken(waiter)
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:

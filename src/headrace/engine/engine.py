@@ -195,11 +195,14 @@ class Engine:
 
     # ---- what models call
 
-    def admit(self, nbytes: int = 0) -> Permit:
-        """A permit to be inside, waiting for it or refusing as `on_full` says. Never waits where an event loop runs."""
+    def admit(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
+        """A permit to be inside; Overloaded if there is none within `timeout` seconds, or at once as `on_full` says.
+
+        Never waits where an event loop runs.
+        """
         if self.on_full == "reject" or loop_runs_here():
             return self.budget.admit(nbytes)
-        return self.budget.acquire(nbytes)
+        return self.budget.acquire(nbytes, timeout)
 
     def attach(self, source: Source, masks: Sequence[int], name: str) -> Port:
         """Start one stream for each core mask, all pulling from `source`.

@@ -89,20 +89,21 @@ class Model(Owner):
     def submit(self, value: Any, *, timeout: float | None = None) -> Future[Any]:
         """As a call, but returns a Future at once.
 
-        It waits only for room in the engine (see `Engine`), and never on a thread that runs an event loop: there it
-        raises Overloaded. Inputs are referenced, not copied: leave them alone until the Future is done.
+        It waits only for room in the engine (see `Engine`), at most `timeout` seconds, and never on a thread that runs
+        an event loop: then, and there, it raises Overloaded. Inputs are referenced, not copied: leave them alone until the Future is done.
         """
         deadline = self._deadline(timeout)
         inputs, names, form = self._forms.read(value)
         nbytes = nbytes_of(inputs)
-        permit = self.engine.admit(nbytes) if self.engine is not None else self._budget.admit(nbytes)
+        engine = self.engine
+        permit = self._budget.admit(nbytes) if engine is None else engine.admit(nbytes, timeout)
         return self._send(Call(self, inputs, permit, names, form), deadline)
 
     async def asubmit(self, value: Any, *, timeout: float | None = None) -> Any:
         """As a call, for an event loop: waits for room and for the answer without blocking it."""
         deadline = self._deadline(timeout)
         inputs, names, form = self._forms.read(value)
-        permit = await self._budget.acquire_async(nbytes_of(inputs))
+        permit = await self._budget.acquire_async(nbytes_of(inputs), timeout)
         return await self._send(Call(self, inputs, permit, names, form), deadline)
 
     def map(
