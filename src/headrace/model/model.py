@@ -90,7 +90,8 @@ class Model(Owner):
         """As a call, but returns a Future at once.
 
         It waits only for room in the engine (see `Engine`), at most `timeout` seconds, and never on a thread that runs
-        an event loop: then, and there, it raises Overloaded. Inputs are referenced, not copied: leave them alone until the Future is done.
+        an event loop: then, and there, it raises Overloaded. Inputs are referenced, not copied: leave them alone until
+        the Future is done.
         """
         deadline = self._deadline(timeout)
         inputs, names, form = self._forms.read(value)
