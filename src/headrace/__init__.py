@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from headrace.errors import RequestError as RequestError
     from headrace.errors import SetupError as SetupError
     from headrace.errors import TooLarge as TooLarge
+    from headrace.errors import TooSlow as TooSlow
     from headrace.errors import Unavailable as Unavailable
     from headrace.errors import WouldDeadlock as WouldDeadlock
     from headrace.model.compile import compile_model as compile_model
@@ -65,6 +66,7 @@ _ERRORS = (
     "RequestError",
     "InvalidInput",
     "TooLarge",
+    "TooSlow",
     "ModelNotFound",
     "SetupError",
     "InvalidOption",

@@ -1,7 +1,7 @@
 """What can go wrong.
 
 HeadraceError
-├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, ModelNotFound
+├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         BackendNotInstalled, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed
@@ -38,6 +38,14 @@ class TooLarge(RequestError):
         came = f"{size:,} bytes came" if size is not None else "more came"
         super().__init__(f"{what} may have at most {limit:,} bytes, {came}")
         self.limit, self.size = limit, size
+
+
+class TooSlow(RequestError, TimeoutError):
+    """A body did not come within `limit` seconds of its headers."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"the body of a request must be here {limit:g} s after its headers; it was not")
+        self.limit = limit
 
 
 class ModelNotFound(RequestError, LookupError):

@@ -34,6 +34,7 @@ NAMES = [
     "SetupError",
     "TensorSpec",
     "TooLarge",
+    "TooSlow",
     "Unavailable",
     "Var",
     "WouldDeadlock",
@@ -95,7 +96,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.HeadraceError) == {
         "RequestError", "SetupError", "Unavailable", "BackendError", "PoisonedVar", "WouldDeadlock", "Cancelled",
     }  # fmt: skip
-    assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "ModelNotFound"}
+    assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound"}
     assert below(hr.SetupError) == {"InvalidOption", "InvalidModel", "BackendNotInstalled", "NotEnoughCores"}
     assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {"Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed"}

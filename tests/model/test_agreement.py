@@ -104,9 +104,10 @@ def test_what_cannot_be_tried_is_not_batched(graph: Callable[..., bytes]) -> Non
     assert reason.startswith("it could not be tried with made-up inputs: ")
 
 
-def test_who_asks_for_a_size_gets_it_or_an_error(graph: Callable[..., bytes]) -> None:
+def test_who_asks_for_a_size_gets_it_or_an_error(graph: Callable[..., bytes], caplog: pytest.LogCaptureFixture) -> None:
     mixes = graph([("Softmax", ["x"], ["y"], {"axis": 0})], {"x": FREE}, {"y": FREE})
     assert chosen(mixes, max_batch_size=7) == (7, "as asked")
+    assert "output 0 differs" in caplog.text  # what is asked for is done, and not in silence
 
 
 def test_a_callable_is_batched_only_when_it_is_asked_for() -> None:

@@ -43,3 +43,18 @@ def test_an_asubmit_waits_for_room_no_longer_than_its_timeout() -> None:
         with hr.compile_model(lambda x: (gate(), x)[1], engine=engine) as model:
             asyncio.run(both(model))
         assert engine.statistics().budget.inside == 0
+
+
+def test_a_model_that_calls_itself_is_told_before_anything_is_submitted() -> None:
+    calls: list[int] = []
+
+    def recurse(n: int) -> int:
+        calls.append(n)
+        result: int = model(n - 1)
+        return result
+
+    with hr.compile_model(recurse) as model:
+        with pytest.raises(hr.WouldDeadlock):
+            model(3)
+        assert calls == [3]
+        assert model.statistics().submitted == 1

@@ -562,6 +562,18 @@ def test_v2_refuses_a_name_the_callable_does_not_take(door: Door) -> None:
     assert "it takes a, b" in is_a_v2_error(door.ask("POST", "/v2/models/add/infer", json=body), 400)
 
 
+def test_v2_refuses_a_call_without_what_the_callable_needs(door: Door) -> None:
+    body = {"inputs": [tensor("a", [1])]}
+    said = is_a_v2_error(door.ask("POST", "/v2/models/add/infer", json=body), 400)
+    assert said == "input 'b' is missing; the model takes a, b"
+
+
+def test_a_picture_in_a_form_is_told_how_to_send_it(door: Door) -> None:
+    answer = door.ask("POST", "/predictions/digits", files={"data": b"\x89PNG"})
+    assert answer.status_code == 400
+    assert "curl -T FILE" in answer.json()["message"]
+
+
 def test_v2_refuses_tensors_as_bytes_and_says_what_to_send(door: Door) -> None:
     header = orjson.dumps({"inputs": [{"name": "a", "datatype": "INT64", "shape": [1]}]})
     headers = {"inference-header-content-length": str(len(header))}

@@ -26,6 +26,7 @@ from headrace.errors import (
     RequestError,
     SetupError,
     TooLarge,
+    TooSlow,
     Unavailable,
     WouldDeadlock,
 )
@@ -34,6 +35,7 @@ from headrace.server.status import TABLE, MethodNotAllowed, NotFound, Status, me
 EXAMPLES: dict[BaseException, tuple[int, str]] = {
     RequestError("x"): (400, "BadRequestException"),
     InvalidInput("x"): (400, "BadRequestException"),
+    TooSlow(60): (408, "RequestTimeoutException"),
     TooLarge("a body", limit=5): (413, "RequestEntityTooLargeException"),
     ModelNotFound("cat"): (404, "ModelNotFoundException"),
     Unavailable("x"): (503, "ServiceUnavailableException"),

@@ -45,6 +45,7 @@ class PythonBackend:
             raise InvalidOption("batch_size and input_shapes fix the shapes of an ONNX model; a callable has none")
         session = CallableSession(model)
         sessions = tuple(session for _ in options.widths)
+        named, required = _parameters(model)
         return Loaded(
             self.name,
             "python",
@@ -52,7 +53,8 @@ class PythonBackend:
             sessions,
             inputs=None,
             outputs=None,
-            parameters=_parameters(model),
+            parameters=named,
+            required=required,
             spreads=True,
         )
 
@@ -61,15 +63,16 @@ def _name_of(model: Any) -> str:
     return getattr(model, "__name__", None) or type(model).__name__
 
 
-def _parameters(model: Callable[..., Any]) -> tuple[str, ...] | None:
-    """The names it can be called by, or None where it does not say, or takes any."""
+def _parameters(model: Callable[..., Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The names it can be called by (None: it does not say, or takes any), and those it cannot be called without."""
     try:
         parameters = inspect.signature(model).parameters.values()
     except (TypeError, ValueError):  # builtins without a signature
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        return None, ()
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = tuple(p.name for p in by_name if p.default is p.empty)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return None if takes_any else tuple(p.name for p in by_name), required
 
 
 backend = PythonBackend()

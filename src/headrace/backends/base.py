@@ -51,6 +51,8 @@ class Loaded:
     outputs: tuple[TensorSpec, ...] | None
     parameters: tuple[str, ...] | None = None
     """The names a callable's arguments have; None where it takes any, or where `inputs` says them."""
+    required: tuple[str, ...] = ()
+    """Those of `parameters` that have no default."""
     spreads: bool = False
     """Whether a list is passed as several arguments and a dict by name; else any value is one argument."""
 

@@ -41,17 +41,23 @@ def decode_body(body: bytes, content_type: str | None) -> object:
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind == _JSON or (kind == _FORMS[0] and body.lstrip()[:1] in (b"{", b"[")):
         return parse_json(body)
-    if kind in _FORMS:
-        raise InvalidInput(
-            f"form fields are not read in this version ({kind}): send the bytes themselves as the body "
-            "(curl -T FILE), or JSON with Content-Type: application/json"
-        )
+    refuse_form(kind)
     if kind.startswith("text/"):
         try:
             return body.decode()
         except UnicodeDecodeError as error:
             raise InvalidInput(f"the body is {kind} but not UTF-8 at byte {error.start}") from error
     return body
+
+
+def refuse_form(content_type: str | None) -> None:
+    """InvalidInput for a body of form fields, which says what to send instead."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind in _FORMS:
+        raise InvalidInput(
+            f"form fields are not read in this version ({kind}): send the bytes themselves as the body "
+            "(curl -T FILE), or JSON with Content-Type: application/json"
+        )
 
 
 def encode(value: object) -> tuple[bytes, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -88,6 +89,8 @@ class Engine:
         self._unseen: deque[Future[Any]] = deque(maxlen=UNSEEN)
         self._noting = threading.RLock()  # re-entrant for the reason `future._settling` is
         self._closed = False
+        self.forked = False
+        """This is a child of the process that made it: its streams were not copied, its locks may be held for ever."""
         self._ended = threading.Event()  # the first `close` is over
 
     # ---- what users call
@@ -152,6 +155,8 @@ class Engine:
         is left to itself. Its streams end; its cores are free again. Whoever closes it once more waits until the first
         one is done, or does with `drain=False` what that one waits to do.
         """
+        if self.forked:
+            return
         with self._lock:
             first, self._closed = not self._closed, True
         self.budget.close()
@@ -163,8 +168,9 @@ class Engine:
                 self.budget.wait_until_idle(timeout)
             elif drain:
                 self._ended.wait(timeout)
+            until = None if timeout is None else time.monotonic() + timeout  # one for all of them
             for port in list(self._ports):
-                self.detach(port, timeout)
+                self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)
         finally:
             if first:
@@ -200,9 +206,18 @@ class Engine:
 
         Never waits where an event loop runs.
         """
+        self.check_process()
         if self.on_full == "reject" or loop_runs_here():
             return self.budget.admit(nbytes)
         return self.budget.acquire(nbytes, timeout)
+
+    def check_process(self) -> None:
+        """Closed, in a child of the process that made this engine."""
+        if self.forked:
+            raise Closed(
+                "this engine belongs to the process this one was forked from: its streams are threads, and a fork does "
+                "not copy them. Compile models after the fork, or start processes by spawn"
+            )
 
     def attach(self, source: Source, masks: Sequence[int], name: str) -> Port:
         """Start one stream for each core mask, all pulling from `source`.
@@ -289,8 +304,9 @@ class Engine:
             stream.ring()
         for future, error in refused:
             future.settle(error=error)
+        until = None if timeout is None else time.monotonic() + timeout
         for stream in port.streams:
-            stream.join(timeout)
+            stream.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def remember(self, future: Future[Any]) -> None:
         """`future` holds an error: keep it for `waitall`, unless somebody looks before."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
@@ -24,6 +25,16 @@ T = TypeVar("T")
 # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures (`Model.map`).
 _settling = threading.RLock()
 _here = threading.local()
+
+
+def _after_fork() -> None:
+    """In the child: whoever held the lock is not here to let it go."""
+    global _settling
+    _settling = threading.RLock()
+    _here.stream = False
+
+
+os.register_at_fork(after_in_child=_after_fork)
 _log = logging.getLogger("headrace.engine")
 
 

@@ -3,14 +3,20 @@
 The default engine is made on first use and holds what no other engine holds. While it has no models and no operations
 its share follows: an engine made later takes cores from it, an engine that is closed gives them back. An engine that
 was never used and is forgotten holds nothing.
+
+At the interpreter's exit every open engine is closed: a stream that is still in a runtime when it is torn down takes
+the process with it. In a forked child there are no engines: threads are not copied, so the parent's would never run
+anything.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import threading
+import time
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from headrace.engine.topology import Core, Topology, read_topology
 from headrace.errors import InvalidOption, NotEnoughCores
@@ -21,10 +27,11 @@ if TYPE_CHECKING:
 deciding = threading.RLock()
 """Held while it is decided who has which cores. An engine takes it before its own lock, never after."""
 _held: WeakKeyDictionary[Engine, tuple[Core, ...]] = WeakKeyDictionary()  # the open engines and their cores
+_open: WeakSet[Engine] = WeakSet()  # all of them, also those with a topology of their own
 _default: Engine | None = None
 _topology: Topology | None = None
 EXIT_SECONDS = 5.0
-"""How long the interpreter's exit waits for what runs on the default engine."""
+"""How long the interpreter's exit waits for what is inside; and once more for runs that go on."""
 
 
 def machine() -> Topology:
@@ -44,7 +51,6 @@ def default_engine() -> Engine:
     with deciding:
         if _default is None or _default.closed:
             _default = Engine()
-            atexit.register(_default.close, timeout=EXIT_SECONDS)
         _share_out()
         if not _default.cores:
             raise NotEnoughCores(1, 0, "other engines hold them all; close one, or compile on it with engine=")
@@ -62,6 +68,7 @@ def claim_cores(engine: Engine, num_cores: int | None, topology: Topology | None
             why = "this process may use no more" if not _held or topology else "engines that are open hold the others"
             raise NotEnoughCores(max(wanted, 1), len(free), why)
         taken = free[:wanted]
+        _open.add(engine)
         if topology is None:
             _held[engine] = taken
             _share_out()
@@ -71,8 +78,8 @@ def claim_cores(engine: Engine, num_cores: int | None, topology: Topology | None
 def give_back_cores(engine: Engine) -> None:
     global _default
     with deciding:
+        _open.discard(engine)
         _held.pop(engine, None)
-        atexit.unregister(engine.close)
         if _default is engine:
             _default = None
         _share_out()
@@ -101,3 +108,24 @@ def waitall(timeout: float | None = None) -> None:
         engine = _default
     if engine is not None:
         engine.waitall(timeout)
+
+
+def _close_all() -> None:
+    until = time.monotonic() + EXIT_SECONDS
+    for engine in list(_open):
+        engine.close(timeout=max(0.0, until - time.monotonic()))
+
+
+def _in_the_child() -> None:
+    global _default
+    for engine in list(_open):
+        engine.forked = True
+    _open.clear()
+    _held.clear()
+    _default = None
+    deciding.release()
+
+
+atexit.register(_close_all)
+# Taken over the fork, so that the child finds it free and what it guards whole.
+os.register_at_fork(before=deciding.acquire, after_in_parent=deciding.release, after_in_child=_in_the_child)

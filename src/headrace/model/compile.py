@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from headrace.model.agreement import disagreement
 from headrace.model.model import Model
 
 SERVED_BATCH_SIZE = 32
+_log = logging.getLogger("headrace.model")
 LONGEST_DELAY = 3600
 """Seconds. Longer is a mistake of units; and a lock cannot wait for ever so long."""
 
@@ -99,13 +101,15 @@ def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
         return (asked or 1), "as asked" if asked else "a callable is batched when it is asked for"
     fixed = [str(spec) for spec in (*loaded.inputs, *loaded.outputs) if not spec.rows_are_free]
     if fixed or not loaded.inputs:
-        reason = f"the leading dimension is not free: {fixed[0]}" if fixed else "it has no inputs"
+        why = f"the leading dimension is not free: {fixed[0]}" if fixed else "it has no inputs"
         if asked is not None:
-            raise InvalidOption(f"max_batch_size={asked}, but requests to this model cannot be joined: {reason}")
-        return 1, reason
+            raise InvalidOption(f"max_batch_size={asked}, but requests to this model cannot be joined: {why}")
+        return 1, why
+    reason = disagreement(loaded.sessions[0], loaded.inputs)
     if asked is not None:
+        if reason:
+            _log.warning("max_batch_size=%d for %s is as asked, but: %s", asked, loaded.name, reason)
         return asked, "as asked"
-    reason = disagreement(loaded.sessions[0], loaded.inputs) or ""
     return (1, reason) if reason else (SERVED_BATCH_SIZE, "a batch and its members run alone agree")
 
 

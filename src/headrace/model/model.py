@@ -15,7 +15,7 @@ from typing import Any
 from headrace.backends.base import Loaded
 from headrace.engine.admission import Budget, Permit
 from headrace.engine.engine import Engine
-from headrace.engine.future import Future, on_a_stream
+from headrace.engine.future import Future, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
@@ -49,7 +49,7 @@ class Model(Owner):
         self.platform = loaded.platform
         self.inputs: tuple[TensorSpec, ...] | None = loaded.inputs
         self.outputs: tuple[TensorSpec, ...] | None = loaded.outputs
-        self.parameters = loaded.parameters
+        self.parameters, self.required = loaded.parameters, loaded.required
         self.scheduler = scheduler
         self.placements = tuple(placements)
         self.engine = engine
@@ -84,6 +84,7 @@ class Model(Owner):
         Raises InvalidInput before anything runs, BackendError if the model fails, DeadlineExceeded, Overloaded,
         Closed.
         """
+        self._may_wait()
         return self.submit(value, timeout=timeout).result()
 
     def submit(self, value: Any, *, timeout: float | None = None) -> Future[Any]:
@@ -102,6 +103,7 @@ class Model(Owner):
 
     async def asubmit(self, value: Any, *, timeout: float | None = None) -> Any:
         """As a call, for an event loop: waits for room and for the answer without blocking it."""
+        self._may_wait()
         deadline = self._deadline(timeout)
         inputs, names, form = self._forms.read(value)
         permit = await self._budget.acquire_async(nbytes_of(inputs), timeout)
@@ -120,6 +122,7 @@ class Model(Owner):
             window = max(16, 2 * max(1, len(self.placements)) * self._batcher.max_batch_size)
         if window < 1:
             raise InvalidOption(f"window is a whole number from 1, not {window}")
+        self._may_wait()
         answers = self._map(values, window)
         if not progress:
             return answers
@@ -199,6 +202,12 @@ class Model(Owner):
             self.engine.remember(pending)
 
     # ---- inside
+
+    def _may_wait(self) -> None:
+        """WouldDeadlock on a stream, before anything is submitted: nobody could take its answer. Closed in a fork."""
+        if self.engine is not None:
+            self.engine.check_process()
+            refuse_to_wait_on_a_stream()
 
     def _deadline(self, timeout: float | None) -> float | None:
         """Also asks whether the model is open: nobody waits for room in order to hear that it is not."""

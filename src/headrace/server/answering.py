@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from headrace.engine.mailbox import Mailbox
-from headrace.errors import TooLarge
+from headrace.errors import TooLarge, TooSlow
 from headrace.server.asgi import ClientLeft, Request
 from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
@@ -28,10 +28,11 @@ WATCH_AFTER = 0.1
 class Answering:
     """What the doors share: the Service, the codec thread, the limit on bodies. Lives on the event loop."""
 
-    def __init__(self, service: Service, max_body_size: int) -> None:
+    def __init__(self, service: Service, max_body_size: int, body_timeout: float) -> None:
         self.service = service
-        self.max_body_size = max_body_size
-        self._patience = Patience()
+        self.max_body_size, self.body_timeout = max_body_size, body_timeout
+        self._waiting: Overdue[Waiting] = Overdue(WATCH_AFTER, Waiting.watch)
+        self._reading: Overdue[Reading] = Overdue(body_timeout, Reading.give_up)
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="headrace-codec")
 
     def open(self, request: Request, name: str, version: str | None) -> InFlight:
@@ -42,7 +43,17 @@ class Answering:
         return self.service.open(name, version, length)
 
     async def read(self, request: Request, inside: InFlight) -> bytes:
-        return await request.body(self.max_body_size, inside.permit.grow)
+        """The body. TooSlow if it does not come: a permit is held for it, and must not be held for ever."""
+        reading = Reading()
+        self._reading.begin(reading)
+        try:
+            return await request.body(self.max_body_size, inside.permit.grow)
+        except asyncio.CancelledError:
+            if reading.given_up and reading.task.uncancel() == 0:
+                raise TooSlow(self.body_timeout) from None
+            raise
+        finally:
+            self._reading.end(reading)
 
     async def decode(self, function: Callable[[], T], heavy: bool) -> T:
         if not heavy:
@@ -54,13 +65,14 @@ class Answering:
     ) -> Any:
         """Have it run. The outputs, or what went wrong; ClientLeft if nobody waits for them any more."""
         box = Mailbox.here()
-        answered: asyncio.Future[None] = box.loop.create_future()
-        self._patience.begin(answered, request)
+        waiting = Waiting(box.loop, request)
+        self._waiting.begin(waiting)
         try:
-            self.service.start(inside, inputs, partial(_tell, box, answered), names)
-            await answered
+            self.service.start(inside, inputs, partial(_tell, box, waiting), names)
+            await waiting.answered
         finally:
-            self._patience.end(answered)
+            self._waiting.end(waiting)
+            waiting.end()
             left = not inside.can_read()
             inside.depart()
         if left:
@@ -71,51 +83,78 @@ class Answering:
         self._codec.shutdown(wait=wait)
 
 
-class Patience:
-    """Has those who wait long watched for a client that leaves. One timer for all, and none while nobody waits."""
+class Waiting:
+    """One who waits for an answer. Who waits long is watched for a client that leaves, which costs a Task."""
+
+    __slots__ = ("_request", "_watcher", "answered")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self._request = request
+        self._watcher: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        self._watcher = self.answered.get_loop().create_task(self._request.left())
+        self._watcher.add_done_callback(self.wake)
+
+    def wake(self, _: object = None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(None)
+
+    def end(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+class Reading:
+    """One who reads a body."""
+
+    __slots__ = ("given_up", "task")
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[None], tuple[Request, float]] = {}  # oldest first, with when it began
-        self._watched: dict[asyncio.Future[None], asyncio.Task[None]] = {}
+        task = asyncio.current_task()
+        assert task is not None, "a body is read in a Task"
+        self.task, self.given_up = task, False
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self.task.cancel()
+
+
+K = TypeVar("K")
+
+
+class Overdue(Generic[K]):
+    """Calls `then` with what began `seconds` ago and has not ended. One timer for all; none while there is nothing."""
+
+    def __init__(self, seconds: float, then: Callable[[K], object]) -> None:
+        self._seconds, self._then = seconds, then
+        self._begun: dict[K, float] = {}  # oldest first, with when it began
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the timer's
 
-    def begin(self, answered: asyncio.Future[None], request: Request) -> None:
-        loop = answered.get_loop()
-        self._waiting[answered] = request, loop.time()
+    def begin(self, key: K) -> None:
+        loop = asyncio.get_running_loop()
+        self._begun[key] = loop.time()
         if self._timer is None or self._loop is not loop:
-            self._loop, self._timer = loop, loop.call_later(WATCH_AFTER, self._look)
+            self._loop, self._timer = loop, loop.call_later(self._seconds, self._look)
 
-    def end(self, answered: asyncio.Future[None]) -> None:
-        self._waiting.pop(answered, None)
-        if self._watched:
-            watcher = self._watched.pop(answered, None)
-            if watcher is not None:
-                watcher.cancel()
+    def end(self, key: K) -> None:
+        self._begun.pop(key, None)
 
     def _look(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        while self._waiting:
-            answered, (request, since) = next(iter(self._waiting.items()))
-            if now - since < WATCH_AFTER:
-                self._timer = loop.call_later(since + WATCH_AFTER - now, self._look)
+        while self._begun:
+            key, since = next(iter(self._begun.items()))
+            if now - since < self._seconds:
+                self._timer = loop.call_later(since + self._seconds - now, self._look)
                 return
-            del self._waiting[answered]
-            watcher = self._watched[answered] = loop.create_task(request.left())
-            watcher.add_done_callback(partial(_wake_of, answered))
+            del self._begun[key]
+            self._then(key)
 
 
-def _tell(box: Mailbox, answered: asyncio.Future[None], _: object) -> None:
+def _tell(box: Mailbox, waiting: Waiting, _: object) -> None:
     """On the stream: have the loop wake the one who waits."""
-    box.post(_wake, answered)
-
-
-def _wake(answered: asyncio.Future[None]) -> None:
-    if not answered.done():
-        answered.set_result(None)
-
-
-def _wake_of(answered: asyncio.Future[None], _: object) -> None:
-    _wake(answered)
+    box.post(Waiting.wake, waiting)

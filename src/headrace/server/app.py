@@ -12,7 +12,7 @@ import logging
 import orjson
 
 from headrace.codecs import torchserve
-from headrace.errors import Closed
+from headrace.errors import Closed, TooSlow
 from headrace.server import inference, v2_rest
 from headrace.server.answering import Answering
 from headrace.server.asgi import BadFraming, ClientLeft, Receive, Reply, Request, Scope, Send, next_request_id
@@ -24,8 +24,8 @@ _READ = ("GET", "HEAD")
 
 
 class App:
-    def __init__(self, service: Service, *, max_body_size: int) -> None:
-        self._answering = Answering(service, max_body_size)
+    def __init__(self, service: Service, *, max_body_size: int, body_timeout: float = 60.0) -> None:
+        self._answering = Answering(service, max_body_size, body_timeout)
         self.unanswered = 0
         """Requests that had come in whole, and were told that the server could not wait for their outcome."""
 
@@ -131,7 +131,7 @@ def _refusal(error: Exception, path: str, request_id: str) -> Reply:
         headers = ((b"retry-after", str(status.retry_after).encode()),)
     if isinstance(error, MethodNotAllowed):
         headers = ((b"allow", error.allowed.encode()),)
-    if isinstance(error, BadFraming):
+    if isinstance(error, BadFraming | TooSlow):  # what still comes of it must not be read as the next request
         headers = ((b"connection", b"close"),)
     return Reply(body, status=status.code, headers=headers)
 

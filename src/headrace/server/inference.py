@@ -41,6 +41,8 @@ async def _inputs(answering: Answering, request: Request, inside: InFlight, body
     served = inside.served
     handler, specs = served.handler, served.model.inputs
     if handler is not None:
+        if body.startswith(b"--"):  # what curl calls a form without fields, of a picture's bytes, is the picture
+            torchserve.refuse_form(request.content_type)
         picture = await answering.decode(lambda: handler.preprocess(body), heavy=True)
         return tuple(picture.values())
     if specs is None:

@@ -37,6 +37,12 @@ class ServeOptions(Checked):
     max_requests: int = option(10_000, "requests inside at once; more are told 429", low=1)
     max_bytes: int | None = option(None, "bytes that requests inside may hold; none: a quarter of the memory", low=1)
     max_body_size: int = option(64 * MIB, "bytes of one request body; more is told 413", low=1)
+    body_timeout: float = option(
+        60.0,
+        "seconds after its headers by which the body of a request must be here; later is told 408",
+        low=1,
+        high=86400,
+    )
     drain_timeout: float = option(
         30.0, "seconds to answer what was accepted, after SIGTERM or Ctrl-C", low=0, high=86400
     )

@@ -52,7 +52,7 @@ def serve(options: ServeOptions) -> int:
     _clear(options.ready_file)
     listener = Listener("--inference-address", address)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
-    app = App(service, max_body_size=options.max_body_size)
+    app = App(service, max_body_size=options.max_body_size, body_timeout=options.body_timeout)
     try:
         _load(service, options)
         # What was imported and loaded stays: the garbage collector need not look at it again and again.
@@ -93,7 +93,6 @@ class _Server(uvicorn.Server):
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="warning",
             access_log=False,
             proxy_headers=False,
             server_header=False,

@@ -19,6 +19,7 @@ from headrace.errors import (
     Overloaded,
     RequestError,
     TooLarge,
+    TooSlow,
     Unavailable,
 )
 
@@ -35,6 +36,7 @@ TABLE: dict[type[BaseException], Status] = {
     RequestError: Status(400, "BadRequestException"),
     InvalidInput: Status(400, "BadRequestException"),
     TooLarge: Status(413, "RequestEntityTooLargeException"),
+    TooSlow: Status(408, "RequestTimeoutException"),
     ModelNotFound: Status(404, "ModelNotFoundException"),
     Overloaded: Status(429, "ServiceUnavailableException", retry_after=1),
     ModelNotReady: Status(503, "ServiceUnavailableException", retry_after=1),

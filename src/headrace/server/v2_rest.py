@@ -95,6 +95,9 @@ def _arguments(inside: InFlight, asked: v2_json.InferRequest) -> tuple[tuple[Any
             if name not in model.parameters:
                 takes = ", ".join(model.parameters) or "nothing"
                 raise InvalidInput(f"the model has no input {name!r}; it takes {takes}")
+    missing = [name for name in model.required if name not in asked.inputs]
+    if missing:
+        raise InvalidInput(f"input {missing[0]!r} is missing; the model takes {', '.join(model.parameters or missing)}")
     return tuple(asked.inputs.values()), names
 
 
