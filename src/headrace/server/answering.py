@@ -32,7 +32,8 @@ class Answering:
         self.service = service
         self.max_body_size, self.body_timeout = max_body_size, body_timeout
         self._waiting: Overdue[Waiting] = Overdue(WATCH_AFTER, Waiting.watch)
-        self._reading: Overdue[Reading] = Overdue(body_timeout, Reading.give_up)
+        self._reading: Overdue[asyncio.Task[Any]] = Overdue(body_timeout, self._give_up)
+        self._too_slow: set[asyncio.Task[Any]] = set()
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="headrace-codec")
 
     def open(self, request: Request, name: str, version: str | None) -> InFlight:
@@ -44,16 +45,22 @@ class Answering:
 
     async def read(self, request: Request, inside: InFlight) -> bytes:
         """The body. TooSlow if it does not come: a permit is held for it, and must not be held for ever."""
-        reading = Reading()
-        self._reading.begin(reading)
+        task = asyncio.current_task()
+        assert task is not None, "a body is read in a Task"
+        self._reading.begin(task)
         try:
             return await request.body(self.max_body_size, inside.permit.grow)
         except asyncio.CancelledError:
-            if reading.given_up and reading.task.uncancel() == 0:
+            if task in self._too_slow and task.uncancel() == 0:
                 raise TooSlow(self.body_timeout) from None
             raise
         finally:
-            self._reading.end(reading)
+            self._reading.end(task)
+            self._too_slow.discard(task)
+
+    def _give_up(self, task: asyncio.Task[Any]) -> None:
+        self._too_slow.add(task)
+        task.cancel()
 
     async def decode(self, function: Callable[[], T], heavy: bool) -> T:
         if not heavy:
@@ -104,21 +111,6 @@ class Waiting:
     def end(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
-
-
-class Reading:
-    """One who reads a body."""
-
-    __slots__ = ("given_up", "task")
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a body is read in a Task"
-        self.task, self.given_up = task, False
-
-    def give_up(self) -> None:
-        self.given_up = True
-        self.task.cancel()
 
 
 K = TypeVar("K")
