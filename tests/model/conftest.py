@@ -1,6 +1,6 @@
-"""Small ONNX graphs, as bytes; and the bundled model."""
+"""Small ONNX graphs, as bytes; the bundled model; an engine of one core."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import headrace
+from headrace.engine.topology import made_up
 
 Graph = Callable[..., bytes]
 
@@ -46,3 +47,11 @@ def sum_and_difference() -> bytes:
 @pytest.fixture(scope="session")
 def digits() -> Path:
     return Path(headrace.__file__).parent / "bundled/digits/digits.onnx"
+
+
+@pytest.fixture
+def engine() -> Iterator[headrace.Engine]:
+    """One core: requests run one after the other."""
+    engine = headrace.Engine(topology=made_up(1))
+    yield engine
+    engine.close(timeout=30.0)  # so that a test that fails with something inside does not hang

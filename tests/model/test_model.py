@@ -18,14 +18,6 @@ from headrace.testing import FakeClock, Gate
 PATIENCE = 30.0
 
 
-@pytest.fixture
-def engine() -> Iterator[hr.Engine]:
-    """One core: requests run one after the other."""
-    engine = hr.Engine(topology=made_up(1))
-    yield engine
-    engine.close(timeout=PATIENCE)  # so that a test that fails with something inside does not hang
-
-
 def double(x: Any) -> Any:
     return x * 2
 

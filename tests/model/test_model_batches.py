@@ -16,13 +16,6 @@ from headrace.testing import Gate
 PATIENCE = 30.0
 
 
-@pytest.fixture
-def engine() -> Iterator[hr.Engine]:
-    engine = hr.Engine(topology=made_up(1))
-    yield engine
-    engine.close(timeout=PATIENCE)  # so that a test that fails with something inside does not hang
-
-
 @contextlib.contextmanager
 def held(engine: hr.Engine) -> Iterator[None]:
     """The engine's only core is taken until the end of the block."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from headrace.engine.topology import made_up
 from headrace.testing import Gate
 
 PATIENCE = 30.0
-
-
-@pytest.fixture
-def engine() -> Iterator[hr.Engine]:
-    engine = hr.Engine(topology=made_up(1))
-    yield engine
-    engine.close(timeout=PATIENCE)  # so that a test that fails with something inside does not hang
 
 
 def threads_of(name: str) -> list[threading.Thread]:

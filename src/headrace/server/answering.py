@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import TooLarge, TooSlow
 from headrace.server.asgi import ClientLeft, Request
+from headrace.server.overdue import Overdue
 from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
 
@@ -111,40 +112,6 @@ class Waiting:
     def end(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
-
-
-K = TypeVar("K")
-
-
-class Overdue(Generic[K]):
-    """Calls `then` with what began `seconds` ago and has not ended. One timer for all; none while there is nothing."""
-
-    def __init__(self, seconds: float, then: Callable[[K], object]) -> None:
-        self._seconds, self._then = seconds, then
-        self._begun: dict[K, float] = {}  # oldest first, with when it began
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # the timer's
-
-    def begin(self, key: K) -> None:
-        loop = asyncio.get_running_loop()
-        self._begun[key] = loop.time()
-        if self._timer is None or self._loop is not loop:
-            self._loop, self._timer = loop, loop.call_later(self._seconds, self._look)
-
-    def end(self, key: K) -> None:
-        self._begun.pop(key, None)
-
-    def _look(self) -> None:
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._begun:
-            key, since = next(iter(self._begun.items()))
-            if now - since < self._seconds:
-                self._timer = loop.call_later(since + self._seconds - now, self._look)
-                return
-            del self._begun[key]
-            self._then(key)
 
 
 def _tell(box: Mailbox, waiting: Waiting, _: object) -> None:
