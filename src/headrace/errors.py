@@ -16,7 +16,9 @@ Nothing here knows of HTTP: `server.status` holds the one table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from typing import Any
 
 
 class HeadraceError(Exception):
@@ -122,12 +124,20 @@ class PoisonedVar(HeadraceError):
     """An operation was not run, because the last writer of a Var it reads failed. `origin` is that failure."""
 
     def __init__(self, name: str, origin: BaseException) -> None:
-        super().__init__(f"not run: its input {name} was to be written by an operation that failed ({origin!r})")
+        said = "; ".join([repr(origin), *getattr(origin, "__notes__", ())])
+        super().__init__(f"not run: its input {name} was to be written by an operation that failed ({said})")
         self.name, self.origin = name, origin
 
 
 class WouldDeadlock(HeadraceError, RuntimeError):
-    """Waiting here could never end: the one who waits is the one who would have to do the work."""
+    """Waiting here could never end: the one who waits is the one who would have to do something first.
+
+    `futures`: the results that fill the engine and that nobody but the caller can read, where that is why.
+    """
+
+    def __init__(self, message: str, futures: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.futures = tuple(futures)
 
 
 class Cancelled(HeadraceError, CancelledError):

@@ -53,7 +53,7 @@ def test_no_more_are_inside_than_the_bound() -> None:
     first.release()
     budget.admit()
     assert budget.statistics() == BudgetStatistics(
-        inside=2, nbytes=10, max_count=2, max_bytes=None, waiting=0, refused=1
+        inside=2, nbytes=10, max_count=2, max_bytes=None, waiting=0, refused=1, unread=0
     )
 
 

@@ -28,6 +28,7 @@ from headrace.errors import (
 from headrace.testing import FakeClock, Gate
 
 PATIENCE = 30.0
+HERE = (lambda: None).__code__
 InThreads = Callable[..., Any]
 Until = Callable[[Callable[[], object]], None]
 
@@ -295,12 +296,14 @@ def test_waitall_finds_every_outcome_and_every_error(engine: Engine) -> None:
 def test_an_error_is_remembered_before_its_room_is_given_back(runs: bool) -> None:
     # `waitall` waits for the room, and then looks for errors.
     budget, inside = Budget(1), list[int]()
-    source = OperationSource(lambda _: inside.append(budget.statistics().inside))
-    operation = Operation(lambda: 1 / 0, accesses((), ()), 0, None, budget.admit(), source)
+    source = OperationSource(lambda _: inside.append(budget.statistics().inside), budget)
+    operation = Operation(lambda: 1 / 0, accesses((), ()), 0, None, source, HERE, 0)
+    budget.admit().hand_over(operation)
     operation.add_done_callback(lambda _: inside.append(budget.statistics().inside))
     if runs:
         operation.begin()
         operation.run()
+        operation.complete(0.0)
         operation.deliver()
     else:
         operation.settle(error=Closed("refused"))
@@ -612,10 +615,10 @@ def test_closing_while_others_push_answers_everything_it_accepted(in_threads: In
 
 def test_a_port_that_is_detached_at_once_gives_its_cores_back(narrow: Engine) -> None:
     for _ in range(30):
-        source = OperationSource(narrow.remember)
+        source = OperationSource(narrow.remember, narrow.budget)
         port = narrow.attach(source, [0b1], "short-lived")
-        operation = Operation(lambda: 1, accesses((), ()), 0, None, narrow.admit(), source)
-        narrow.offer(port, source.add, operation)
+        operation = Operation(lambda: 1, accesses((), ()), 0, None, source, HERE, 0)
+        narrow.offer(port, source.add, operation, narrow.admit())
         narrow.detach(port)  # its stream has been given its cores, and may not have woken yet
         assert isinstance(operation.exception(PATIENCE), Closed | None)
         assert narrow.statistics().cores_leased == 0

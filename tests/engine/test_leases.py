@@ -30,7 +30,7 @@ class Play:
 
     def end(self, lane: Lane) -> None:
         self.running.remove(lane)
-        if self.leases.contended:
+        if bool(self.leases.line):
             self.leases.release(lane)
             if self.work[lane.group]:
                 self.leases.line_up(lane.group)
@@ -89,7 +89,7 @@ class Play:
             leased |= lane.mask
         assert all(not a.mask & b.mask for a, b in combinations(self.running, 2)), "two runs share a core"
         assert self.leases.free == self.leases.cores & ~leased
-        assert self.leases.contended == bool(self.line)
+        assert bool(self.leases.line) == bool(self.line)
         for group in self.groups:
             assert group.running == sum(lane.group is group for lane in self.running)
             assert not group.waking
@@ -215,7 +215,7 @@ def test_a_lane_is_waking_from_its_grant_to_its_first_look_at_the_work() -> None
     lane.awake()
     assert (group.waking, group.running) == (0, 1)
     assert leases.want(group) is None
-    assert not leases.contended, "all its lanes run: it has nothing to stand in line with"
+    assert not bool(leases.line), "all its lanes run: it has nothing to stand in line with"
     leases.release(lane)
     assert leases.want(group) is lane
     leases.release(lane)  # without a look: its port was closed

@@ -105,7 +105,7 @@ def test_pushing_and_cancelling_behind_a_stuck_writer_stays_bounded() -> None:
             for future in [engine.push(lambda: seen.append("cancelled"), writes=[var]) for _ in range(100)]:
                 assert future.cancel()
         last = engine.push(lambda: seen.append("last"), reads=[var])
-        assert len(var._queue) <= TOMBSTONES + 100
+        assert len(var._queue or ()) <= TOMBSTONES + 100
         gate.open()
         last.result(30)
     assert seen == ["last"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace.backends.base import Loaded, LoadOptions
+from headrace.backends.base import Loaded, LoadOptions, Stop
 
 
 class NullSession:
-    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None) -> list[Any]:
+    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None) -> list[Any]:
         return list(inputs)
 
     def close(self) -> None:

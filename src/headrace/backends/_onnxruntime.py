@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headrace.backends.base import Loaded, LoadOptions
+from headrace.backends.base import Loaded, LoadOptions, Stop
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import Array, TensorSpec
 
@@ -45,17 +45,38 @@ _DTYPES = {
 
 
 class OnnxRuntimeSession:
-    def __init__(self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    stoppable = True
+
+    def __init__(
+        self, onnxruntime: Any, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
         self._session = session
+        self._run_options: Callable[[], Any] = onnxruntime.RunOptions
+        # What `InferenceSession.run` calls after it has looked for missing inputs, which is a quarter of the time a tiny
+        # model takes; forms has looked before. Not a public name, so where it is gone the public one does.
+        self._run = getattr(getattr(session, "_sess", None), "run", None) or session.run
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]
 
-    def run(self, inputs: tuple[Array, ...], names: tuple[str, ...] | None = None) -> list[Array]:
-        outputs: list[Array] = self._session.run(self._output_names, dict(zip(self._input_names, inputs)))
+    def run(
+        self, inputs: tuple[Array, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None
+    ) -> list[Array]:
+        options = None
+        if stop is not None:
+            # Fresh for each run: one that was terminated terminates whatever uses it next.
+            options = stop.handle = self._run_options()
+            if stop.requested:
+                options.terminate = True
+        outputs: list[Array] = self._run(self._output_names, dict(zip(self._input_names, inputs)), options)
         return outputs
 
+    @staticmethod
+    def stop(handle: Any) -> None:
+        """The run that left `handle` ends before its next node."""
+        handle.terminate = True
+
     def close(self) -> None:
-        self._session = None
+        self._session = self._run = None
 
 
 class OnnxRuntimeBackend:
@@ -77,7 +98,7 @@ class OnnxRuntimeBackend:
             if not sessions:
                 inputs = tuple(_spec(name, i) for i in session.get_inputs())
                 outputs = tuple(_spec(name, o) for o in session.get_outputs())
-            made = OnnxRuntimeSession(session, inputs, outputs)
+            made = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
             if width == 1:
                 shared = made
             sessions.append(made)

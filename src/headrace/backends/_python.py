@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from headrace.backends.base import Loaded, LoadOptions
+from headrace.backends.base import Loaded, LoadOptions, Stop
 from headrace.errors import InvalidModel, InvalidOption
 
 
@@ -18,7 +18,7 @@ class CallableSession:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None) -> list[Any]:
+    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None) -> list[Any]:
         if names is None:
             return [self.function(*inputs)]
         return [self.function(**dict(zip(names, inputs)))]

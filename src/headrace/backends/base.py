@@ -25,8 +25,25 @@ class LoadOptions:
     """Fixes whole shapes, by input name or by position ("0", "1", …)."""
 
 
+class Stop:
+    """A way into one run, for whoever no longer wants what it computes.
+
+    The run leaves in `handle` what its session's `stop` takes, and looks at `requested` after that; who wants it to end
+    sets `requested`, and looks at `handle` after that. So whichever comes second sees the other, without a lock.
+    """
+
+    __slots__ = ("handle", "requested")
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.handle: Any = None
+
+
 class Session(Protocol):
-    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None) -> list[Any]:
+    """`stoppable = True` says that `run` takes a `stop` and heeds it, and that there is a method `stop(handle)`, which
+    has that run raise soon, from any thread. Without it `run` is never given a `stop`."""
+
+    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None) -> list[Any]:
         """The outputs, in the model's order, for `inputs` in the model's order. Raises whatever the runtime raises.
 
         `names`: the names a callable's arguments are passed by (None: by position); a tensor model ignores them.

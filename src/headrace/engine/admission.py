@@ -2,22 +2,30 @@
 
 Rule 1: `admit` never waits. `acquire` and `acquire_async` wait in line, first come, first served; who comes while
         others stand in line stands behind them.
-Rule 2: the right to be inside is an object. It is given back once, however often `release` is called.
+Rule 2: the right to be inside is an object: a Permit, or a request that is its own (`Holder`). It is given back once,
+        however often that is tried.
 Rule 3: one request larger than the whole byte bound may be inside alone: else it could never be served.
 Rule 4: no lock is held while waiting, or while waking whoever is next.
+Rule 5: where bytes are bounded, the outputs of what has ended stay charged until they are read or dropped: results
+        nobody reads are how queues of futures grow without a bound. When all that is charged belongs to those who
+        wait for room, nobody is left to make any: they are told (WouldDeadlock).
+
+An engine's budget shares the engine's lock: what enters or leaves a run does so in the turn that is taken anyway.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
-from headrace.engine.future import on_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
-from headrace.errors import Closed, Overloaded, WouldDeadlock
+from headrace.errors import Closed, HeadraceError, Overloaded, WouldDeadlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +33,24 @@ class BudgetStatistics:
     inside: int
     """Requests inside now."""
     nbytes: int
-    """Bytes they were admitted with."""
+    """Bytes charged now: what those inside were admitted with, and outputs nobody has read yet."""
     max_count: int
     """The bound on `inside`."""
     max_bytes: int | None
     """The bound on `nbytes`; None: no bound."""
     waiting: int
-    """Callers who stand in line for a permit."""
+    """Callers who stand in line for room."""
     refused: int
     """Requests refused since the start."""
+    unread: int
+    """Results that have not been read and are charged for (only where bytes are bounded)."""
+
+
+class Holder(Protocol):
+    """Who can be inside."""
+
+    held: bool
+    nbytes: int
 
 
 class Permit:
@@ -46,36 +63,48 @@ class Permit:
 
     def release(self) -> None:
         """Give it back. Once is enough; more often does no harm."""
-        self._budget._give_back(self)
+        self._budget.release(self)
+
+    def hand_over(self, holder: Holder) -> None:
+        """`holder` is inside instead. With the lock held."""
+        holder.held, holder.nbytes, self.held = self.held, self.nbytes, False
 
     def grow(self, nbytes: int) -> None:
         """Hold `nbytes` more, or Overloaded: for what comes in pieces and did not say how large it is.
 
         A permit that was given back holds nothing any more, and does not grow.
         """
-        self._budget._grow(self, nbytes)
+        self._budget.grow(self, nbytes)
 
 
 class Budget:
-    def __init__(self, max_count: int, max_bytes: int | None = None) -> None:
+    def __init__(self, max_count: int, max_bytes: int | None = None, guard: Guard | None = None) -> None:
+        """`guard`: whose lock it shares; None: one of its own."""
         self.max_count, self.max_bytes = max_count, max_bytes
-        self._lock = threading.RLock()  # re-entrant for the reason `future._settling` is
-        self._inside = self._nbytes = self._refused = 0
+        self.guard = guard or Guard()
+        self.inside = 0
+        self.nbytes = 0
+        self.ceiling = max_count if max_bytes is None else 0
+        """Who finds `inside` below it, with the lock held, may add one and be in: nobody waits, no bytes are counted."""
+        self.woken: list[Callable[[], object]] = []
+        """Who is to be told that there is room: by `wake`, once the lock is let go."""
+        self._refused = 0
         self._line: deque[_Waiter] = deque()
         self._idle: list[threading.Lock] = []  # who waits for nobody to be inside
+        self._unread: dict[int, _Unread] = {}
         self._closed = False
 
     def admit(self, nbytes: int = 0) -> Permit:
         """A permit now, or Overloaded."""
-        with self._lock:
+        with self.guard.lock:
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
-            self._refused += 1
-            return self._refuse()
+            return self._refuse(nbytes)
 
     def acquire(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
-        """A permit, waiting at most `timeout` seconds. Overloaded if the time is up; WouldDeadlock on a stream."""
-        with self._lock:
+        """A permit, waiting at most `timeout` seconds. Overloaded if the time is up; WouldDeadlock on a stream, and
+        where all that is charged are results this thread has not read."""
+        with self.guard.lock:
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
             if on_a_stream():
@@ -85,10 +114,9 @@ class Budget:
                 )
             gate = threading.Lock()
             gate.acquire()
-            waiter, woken = self._stand_in_line(nbytes, lambda _: gate.release())
+            waiter = self._stand_in_line(nbytes, gate.release)
         try:
-            for each in woken:
-                each.wake(each)
+            self.wake()
             gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
         except BaseException:  # KeyboardInterrupt: whoever is next must not lose our place
             self._give_up(waiter)
@@ -99,20 +127,14 @@ class Budget:
         """As `acquire`, without blocking the event loop."""
         box = Mailbox.here()
         here = box.loop.create_future()
-
-        def wake(_: object) -> None:
-            if not here.done():
-                here.set_result(None)
-
-        with self._lock:
+        with self.guard.lock:
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
             refuse_to_wait_on_a_stream()
-            waiter, woken = self._stand_in_line(nbytes, lambda w: box.post(wake, w))
-        timer = None if timeout is None else box.loop.call_later(timeout, wake, None)
+            waiter = self._stand_in_line(nbytes, lambda: box.wake(here))
+        timer = None if timeout is None else box.loop.call_later(timeout, box.wake, here)
         try:
-            for each in woken:
-                each.wake(each)
+            self.wake()
             await here
         except BaseException:
             self._give_up(waiter)
@@ -124,8 +146,8 @@ class Budget:
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nobody is inside. False if the time is up."""
-        with self._lock:
-            if not self._inside and not self._line:
+        with self.guard.lock:
+            if not self.inside and not self._line:
                 return True
             gate = threading.Lock()
             gate.acquire()
@@ -133,113 +155,219 @@ class Budget:
         try:
             return gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
         finally:
-            with self._lock:
+            with self.guard.lock:
                 if gate in self._idle:
                     self._idle.remove(gate)
 
     def close(self) -> None:
         """Refuse those who stand in line and those who come: Closed. Who is inside stays until it is done."""
-        with self._lock:
+        with self.guard.lock:
             self._closed = True
-            line, self._line = self._line, deque()
-        for waiter in line:
-            waiter.wake(waiter)
+            self.ceiling = 0
+            self.woken += [waiter.wake for waiter in self._line]
+            self._line.clear()
+        self.wake()
+
+    def release(self, holder: Holder) -> None:
+        """`holder` is inside no more."""
+        with self.guard.lock:
+            self.leave(holder)
+        if self.woken:
+            self.wake()
+
+    def leave(self, holder: Holder, unread: int = 0) -> None:
+        """As `release`, with the lock held; `unread` bytes stay charged. Follow with `wake`."""
+        if holder.held:
+            holder.held = False
+            self.inside -= 1
+            if self.max_bytes is None:
+                self.nbytes -= holder.nbytes
+            else:
+                self.nbytes -= holder.nbytes - unread
+                if unread:
+                    assert isinstance(holder, Future)
+                    self._unread[id(holder)] = _Unread(self, holder, unread)
+            if self._line or self._idle:
+                self._make_room()
+
+    def wake(self) -> None:
+        """Tell those there is room for now. Without the lock."""
+        with self.guard.lock:
+            woken, self.woken = self.woken, []
+        for wake in woken:
+            wake()
+
+    def was_read(self, holder: Future[Any]) -> None:
+        """Somebody has its value now: what becomes of it is theirs to bound."""
+        with self.guard.lock:
+            self._no_longer_unread(id(holder))
+        if self.woken:
+            self.wake()
+
+    def grow(self, permit: Permit, nbytes: int) -> None:
+        with self.guard.lock:
+            if not permit.held:  # its request has ended: nobody would give the bytes back
+                return
+            alone = self.inside == 1 and self.nbytes == permit.nbytes
+            if self.max_bytes is not None and self.nbytes + nbytes > self.max_bytes and not alone:
+                self._refused += 1
+                raise Overloaded(self.nbytes, self.max_bytes, "bytes")
+            permit.nbytes += nbytes
+            self.nbytes += nbytes
 
     def statistics(self) -> BudgetStatistics:
-        with self._lock:
+        with self.guard.lock:
             return BudgetStatistics(
-                self._inside, self._nbytes, self.max_count, self.max_bytes, len(self._line), self._refused
+                inside=self.inside,
+                nbytes=self.nbytes,
+                max_count=self.max_count,
+                max_bytes=self.max_bytes,
+                waiting=len(self._line),
+                refused=self._refused,
+                unread=len(self._unread),
             )
+
+    # ---- with the lock held
 
     def _fits(self, nbytes: int) -> bool:
         if self._closed:
             raise Closed("the engine is closed")
-        if self._inside >= self.max_count:
+        if self.inside >= self.max_count:
             return False
-        return self.max_bytes is None or self._nbytes + nbytes <= self.max_bytes or not self._inside
+        return self.max_bytes is None or self.nbytes + nbytes <= self.max_bytes or not (self.inside or self.nbytes)
 
     def _let_in(self, nbytes: int) -> Permit:
-        self._inside += 1
-        self._nbytes += nbytes
+        self.inside += 1
+        self.nbytes += nbytes
         return Permit(self, nbytes)
 
-    def _refuse(self) -> NoReturn:
-        if self.max_bytes is None or self._line or self._inside >= self.max_count:
-            raise Overloaded(self._inside, self.max_count)
-        raise Overloaded(self._nbytes, self.max_bytes, "bytes")
+    def _refuse(self, nbytes: int) -> NoReturn:
+        self._refused += 1
+        if self.max_bytes is None or self._line or self.inside >= self.max_count:
+            raise Overloaded(self.inside, self.max_count)
+        raise Overloaded(self.nbytes, self.max_bytes, "bytes")
 
-    def _stand_in_line(self, nbytes: int, wake: Callable[[_Waiter], None]) -> tuple[_Waiter, list[_Waiter]]:
-        """A new last one, and who may go in all the same: the collector may have run since the caller saw no room, and
-        what it finalised may have made some."""
-        waiter = _Waiter(nbytes, wake)
+    def _stand_in_line(self, nbytes: int, wake: Callable[[], object]) -> _Waiter:
+        """A new last one. It may go in all the same: the collector may have run since the caller saw no room, and what
+        it finalised may have made some."""
+        waiter = _Waiter(nbytes, wake, _whoever_is_here())
         self._line.append(waiter)
-        return waiter, self._next_ones()
+        self.ceiling = 0
+        self._make_room()
+        return waiter
+
+    def _make_room(self) -> None:
+        """Let in those at the head of the line there is room for, and tell those who wait for nobody to be inside."""
+        line = self._line
+        while line and not self._closed:
+            if self._fits(line[0].nbytes):
+                waiter = line.popleft()
+                waiter.permit = self._let_in(waiter.nbytes)
+            else:
+                found = self._one_who_waits_for_itself()
+                if found is None:
+                    break
+                waiter = found
+                line.remove(waiter)
+            self.woken.append(waiter.wake)
+        if not line:
+            self.ceiling = 0 if self._closed or self.max_bytes is not None else self.max_count
+            if self._idle and not self.inside:
+                self.woken += [gate.release for gate in self._idle]
+                self._idle = []
+
+    def _one_who_waits_for_itself(self) -> _Waiter | None:
+        """Nothing is inside, and all results that are charged for belong to those who wait: one of them is told."""
+        if self.inside or not self._unread:
+            return None
+        unread = list(self._unread.values())
+        waiting = {waiter.who for waiter in self._line}
+        if any(each.who not in waiting for each in unread):
+            return None
+        for waiter in self._line:
+            mine = [future for each in unread if each.who == waiter.who and (future := each.future()) is not None]
+            if mine:
+                waiter.error = WouldDeadlock(
+                    f"all of the {self.nbytes:,} bytes that are charged are {len(mine):,} results this thread or task "
+                    "has not read: waiting for room could never end. Read them, or let go of their Futures; they are in "
+                    "`futures`",
+                    mine,
+                )
+                return waiter
+        return None
+
+    def _no_longer_unread(self, key: int) -> None:
+        unread = self._unread.pop(key, None)
+        if unread is not None:
+            self.nbytes -= unread.nbytes
+            if self._line:
+                self._make_room()
+
+    # ---- without
+
+    def _dropped(self, key: int) -> None:
+        with self.guard.lock:
+            self._no_longer_unread(key)
+        if self.woken:
+            self.wake()
 
     def _taken(self, waiter: _Waiter) -> Permit:
         """The permit of one who has waited; or what it is told, if its time is up or the engine was closed."""
-        with self._lock:
-            if waiter.permit is None:
-                if self._closed:
-                    raise Closed("the engine was closed while this call waited for room in it")
-                self._line.remove(waiter)
-                self._refused += 1
-                woken = self._next_ones()  # a wide one that leaves may have kept narrow ones waiting
-        if waiter.permit is not None:
-            return waiter.permit
-        for next_one in woken:
-            next_one.wake(next_one)
-        return self._refuse()
+        with self.guard.lock:
+            if waiter.permit is not None:
+                return waiter.permit
+            if waiter.error is not None:
+                raise waiter.error
+            if self._closed:
+                raise Closed("the engine was closed while this call waited for room in it")
+            self._line.remove(waiter)
+            self._make_room()  # a wide one that leaves may have kept narrow ones waiting
+        self.wake()
+        return self._refuse(waiter.nbytes)
 
     def _give_up(self, waiter: _Waiter) -> None:
         """`waiter` goes without using what it may have been given meanwhile."""
-        with self._lock:
+        with self.guard.lock:
             if waiter in self._line:
                 self._line.remove(waiter)
-            woken = self._next_ones()
-        if waiter.permit is not None:
-            waiter.permit.release()
-        for next_one in woken:
-            next_one.wake(next_one)
-
-    def _grow(self, permit: Permit, nbytes: int) -> None:
-        with self._lock:
-            if not permit.held:  # its request has ended: nobody would give the bytes back
-                return
-            alone = self._inside == 1
-            if self.max_bytes is not None and self._nbytes + nbytes > self.max_bytes and not alone:
-                self._refused += 1
-                raise Overloaded(self._nbytes, self.max_bytes, "bytes")
-            permit.nbytes += nbytes
-            self._nbytes += nbytes
-
-    def _give_back(self, permit: Permit) -> None:
-        idle: list[threading.Lock] = []
-        with self._lock:
-            if not permit.held:
-                return
-            permit.held = False
-            self._inside -= 1
-            self._nbytes -= permit.nbytes
-            woken = self._next_ones() if self._line else ()
-            if self._idle and not self._inside and not self._line:
-                idle, self._idle = self._idle, []
-        for waiter in woken:
-            waiter.wake(waiter)
-        for gate in idle:
-            gate.release()
-
-    def _next_ones(self) -> list[_Waiter]:
-        woken = []
-        while self._line and not self._closed and self._fits(self._line[0].nbytes):
-            waiter = self._line.popleft()
-            waiter.permit = self._let_in(waiter.nbytes)
-            woken.append(waiter)
-        return woken
+            if waiter.permit is not None:
+                self.leave(waiter.permit)
+            self._make_room()
+        self.wake()
 
 
 class _Waiter:
-    __slots__ = ("nbytes", "permit", "wake")
+    __slots__ = ("error", "nbytes", "permit", "wake", "who")
 
-    def __init__(self, nbytes: int, wake: Callable[[_Waiter], None]) -> None:
-        self.nbytes, self.wake = nbytes, wake
+    def __init__(self, nbytes: int, wake: Callable[[], object], who: object) -> None:
+        self.nbytes, self.wake, self.who = nbytes, wake, who
         self.permit: Permit | None = None
+        self.error: HeadraceError | None = None
+
+
+class _Unread:
+    """The outputs of a request that has ended."""
+
+    __slots__ = ("future", "nbytes", "who")
+
+    def __init__(self, budget: Budget, future: Future[Any], nbytes: int) -> None:
+        key, drop = id(future), weakref.WeakMethod(budget._dropped)
+
+        def dropped(_: object) -> None:
+            forget = drop()
+            if forget is not None:
+                forget(key)
+
+        self.future = weakref.ref(future, dropped)
+        self.nbytes = nbytes
+        # Where somebody waits for it already, it will be read, whatever its owner does.
+        self.who: object = None if future._callbacks else getattr(future, "who", None)
+
+
+def _whoever_is_here() -> object:
+    """The task that runs, or the thread: who must read its own results before it can wait for room."""
+    if asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+        if task is not None:
+            return id(task)
+    return threading.get_ident()

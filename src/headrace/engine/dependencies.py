@@ -13,7 +13,7 @@ Rule 5: no threads, clocks or devices here. The engine says what happened (`push
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from headrace.errors import PoisonedVar
@@ -31,9 +31,16 @@ class Var:
         self.name = name
         self.version = 0
         self.error: BaseException | None = None
-        self._queue: deque[tuple[Node, bool]] = deque()  # waiting accesses, oldest first: (operation, writes?)
+        # Waiting accesses, oldest first: (operation, writes?). Made when the first one has to wait: there may be a Var
+        # for every array, and an empty deque is 600 bytes.
+        self._queue: deque[tuple[Node, bool]] | None = None
         self._readers = 0  # how many readers run now
         self._writing = False  # whether a writer runs now
+
+    def _wait(self, op: Node, write: bool) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((op, write))
 
     def __repr__(self) -> str:
         state = "poisoned" if self.error is not None else "ok"
@@ -43,9 +50,9 @@ class Var:
 class Node(Protocol):
     """What `Dependencies` needs to know of an operation. `reads` and `writes` are disjoint and without duplicates."""
 
-    reads: tuple[Var, ...]
-    writes: tuple[Var, ...]
-    needs: tuple[Var, ...]  # every Var whose value it uses: `reads`, and those it both reads and writes
+    reads: Sequence[Var]
+    writes: Sequence[Var]
+    needs: Sequence[Var]  # every Var whose value it uses: `reads`, and those it both reads and writes
     waiting_for: int
 
 
@@ -55,15 +62,29 @@ def accesses(reads: Iterable[Var], writes: Iterable[Var]) -> tuple[tuple[Var, ..
     Raises TypeError for what is not a Var.
     """
     reads, writes = tuple(reads), tuple(writes)
-    distinct = {*reads, *writes}
-    for var in distinct:
-        if type(var) is not Var and not isinstance(var, Var):
+    alone = True
+    for var in reads:
+        if var.__class__ is not Var and not isinstance(var, Var):
             raise TypeError(f"reads and writes take Vars, not {type(var).__name__}: {var!r}")
-    if len(distinct) == len(reads) + len(writes):
+    for var in writes:
+        if var.__class__ is not Var and not isinstance(var, Var):
+            raise TypeError(f"reads and writes take Vars, not {type(var).__name__}: {var!r}")
+        if var in reads:
+            alone = False
+    if alone and _distinct(reads) and _distinct(writes):  # a set would cost more than the rest, and few need one
         return reads, writes, reads
     needs, writes = tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes))
     written = set(writes)
     return tuple(var for var in needs if var not in written), writes, needs
+
+
+def _distinct(variables: tuple[Var, ...]) -> bool:
+    count = len(variables)
+    if count < 2:
+        return True
+    if count == 2:
+        return variables[0] is not variables[1]
+    return len(set(variables)) == count
 
 
 N = TypeVar("N", bound=Node)
@@ -77,34 +98,34 @@ class Dependencies(Generic[N]):
         waiting = 0
         for var in op.reads:
             if var._writing or var._queue:
-                var._queue.append((op, False))
+                var._wait(op, False)
                 waiting += 1
             else:
                 var._readers += 1
         for var in op.writes:
             if var._writing or var._readers or var._queue:
-                var._queue.append((op, True))
+                var._wait(op, True)
                 waiting += 1
             else:
                 var._writing = True
         op.waiting_for = waiting
         return not waiting
 
-    def complete(self, op: N, error: BaseException | None = None) -> list[N]:
+    def complete(self, op: N, error: BaseException | None = None) -> Sequence[N]:
         """`op` has ended: with `error`, or well. What may start now, in the order it was pushed to each Var."""
-        ready: list[N] = []
+        ready: list[N] | None = None  # made when there is something to put in: most operations release nobody
         for var in op.reads:
             var._readers -= 1
             if var._queue:
-                self._start(var, ready)
+                self._start(var, ready := ready or [])
         for var in op.writes:
             var._writing = False
             var.error = error
             if error is None:
                 var.version += 1
             if var._queue:
-                self._start(var, ready)
-        return ready
+                self._start(var, ready := ready or [])
+        return ready or ()
 
     def abandon(self, op: N) -> list[N]:
         """`op` was cancelled before it ran: its Vars stay as they were. What may start now."""
@@ -128,8 +149,9 @@ class Dependencies(Generic[N]):
         touched = dict.fromkeys(var for op in gone for var in (*op.reads, *op.writes))
         waited: set[tuple[N, Var]] = set()
         for var in touched:
-            waited.update((op, var) for op, _ in var._queue if op in gone)
-            var._queue = deque(entry for entry in var._queue if entry[0] not in gone)
+            queue = var._queue or ()
+            waited.update((op, var) for op, _ in queue if op in gone)
+            var._queue = deque(entry for entry in queue if entry[0] not in gone)
         for op in gone:
             op.waiting_for = 0
             for var in op.reads:

@@ -3,7 +3,8 @@
 Rule 1: an outcome is settled once, from any thread; looking, waiting and awaiting are doors to the same flag.
 Rule 2: an error is sticky: every wait and every read raises it, for ever.
 Rule 3: what few need is made when someone asks: a Future is slots, a waiter exists only while someone waits.
-Rule 4: one lock for all futures, held for a few assignments, never across a callback.
+Rule 4: the futures of one engine share its lock (`Guard`), held for a few assignments, never across a callback. So an
+        engine, which holds it anyway, settles what it has run without taking another.
 Rule 5: a stream never waits: it would have to do the work it waits for.
 """
 
@@ -17,25 +18,47 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import Cancelled, WouldDeadlock
 
 T = TypeVar("T")
-# Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures (`Model.map`).
-_settling = threading.RLock()
 _here = threading.local()
+_log = logging.getLogger("headrace.engine")
+_guards: WeakSet[Guard] = WeakSet()
+
+
+class Guard:
+    """The lock of a family of futures. An object of its own, so that a forked child can replace it for all of them."""
+
+    __slots__ = ("__weakref__", "lock")
+
+    def __init__(self) -> None:
+        # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
+        # (`Model.map`) or give back what they hold.
+        self.lock = threading.RLock()
+        _guards.add(self)
+
+
+_nobody = Guard()
+"""Guards the futures that belong to no engine."""
 
 
 def _after_fork() -> None:
-    """In the child: whoever held the lock is not here to let it go."""
-    global _settling
-    _settling = threading.RLock()
+    """In the child: whoever held a lock is not here to let it go."""
+    for guard in list(_guards):
+        guard.lock = threading.RLock()
     _here.stream = False
 
 
 os.register_at_fork(after_in_child=_after_fork)
-_log = logging.getLogger("headrace.engine")
+
+
+class Tracing:
+    """Who is told when an outcome is read the first time: the recordings that go on, of all engines."""
+
+    recorders: tuple[Callable[[Future[Any]], object], ...] = ()
 
 
 def on_a_stream() -> bool:
@@ -69,15 +92,19 @@ def refuse_to_wait_on_a_stream() -> None:
 class Future(Generic[T]):
     """The value an operation will have. Settled once, from any thread; awaitable on any event loop."""
 
-    __slots__ = ("__weakref__", "_begun", "_callbacks", "_done", "_error", "_seen", "_traceback", "_value")
+    __slots__ = (
+        "__weakref__", "_begun", "_callbacks", "_done", "_error", "_guard", "_seen", "_traceback", "_value",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    _value: Any  # there once it is done
+    _traceback: TracebackType | None  # there once there is an error
+
+    def __init__(self, guard: Guard = _nobody) -> None:
+        self._guard = guard
         self._done = False
         self._begun = False  # the work runs or has run: too late to take it out of the queue
         self._seen = False  # somebody has looked at the outcome
-        self._value: Any = None
         self._error: BaseException | None = None
-        self._traceback: TracebackType | None = None
         self._callbacks: list[Callable[[Any], object]] | None = None
 
     def can_read(self) -> bool:
@@ -95,27 +122,35 @@ class Future(Generic[T]):
         Raises what the operation raised, every time; TimeoutError if the time is up (the work goes on); WouldDeadlock
         on a stream, where waiting could never end.
         """
-        self._wait(timeout)
+        if not self._done:
+            self._wait(timeout)
         if self._error is not None:
-            self._seen = True
-            raise self._error.with_traceback(self._traceback)
+            self._raise()
 
     def result(self, timeout: float | None = None) -> T:
         """The value; waits and raises as `wait_to_read` does."""
-        self.wait_to_read(timeout)
+        if not self._done:
+            self._wait(timeout)
+        if self._error is not None:
+            self._raise()
+        if not self._seen:
+            self._look()
         value: T = self._value
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the operation raised, or None; waits as `wait_to_read` does."""
-        self._wait(timeout)
-        self._seen = True
+        if not self._done:
+            self._wait(timeout)
+        if self._error is not None and not self._seen:
+            self._look()
         return self._error
 
     def cancel(self) -> bool:
         """Settle with `Cancelled`, unless there is an outcome already.
 
-        True if this call did it. Work that waits is never run; work that runs goes on, and its result is dropped.
+        True if this call did it. Work that waits is never run. Work that runs is stopped where its backend can, and
+        nobody else is in its batch; else it goes on, and its result is dropped.
         """
         return self.settle(error=Cancelled("the work was cancelled"))
 
@@ -125,7 +160,7 @@ class Future(Generic[T]):
         What a callback raises is logged. It must not wait: it may run on a stream.
         """
         alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future
-        with _settling:
+        with self._guard.lock:
             if not self._done:
                 if self._callbacks:
                     self._callbacks.append(callback)
@@ -136,7 +171,7 @@ class Future(Generic[T]):
 
     def remove_done_callback(self, callback: Callable[[Future[T]], object]) -> bool:
         """Take `callback` back. False if it was not waiting to be called."""
-        with _settling:
+        with self._guard.lock:
             if not self._callbacks or callback not in self._callbacks:
                 return False
             self._callbacks = [kept for kept in self._callbacks if kept != callback]
@@ -144,33 +179,42 @@ class Future(Generic[T]):
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Give the outcome. False if there was one already: the client may have left meanwhile."""
-        with _settling:
+        with self._guard.lock:
             if self._done:
                 return False
-            self._value = value
-            if error is not None:
-                self._error, self._traceback = error, error.__traceback__
-            self._done = True
-            callbacks, self._callbacks = self._callbacks, None
+            self._mark(value, error)
         try:
             self._settled()
         except Exception:  # those who wait below must hear all the same
             _log.exception("a future was settled, and what follows from that raised")
-        if callbacks:
-            for callback in callbacks:
-                self._call(callback)
+        self._tell()
         return True
 
     def begin(self) -> bool:
         """The work starts now. False if there is an outcome already (it was cancelled): do not run it."""
-        with _settling:
+        with self._guard.lock:
             if self._done:
                 return False
             self._begun = True
             return True
 
+    def _mark(self, value: Any, error: BaseException | None) -> None:
+        """The outcome is there, and nobody has been told. With the guard's lock held, and only if there was none."""
+        self._value = value
+        if error is not None:
+            self._error, self._traceback = error, error.__traceback__
+        self._done = True
+
     def _settled(self) -> None:
-        """What a kind of future does once there is an outcome, before its callbacks are called."""
+        """What a kind of future does once `settle` has given an outcome, before its callbacks are called."""
+
+    def _tell(self) -> None:
+        """Call the callbacks. Once, after `_mark`, without the lock."""
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._callbacks = None
+            for callback in callbacks:
+                self._call(callback)
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
@@ -182,9 +226,19 @@ class Future(Generic[T]):
         except BaseException:  # also SystemExit: it must end neither a stream nor the other callbacks
             _log.exception("a callback of a future raised")
 
+    def _look(self) -> None:
+        """Somebody sees the outcome for the first time."""
+        self._seen = True
+        for record in Tracing.recorders:
+            record(self)
+
+    def _raise(self) -> None:
+        if not self._seen:
+            self._look()
+        assert self._error is not None
+        raise self._error.with_traceback(self._traceback)
+
     def _wait(self, timeout: float | None) -> None:
-        if self._done:
-            return
         refuse_to_wait_on_a_stream()
         settled = threading.Lock()  # a Lock, not an Event: half the price, and made only when someone waits
         settled.acquire()
@@ -206,10 +260,10 @@ class Future(Generic[T]):
         if not self._done:
             refuse_to_wait_on_a_stream()
             box = Mailbox.here()
-            waiter = box.loop.create_future()
+            waiter = box.waiter()
 
             def wake(_: object) -> None:
-                box.post(_wake, waiter)
+                box.wake(waiter)
 
             self.add_done_callback(wake)
             try:
@@ -219,9 +273,12 @@ class Future(Generic[T]):
                 if self.remove_done_callback(wake) and not self._callbacks:
                     self.cancel()
                 raise
+            finally:
+                box.left()
         if self._error is not None:
-            self._seen = True
-            raise self._error.with_traceback(self._traceback)
+            self._raise()
+        if not self._seen:
+            self._look()
         value: T = self._value
         return value
 
@@ -233,8 +290,3 @@ class Future(Generic[T]):
         else:
             state = "ready"
         return f"<{type(self).__name__} {state}>"
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

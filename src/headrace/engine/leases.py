@@ -56,32 +56,28 @@ class Leases:
         """`cores`: a bit mask of the cores there are."""
         self.cores = cores
         self.free = cores
-        self._line: deque[Group] = deque()
-
-    @property
-    def contended(self) -> bool:
-        """Whether anyone stands in line."""
-        return bool(self._line)
+        self.line: deque[Group] = deque()
+        """Who waits for cores."""
 
     def want(self, group: Group) -> Lane | None:
         """`group` has work for one more lane. The lane that may run now; None: none is idle, or it stands in line."""
         if not group.idle or group.in_line:
             return None
-        if not self._line:
+        if not self.line:
             lane = self._fitting(group, self.free)
             if lane is not None:
                 self._grant(lane)
                 return lane
         self.line_up(group)
         # Whoever stands in front could not be granted before, and nothing has been released since: only we can be.
-        granted = self.grant() if len(self._line) > 1 else None
+        granted = self.grant() if len(self.line) > 1 else None
         return granted[0] if granted else None
 
     def line_up(self, group: Group) -> None:
         """Stand behind those who wait."""
         if not group.in_line:
             group.in_line = True
-            self._line.append(group)
+            self.line.append(group)
 
     def release(self, lane: Lane) -> None:
         """`lane` has ended its run. Follow with `grant`: its cores may be what someone waits for."""
@@ -96,14 +92,14 @@ class Leases:
         """`group` wants nothing any more. Follow with `grant`: it may have kept cores for itself."""
         if group.in_line:
             group.in_line = False
-            self._line.remove(group)
+            self.line.remove(group)
 
     def grant(self) -> list[Lane]:
         """The lanes that may run now, for those who stand in line."""
         granted: list[Lane] = []
         available = self.free
         still: deque[Group] = deque()
-        for group in self._line:
+        for group in self.line:
             lane = self._fitting(group, available) if available else None
             if lane is not None:
                 group.in_line = False
@@ -114,7 +110,7 @@ class Leases:
                 still.append(group)
                 for waiting in group.idle:
                     available &= ~waiting.mask
-        self._line = still
+        self.line = still
         return granted
 
     @staticmethod

@@ -6,6 +6,9 @@ Rule 2: no lock. What is relied on is that `deque.append`, `deque.popleft` and s
         holds with the GIL and in CPython's free-threaded build. Two posters that both find the flag down cost one
         wake-up too many, nothing else.
 Rule 3: a loop that was closed has nobody left to tell: its messages are dropped.
+Rule 4: a stream that ends one short run after the other holds its wake-ups back (`Hold`) for a moment: each would have
+        the loop fight it for the interpreter. Only while the loop ticks, so that what is held is found within TICK
+        seconds even if the stream's next run never ends. Clear first, here too: the tick clears its flag, then drains.
 """
 
 from __future__ import annotations
@@ -16,7 +19,47 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+TICK = 0.001
+"""Seconds. Less is more to asyncio: it rounds its timeouts up to milliseconds."""
+MANY = 8
+"""A loop ticks while at least so many of its tasks wait: fewer are woken one by one."""
+HOLD = 0.0002
+"""Seconds a stream holds its wake-ups back."""
 _local = threading.local()
+
+
+class Hold:
+    """The wake-ups a stream holds back. Of one thread, and used by it alone."""
+
+    __slots__ = ("_boxes", "_since", "on")
+
+    def __init__(self) -> None:
+        self.on = False
+        self._boxes: list[Mailbox] = []
+        self._since = 0.0
+
+    @classmethod
+    def here(cls) -> Hold:
+        """A new one, for this thread's posts."""
+        hold = _local.hold = cls()
+        return hold
+
+    def add(self, box: Mailbox) -> None:
+        if box not in self._boxes:
+            self._boxes.append(box)
+
+    def let_go(self, now: float) -> None:
+        """Wake the loops that have been kept waiting for HOLD seconds; all of them if nothing is to be held."""
+        if self._boxes:
+            if self.on:
+                if not self._since:
+                    self._since = now
+                if now - self._since < HOLD:
+                    return
+            self._since = 0.0
+            boxes, self._boxes = self._boxes, []
+            for box in boxes:
+                box.ring()
 
 
 class Mailbox:
@@ -24,6 +67,9 @@ class Mailbox:
         self.loop = loop
         self._items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._armed = False
+        self._ticking = False
+        self._waiting = 0  # tasks of the loop; like `_drained`, used by the loop's thread alone
+        self._drained = False  # something came since the last tick
 
     @classmethod
     def here(cls) -> Mailbox:
@@ -38,6 +84,16 @@ class Mailbox:
         """Have the loop call `function(argument)` soon. From any thread."""
         self._items.append((function, argument))
         if not self._armed:
+            if self._ticking:
+                hold: Hold | None = getattr(_local, "hold", None)
+                if hold is not None and hold.on:
+                    hold.add(self)
+                    return
+            self.ring()
+
+    def ring(self) -> None:
+        """Wake the loop, unless it will be awake or there is nothing to tell it."""
+        if self._items and not self._armed:
             self._armed = True
             try:
                 self.loop.call_soon_threadsafe(self._drain)
@@ -45,9 +101,34 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
+    def waiter(self) -> asyncio.Future[None]:
+        """What a task of the loop waits on; `wake(waiter)` ends it, from any thread. Follow with `left`."""
+        self._waiting += 1
+        if not self._ticking and self._waiting >= MANY:
+            self._ticking = True
+            self.loop.call_later(TICK, self._tick)
+        return self.loop.create_future()
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        self.post(_wake, waiter)
+
+    def left(self) -> None:
+        """A task no longer waits."""
+        self._waiting -= 1
+
+    def _tick(self) -> None:
+        self._ticking = False
+        self._drain()
+        if self._drained and self._waiting >= MANY:  # else it ticks again when one more comes to wait
+            self._drained = False
+            self._ticking = True
+            self.loop.call_later(TICK, self._tick)
+
     def _drain(self) -> None:
         self._armed = False
         items = self._items
+        if items:
+            self._drained = True
         # Only what is here now: what comes meanwhile has armed a wake-up of its own, and the loop gets its turn.
         for _ in range(len(items)):
             function, argument = items.popleft()
@@ -60,6 +141,11 @@ class Mailbox:
                     self._armed = True
                     self.loop.call_soon(self._drain)
                 raise
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def loop_runs_here() -> bool:

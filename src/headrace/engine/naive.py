@@ -6,15 +6,16 @@ that pushed it. Re-entrant: an operation may push others.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
 from headrace.engine.future import Future, as_a_stream, refuse_to_wait_on_a_stream
-from headrace.engine.operations import check_push
+from headrace.engine.operations import check_push, note_where
 from headrace.errors import Closed, DeadlineExceeded
 
 
@@ -43,14 +44,19 @@ class NaiveEngine:
         with self._lock:
             if self._closed:
                 raise Closed("the engine is closed")
-            operation = _Operation(fn, accesses(reads, writes), deadline)
+            if deadline is not None and (late := time.monotonic() - deadline) > 0:
+                raise DeadlineExceeded(f"the deadline had passed {late:.3f} s before this came")
+            caller = sys._getframe(1)
+            operation = _Operation(
+                fn, accesses(reads, writes), deadline, f"{caller.f_code.co_filename}:{caller.f_lineno}"
+            )
             # Not granted: it was pushed by an operation that holds one of its Vars, and follows when that has ended.
             ready = deque([operation] if self._dependencies.push(operation) else [])
             while ready:
                 ready.extend(self._run(ready.popleft()))
         return operation.future
 
-    def _run(self, operation: _Operation) -> list[_Operation]:
+    def _run(self, operation: _Operation) -> Sequence[_Operation]:
         if not operation.future.begin():  # cancelled while it waited for the operation that pushed it
             return self._dependencies.abandon(operation)
         value, failure = None, self._failure(operation)
@@ -60,6 +66,9 @@ class NaiveEngine:
                     value = operation.function()
             except BaseException as raised:
                 failure = raised
+                note_where(failure, operation.pushed_at)
+        else:
+            note_where(failure, operation.pushed_at)
         ready = self._dependencies.complete(operation, failure)
         operation.future.settle(value, failure)
         if failure is not None:
@@ -92,15 +101,18 @@ class NaiveEngine:
 
 
 class _Operation:
-    __slots__ = ("deadline", "function", "future", "needs", "reads", "waiting_for", "writes")
+    __slots__ = ("deadline", "function", "future", "needs", "pushed_at", "reads", "waiting_for", "writes")
 
     def __init__(
         self,
         function: Callable[[], Any],
         sets: tuple[tuple[Var, ...], tuple[Var, ...], tuple[Var, ...]],
         deadline: float | None,
+        pushed_at: str,
     ) -> None:
-        self.function, self.deadline = function, deadline
-        self.reads, self.writes, self.needs = sets
+        self.function, self.deadline, self.pushed_at = function, deadline, pushed_at
+        self.reads: Sequence[Var] = sets[0]
+        self.writes: Sequence[Var] = sets[1]
+        self.needs: Sequence[Var] = sets[2]
         self.waiting_for = 0
         self.future: Future[Any] = Future()

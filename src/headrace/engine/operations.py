@@ -5,17 +5,20 @@ Rule 2: what is not run ends all the same, exactly once. Cancelled: its Vars sta
         input: what it was to write is poisoned, because whoever reads that must not take old data for new.
 Rule 3: a cancelled operation gives its room back at once and stays where it is queued, a tombstone. When there are
         TOMBSTONES of them all are taken out, so that pushing and cancelling behind something stuck stays bounded.
-Rule 4: `OperationSource` is called with the engine's lock held; an Operation runs and delivers outside it.
+Rule 4: `OperationSource` is called with the engine's lock held, and so is `Operation.complete`: who leaves the engine,
+        what it leaves in its Vars and what may start now are one step. It runs, and tells whoever waits, outside it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Real
+from types import CodeType
 from typing import Any
 
-from headrace.engine.admission import Permit
+from headrace.engine.admission import Budget
 from headrace.engine.dependencies import Dependencies, Var
 from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
@@ -29,80 +32,148 @@ def check_push(function: object, priority: object, deadline: object) -> None:
     """TypeError for what cannot be pushed. Later it would be found with a lock held, where nothing may raise."""
     if not callable(function):
         raise TypeError(f"push takes a function without arguments, not {type(function).__name__}")
-    if type(priority) is not int and not _is_number(priority):
+    if not is_number(priority):
         raise TypeError(f"priority is a number, not {priority!r}")
-    if deadline is not None and not _is_number(deadline):
+    if deadline is not None and not is_number(deadline):
         raise TypeError(f"deadline is a number of seconds, or None, not {deadline!r}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and value == value  # NaN would leave a heap without an order
+def is_number(value: object) -> bool:
+    """Whether it can be compared and added to seconds: NaN would leave a heap without an order."""
+    try:
+        return isinstance(value, Real) and float(value) == value
+    except OverflowError:
+        return False
+
+
+def note_where(error: BaseException, pushed_at: str) -> None:
+    """Have `error` name the line that pushed the operation it is of. Once: several may raise the same object."""
+    note = f"in an operation pushed at {pushed_at}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 class Operation(Future[Any]):
     """A function the engine runs once its reads and writes are granted; and the Future of what it returns."""
 
     __slots__ = (
-        "_ended", "_failure", "_function", "_outcome", "_permit", "_source", "deadline", "needs", "priority", "reads",
-        "waiting_for", "writes",
+        "_code", "_failure", "_function", "_instruction", "_source", "deadline", "held", "nbytes", "needs", "priority",
+        "queued_at", "reads", "waiting_for", "writes",
     )  # fmt: skip
+
+    reads: Sequence[Var]
+    writes: Sequence[Var]
+    needs: Sequence[Var]
+    waiting_for: int  # set when it is pushed
+    queued_at: float  # seconds: when it could have started
 
     def __init__(
         self,
         function: Callable[[], Any],
-        sets: tuple[tuple[Var, ...], tuple[Var, ...], tuple[Var, ...]],
+        sets: tuple[Sequence[Var], Sequence[Var], Sequence[Var]],
         priority: float,
         deadline: float | None,
-        permit: Permit,
         source: OperationSource,
+        code: CodeType,
+        instruction: int,
     ) -> None:
-        """`sets`: (reads, writes, needs), from `dependencies.accesses`."""
-        super().__init__()
+        """`sets`: (reads, writes, needs), from `dependencies.accesses`. `code`, `instruction`: who pushed it."""
+        # As Future.__init__, without the call: this is the hot path.
+        self._guard = source.budget.guard
+        self._done = self._begun = self._seen = False
+        self._error = self._failure = None  # what the function raised is no outcome yet: it may be cancelled meanwhile
+        self._callbacks = None
         self.reads, self.writes, self.needs = sets
-        self.priority, self.deadline = priority, deadline
-        self.waiting_for = 0
+        self.priority = priority
+        self.deadline = deadline
+        self.held = False
+        self.nbytes = 0
         self._function: Callable[[], Any] | None = function
-        self._permit, self._source = permit, source
-        self._ended = False
-        self._outcome: Any = None
-        self._failure: BaseException | None = None
+        self._source = source
+        self._code = code
+        self._instruction = instruction
+
+    _failure: BaseException | None
 
     def run(self) -> None:
-        function, self._function = self._function, None
+        function = self._function
         assert function is not None, "an operation runs once"
+        self._function = None
         try:
-            self._outcome = function()
+            self._value = function()
         except BaseException as error:  # also SystemExit: it is for whoever reads the Future, not for the stream
             self._failure = error
 
     def complete(self, now: float) -> None:
-        self._source.completed(self, self._failure)
+        source, failure = self._source, self._failure
+        if self._done:  # cancelled while it ran
+            self._value = None
+        elif failure is None:
+            self._done = True
+        else:
+            self._failure = None
+            self._fail(failure)
+        source.budget.leave(self)
+        source.completed(self, failure, now)
 
     def deliver(self) -> None:
-        outcome, failure = self._outcome, self._failure
-        self._outcome = self._failure = None
-        self._ended = True
-        if not self.settle(outcome, failure):  # cancelled while it ran: only now is it out
-            self._permit.release()
+        if self._callbacks is not None:
+            self._tell()
+
+    def futures(self) -> Iterator[Future[Any]]:
+        yield self
+
+    @property
+    def name(self) -> str:
+        """What the function is called."""
+        function = self._function
+        return getattr(function, "__qualname__", None) or type(function).__name__
+
+    @property
+    def pushed_at(self) -> str:
+        """The line that pushed it."""
+        lines = (line for begin, end, line in self._code.co_lines() if begin <= self._instruction < end)
+        return f"{self._code.co_filename}:{next(lines, None) or self._code.co_firstlineno}"
+
+    def _fail(self, error: BaseException) -> None:
+        note_where(error, self.pushed_at)
+        self._mark(None, error)
+        self._source.on_failure(self)
 
     def _settled(self) -> None:
-        # First the error, then the permit: `waitall`, which waits for permits, must find every error.
-        if self._error is not None and not self.cancelled():
-            self._source.on_failure(self)
-        if not self._begun:
-            self._function = None
-            if self.cancelled():
-                self._source.tombstones.append(self)
-        if self._ended or not self._begun:  # else it was cancelled while it runs, and `deliver` gives the permit back
-            # Before anybody hears of the outcome: whoever then pushes the next operation must find the room.
-            self._permit.release()
+        """Not run, or cancelled: `complete` settles the others by itself."""
+        source = self._source
+        if self._begun:  # it runs: it is inside until it ends, and `complete` lets it go
+            return
+        self._function = None
+        if self.cancelled():
+            source.tombstones.append(self)
+        elif self._error is not None:
+            # First the error, then the room: `waitall`, which waits for nobody to be inside, must find every error.
+            source.on_failure(self)
+        # Before anybody hears of the outcome: whoever then pushes the next operation must find the room.
+        source.budget.release(self)
+
+
+@dataclass(slots=True)
+class OperationCounts:
+    """Changed with the engine's lock held."""
+
+    pushed: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    late: int = 0
+    poisoned: int = 0
+    refused: int = 0
 
 
 class OperationSource:
     """The engine's operations, as streams pull them."""
 
-    def __init__(self, on_failure: Callable[[Future[Any]], None]) -> None:
-        self.on_failure = on_failure
+    def __init__(self, on_failure: Callable[[Future[Any]], object], budget: Budget) -> None:
+        self.on_failure, self.budget = on_failure, budget
+        self.counts = OperationCounts()
         self._dependencies: Dependencies[Operation] = Dependencies()
         self._ready: ReadyQueue[Operation] = ReadyQueue()
         self._abandoned: BaseException | None = None
@@ -110,10 +181,15 @@ class OperationSource:
         """Cancelled and perhaps still queued. Appended to without the lock, which `deque` allows."""
 
     def add(self, operation: Operation, now: float) -> None:
+        self.counts.pushed += 1
         if len(self.tombstones) >= TOMBSTONES:
-            self._sweep()
+            self._sweep(now)
         if self._dependencies.push(operation):
-            self._ready.add(operation, operation.priority)
+            self._ready.add(operation, now)
+
+    def __len__(self) -> int:
+        """How many could start now, tombstones included."""
+        return len(self._ready)
 
     def batches(self, now: float, busy: bool) -> int:
         return len(self._ready)
@@ -125,38 +201,67 @@ class OperationSource:
         return None
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Operation | None:
-        while self._ready:
-            operation = self._ready.pop()
-            error = self._abandoned
-            if error is None and operation.deadline is not None and now > operation.deadline:
-                error = DeadlineExceeded(f"the deadline passed {now - operation.deadline:.3f} s before the start")
-            if error is None and operation.needs:
-                error = self._dependencies.poison(operation)
-            if error is not None and not operation.cancelled():
-                refused.append((operation, error))
-                self.completed(operation, error)
-            elif operation.begin():
-                return operation
-            else:
-                self._release(operation, self._dependencies.abandon(operation))
+        ready = self._ready
+        while ready:
+            operation = ready.pop()
+            if operation._done:
+                self.counts.cancelled += 1
+                self._release(operation, self._dependencies.abandon(operation), now)
+                continue
+            if operation.needs or operation.deadline is not None or self._abandoned is not None:
+                error = self._why_not(operation, now)
+                if error is not None:
+                    note_where(error, operation.pushed_at)
+                    refused.append((operation, error))
+                    operation._begun = False
+                    self._release(operation, self._dependencies.complete(operation, error), now)
+                    continue
+            operation._begun = True
+            return operation
         return None
 
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
 
-    def completed(self, operation: Operation, error: BaseException | None) -> None:
-        self._release(operation, self._dependencies.complete(operation, error))
+    def completed(self, operation: Operation, error: BaseException | None, now: float) -> None:
+        if error is None:
+            self.counts.completed += 1
+        else:
+            self.counts.failed += 1
+        ready = self._dependencies.complete(operation, error)
+        operation.reads = operation.writes = operation.needs = ()  # a kept Future must not keep Vars alive
+        for next_one in ready:
+            self._ready.add(next_one, now)
 
-    def _sweep(self) -> None:
+    def waiting(self) -> Iterator[Operation]:
+        """Those that could start, in no order."""
+        return iter(self._ready)
+
+    def _why_not(self, operation: Operation, now: float) -> BaseException | None:
+        """Why the operation must not run; None: it may."""
+        if self._abandoned is not None:
+            self.counts.refused += 1
+            return type(self._abandoned)(*self._abandoned.args)
+        if operation.deadline is not None and now > operation.deadline:
+            self.counts.late += 1
+            return DeadlineExceeded(f"the deadline passed {now - operation.deadline:.3f} s before the start")
+        poison = self._dependencies.poison(operation)
+        if poison is not None:
+            self.counts.poisoned += 1
+        return poison
+
+    def _sweep(self, now: float) -> None:
         cancelled = dict.fromkeys(self.tombstones.popleft() for _ in range(len(self.tombstones)))
         for operation in self._ready.sweep(cancelled.__contains__):
-            self._release(operation, self._dependencies.abandon(operation))
+            self.counts.cancelled += 1
+            self._release(operation, self._dependencies.abandon(operation), now)
+        self.counts.cancelled += sum(operation.waiting_for > 0 for operation in cancelled)
         for next_one in self._dependencies.forget(cancelled):
-            self._ready.add(next_one, next_one.priority)
+            self._ready.add(next_one, now)
         for operation in cancelled:
             operation.reads = operation.writes = operation.needs = ()
 
-    def _release(self, operation: Operation, ready: list[Operation]) -> None:
-        operation.reads = operation.writes = operation.needs = ()  # a kept Future must not keep Vars alive
+    def _release(self, operation: Operation, ready: Sequence[Operation], now: float) -> None:
+        operation.reads = operation.writes = operation.needs = ()
         for next_one in ready:
-            self._ready.add(next_one, next_one.priority)
+            self._ready.add(next_one, now)

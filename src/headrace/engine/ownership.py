@@ -120,6 +120,7 @@ def _in_the_child() -> None:
     global _default
     for engine in list(_open):
         engine.forked = True
+        engine.budget.ceiling = 0  # who comes is sent where `forked` is looked at
     _open.clear()
     _held.clear()
     _default = None

@@ -1,38 +1,93 @@
-"""Operations that may start, best first: larger priority first, then first come, first served. Pure.
+"""What may start, best first. Pure.
 
-Cancelled and late operations stay where they are until they reach the head, or until there are many: taking one out of
-the middle of a heap costs more than skipping it once.
+Rule 1: equal priorities: first come, first served.
+Rule 2: a step of priority is worth AGING seconds of waiting. So nothing waits for ever behind what matters more: p
+        steps more overtake only what came less than p * AGING seconds before. All grow older at the same pace, so the
+        order of two of them never changes, and a heap can hold it.
+Rule 3: what was cancelled stays where it is until it reaches the head, or until there is much of it: taking one out of
+        the middle costs more than skipping it once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+AGING = 1.0
+"""Seconds of waiting that weigh as much as one step of priority."""
+
+
+class Queued(Protocol):
+    priority: float
+    queued_at: float
+
+
+T = TypeVar("T", bound=Queued)
 
 
 class ReadyQueue(Generic[T]):
+    """Items of priority 0, which is what most have, stand in a plain line; the others in a heap beside it."""
+
     def __init__(self) -> None:
+        self._line: deque[T] = deque()
         self._heap: list[tuple[float, int, T]] = []
         self._count = 0  # breaks ties: first come, first served
+        self._front = 0  # the same for what is put back
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._line) + len(self._heap)
 
-    def add(self, item: T, priority: float) -> None:
-        heappush(self._heap, (-priority, self._count, item))
-        self._count += 1
+    def __iter__(self) -> Iterator[T]:
+        """All of them, in no order."""
+        yield from self._line
+        for entry in self._heap:
+            yield entry[2]
+
+    def add(self, item: T, now: float) -> None:
+        """`now`: seconds, from which on it grows older. Never less than at the `add` before."""
+        item.queued_at = now
+        if item.priority:
+            self._count += 1
+            heappush(self._heap, (now - AGING * item.priority, self._count, item))
+        else:
+            self._line.append(item)
 
     def pop(self) -> T:
         """The best one. IndexError if there is none."""
-        return heappop(self._heap)[2]
+        heap = self._heap
+        if not heap or (self._line and self._line[0].queued_at <= heap[0][0]):
+            return self._line.popleft()
+        return heappop(heap)[2]
+
+    def head(self) -> T | None:
+        """What `pop` would give."""
+        if self._heap and not (self._line and self._line[0].queued_at <= self._heap[0][0]):
+            return self._heap[0][2]
+        return self._line[0] if self._line else None
+
+    def oldest(self) -> Iterable[T]:
+        """A few of which one came first of all: the head of the plain line, and the others."""
+        if self._line:
+            yield self._line[0]
+        for entry in self._heap:
+            yield entry[2]
+
+    def put_back(self, items: Iterable[T]) -> None:
+        """Items that were popped, in the order they came: to where they were."""
+        for item in reversed(list(items)):
+            if item.priority:
+                self._front -= 1
+                heappush(self._heap, (item.queued_at - AGING * item.priority, self._front, item))
+            else:
+                self._line.appendleft(item)
 
     def sweep(self, is_gone: Callable[[T], bool]) -> list[T]:
         """Take out all that `is_gone` says, wherever they are."""
-        gone = [entry[2] for entry in self._heap if is_gone(entry[2])]
+        gone = [item for item in self if is_gone(item)]
         if gone:
+            self._line = deque(item for item in self._line if not is_gone(item))
             self._heap = [entry for entry in self._heap if not is_gone(entry[2])]
             heapify(self._heap)
         return gone

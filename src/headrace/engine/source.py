@@ -6,6 +6,7 @@ time it is; it starts nothing, waits for nothing and calls nobody.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from headrace.engine.future import Future
@@ -17,14 +18,22 @@ Refused = list[tuple[Future[Any], BaseException]]
 class Work(Protocol):
     """Something a stream does in one run: one operation, or one batch of requests."""
 
+    @property
+    def name(self) -> str:
+        """What runs: a function, a model."""
+
+    def futures(self) -> Iterable[Future[Any]]:
+        """Whose outcomes it gives."""
+
     def run(self) -> None:
         """Do it, outside the lock. Keeps the outcome; raises nothing."""
 
     def complete(self, now: float) -> None:
-        """The run has ended: say so to whoever waits for it to end. With the engine's lock held."""
+        """The run has ended: give every Future its outcome, its room back, and say so to whoever waits for the run to
+        end. With the engine's lock held."""
 
     def deliver(self) -> None:
-        """Give every Future its outcome and every permit back, outside the lock."""
+        """Tell those who wait for the outcomes, outside the lock."""
 
 
 class Source(Protocol):
@@ -42,3 +51,6 @@ class Source(Protocol):
 
     def abandon(self, error: BaseException) -> None:
         """From now on `pull` hands out nothing: it refuses everything that waits with `error`."""
+
+    def waiting(self) -> Iterable[Any]:
+        """What waits and could run, in no order; each with `name` and `queued_at`. For `dump_state`."""

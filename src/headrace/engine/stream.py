@@ -1,6 +1,6 @@
 """A stream: one thread on one placement, which runs one batch at a time and pulls its work.
 
-All decisions are the engine's (`Engine.turn`); this file is the dumb loop around them.
+All decisions are the engine's (`Dispatch.turn`); this file is the dumb loop around them.
 """
 
 from __future__ import annotations
@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING
 
 from headrace.engine.future import mark_stream_thread
 from headrace.engine.leases import Lane
-from headrace.engine.source import Work
+from headrace.engine.mailbox import Hold
+from headrace.engine.source import Refused, Work
 
 if TYPE_CHECKING:
-    from headrace.engine.engine import Engine, Port
+    from headrace.engine.dispatch import Dispatch, Port
 
 
 class Stream:
-    def __init__(self, engine: Engine, port: Port, mask: int, index: int, name: str) -> None:
-        self.port, self.index = port, index
+    def __init__(self, engine: Dispatch, port: Port, mask: int, index: int, name: str) -> None:
+        self.port, self.index, self.name = port, index, name
         self.lane: Lane = port.group.add_lane(mask, self)
         # Set and read under the engine's lock:
         self.stopping = False  # end when there is nothing to do
-        self.ended = False  # it stopped: set by `Engine.turn`, so that it cannot be granted cores on its way out
+        self.ended = False  # it stopped: set by `turn`, so that it cannot be granted cores on its way out
         self.rung = False  # a ring has been promised, and not been heard yet
         self.alarm: float | None = None  # when to look again, though nobody rings
+        self.looked = False  # its alarm woke it: it has watched for as long as it was told to
+        self.work: Work | None = None  # what it runs
+        self.began = 0.0  # since when
+        # Its own: used in its turns alone.
+        self.refused: Refused = []
+        self.hold = Hold()
         self._engine = engine
         self._bell = threading.Lock()  # locked: silent
         self._bell.acquire()
@@ -41,8 +48,14 @@ class Stream:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
+    @property
+    def thread(self) -> int | None:
+        """Its thread's ident."""
+        return self._thread.ident
+
     def _loop(self) -> None:
         mark_stream_thread()
+        self.hold = Hold.here()
         turn = self._engine.turn
         done: Work | None = None
         while not self.ended:

@@ -6,13 +6,15 @@ Rule 2: only requests that are alike are joined; the oldest is in the next batch
 Rule 3: cancelled requests are tombstones: skipped when they are reached, swept when they are many. Late ones are
         refused when they are reached. Neither costs its neighbours anything.
 Rule 4: what `pull` hands out has begun: from then on a cancelled request no longer leaves its batch.
+Rule 5: larger priority first, and waiting counts too (`engine.ready_queue`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
 from headrace.model.pending import Pending
@@ -43,7 +45,7 @@ class Batcher:
     max_batch_size: int = 1
     max_batch_delay: float = 0.0
     counts: Counts = field(default_factory=Counts)
-    _waiting: deque[Pending] = field(default_factory=deque)
+    _waiting: ReadyQueue[Pending] = field(default_factory=ReadyQueue)
     _sweep_at: int = 256
     _abandoned: BaseException | None = None
 
@@ -52,8 +54,7 @@ class Batcher:
         return len(self._waiting)
 
     def add(self, request: Pending, now: float) -> None:
-        request.queued_at = now
-        self._waiting.append(request)
+        self._waiting.add(request, now)
         self.counts.submitted += 1
         if len(self._waiting) > self._sweep_at:
             self._sweep()
@@ -76,7 +77,7 @@ class Batcher:
         if busy and self.max_batch_size > 1 and not self.batches(now, busy):
             return []
         while waiting:
-            first = waiting.popleft()
+            first = waiting.pop()
             if self._begins(first, now, refused):
                 batch = [first]
                 if first.rows < self.max_batch_size and waiting:
@@ -91,6 +92,10 @@ class Batcher:
                 return batch
         return []
 
+    def waiting(self) -> Iterable[Pending]:
+        """All that wait, tombstones included, in no order."""
+        return iter(self._waiting)
+
     def is_empty(self) -> bool:
         self._sweep()
         return not self._waiting
@@ -98,14 +103,15 @@ class Batcher:
     def next_deadline(self) -> float | None:
         """When the oldest request has waited for company long enough. None if nothing waits."""
         self._skip_departed()
-        return self._waiting[0].queued_at + self.max_batch_delay if self._waiting else None
+        return self._oldest() + self.max_batch_delay if self._waiting else None
 
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
 
-    def ended(self, batch: list[Pending], failures: int, now: float) -> None:
+    def ended(self, batch: list[Pending], now: float) -> None:
         """A batch that was pulled has run."""
         counts = self.counts
+        failures = sum(request.failure is not None for request in batch)
         counts.running -= len(batch)
         counts.failed += failures
         counts.completed += len(batch) - failures
@@ -119,41 +125,44 @@ class Batcher:
         looked = 0
         while waiting and rows < self.max_batch_size and looked < LOOK_AHEAD * self.max_batch_size:
             looked += 1
-            request = waiting.popleft()
+            request = waiting.pop()
             if request.alike != alike or request.rows + rows > self.max_batch_size:
                 skipped.append(request)
             elif self._begins(request, now, refused):
                 batch.append(request)
                 rows += request.rows
-        waiting.extendleft(reversed(skipped))
+        waiting.put_back(skipped)
 
     def _begins(self, request: Pending, now: float, refused: Refused) -> bool:
-        if request.deadline is not None and now > request.deadline and not request.can_read():
+        if request.deadline is not None and now > request.deadline and not request._done:
             late = now - request.deadline
             refused.append((request, DeadlineExceeded(f"the deadline passed {late:.3f} s before a stream was free")))
             self.counts.late += 1
             return False
-        if request.begin():
-            return True
-        self.counts.cancelled += 1
-        return False
+        if request._done:
+            self.counts.cancelled += 1
+            return False
+        request._begun = True  # as `Future.begin`: the lock is held
+        return True
 
     def _is_late(self, now: float) -> bool:
-        return bool(self._waiting) and now >= self._waiting[0].queued_at + self.max_batch_delay
+        return bool(self._waiting) and now >= self._oldest() + self.max_batch_delay
+
+    def _oldest(self) -> float:
+        """When the oldest request came. It is not always the head: what matters more stands before it."""
+        return min(request.queued_at for request in self._waiting.oldest())
 
     def _skip_departed(self) -> None:
-        while self._waiting and self._waiting[0].can_read():
-            self._waiting.popleft()
+        waiting = self._waiting
+        while (head := waiting.head()) is not None and head._done:
+            waiting.pop()
             self.counts.cancelled += 1
 
     def _sweep(self) -> None:
-        before = len(self._waiting)
-        self._waiting = deque(request for request in self._waiting if not request.can_read())
-        self.counts.cancelled += before - len(self._waiting)
+        self.counts.cancelled += len(self._waiting.sweep(lambda request: request._done))
         self._sweep_at = max(256, 2 * len(self._waiting))
 
     def _refuse_all(self, error: BaseException, refused: Refused) -> None:
         self._sweep()  # what was cancelled before is counted as that
         self.counts.refused += len(self._waiting)
-        refused.extend((request, error) for request in self._waiting)
-        self._waiting.clear()
+        refused.extend((request, error) for request in self._waiting.sweep(lambda _: True))

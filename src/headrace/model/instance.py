@@ -7,24 +7,22 @@ Rule 2: one bad request in a batch fails alone: when a joined run fails, its mem
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from headrace.backends.base import Session
+from headrace.backends.base import Session, Stop
 from headrace.errors import BackendError, HeadraceError
 from headrace.model.joining import join, split, split_list
 from headrace.model.pending import Pending
 
 
-@dataclass(slots=True)
-class Outcome:
-    value: Any = None
-    error: BaseException | None = None
-
-
 class Instance(Protocol):
-    def run(self, batch: list[Pending]) -> list[Outcome]:
-        """One outcome for each request, in order."""
+    stoppable: bool
+    """Whether `run` heeds its `stop`."""
+    kill: Callable[[Any], object]
+    """Has the run that left a `handle` in its Stop end soon."""
+
+    def run(self, batch: list[Pending], stop: Stop | None = None) -> None:
+        """Give each request its `outcome` (the list of outputs) or its `failure`."""
 
     def close(self) -> None: ...
 
@@ -34,46 +32,63 @@ class LocalInstance:
 
     def __init__(self, session: Session, in_lists: bool = False) -> None:
         self._session = session
-        self._run_joined: Callable[[list[Pending]], list[Any]] = self._as_list if in_lists else self._as_rows
+        self._run_joined: Callable[[list[Pending], Stop | None], list[Any]]
+        self._run_joined = self._as_list if in_lists else self._as_rows
         self._in_lists = in_lists
+        self.stoppable = getattr(session, "stoppable", False)
+        if self.stoppable:
+            self.kill = session.stop  # type: ignore[attr-defined]
 
-    def run(self, batch: list[Pending]) -> list[Outcome]:
+    def run(self, batch: list[Pending], stop: Stop | None = None) -> None:
         if len(batch) == 1:
-            return [self._alone(batch[0])]
+            self._alone(batch[0], stop)
+            return
         try:
-            return [_outcome(answer) for answer in self._run_joined(batch)]
+            answers = self._run_joined(batch, stop)
         except BaseException:
-            return [self._alone(request) for request in batch]
+            for request in batch:
+                if request._done:  # it was cancelled meanwhile, perhaps to stop this very run
+                    request.outcome = None
+                else:
+                    self._alone(request, stop)
+            return
+        for request, answer in zip(batch, answers):
+            _give(request, answer)
 
     def close(self) -> None:
         self._session.close()
 
-    def _alone(self, request: Pending) -> Outcome:
+    def _alone(self, request: Pending, stop: Stop | None) -> None:
         try:
             if self._in_lists:
-                return _outcome(self._as_list([request])[0])
-            return Outcome(self._session.run(request.inputs, request.names))
+                _give(request, self._as_list([request], stop)[0])
+            elif stop is not None:
+                request.outcome = self._session.run(request.inputs, request.names, stop)
+            else:
+                request.outcome = self._session.run(request.inputs, request.names)
         except HeadraceError as error:  # a callable may say itself what is wrong: InvalidInput, Overloaded
-            return Outcome(error=error)
+            request.failure = error
         except BaseException as error:  # also SystemExit: it must end the request, not the stream
-            return Outcome(error=_failure("raised", error))
+            request.failure = _failure("raised", error)
 
-    def _as_rows(self, batch: list[Pending]) -> list[Any]:
-        outputs = self._session.run(join([request.inputs for request in batch]))
+    def _as_rows(self, batch: list[Pending], stop: Stop | None) -> list[Any]:
+        inputs = join([request.inputs for request in batch])
+        outputs = self._session.run(inputs) if stop is None else self._session.run(inputs, None, stop)
         return split(outputs, [request.rows for request in batch])
 
-    def _as_list(self, batch: list[Pending]) -> list[Any]:
+    def _as_list(self, batch: list[Pending], stop: Stop | None) -> list[Any]:
         answer = self._session.run(([request.inputs[0] for request in batch],))[0]
         return [part if isinstance(part, BaseException) else [part] for part in split_list(answer, len(batch))]
 
 
-def _outcome(answer: Any) -> Outcome:
+def _give(request: Pending, answer: Any) -> None:
     """An exception in the place of an answer is that request's error."""
     if isinstance(answer, HeadraceError):
-        return Outcome(error=answer)
-    if isinstance(answer, BaseException):
-        return Outcome(error=_failure("answered with", answer))
-    return Outcome(answer)
+        request.failure = answer
+    elif isinstance(answer, BaseException):
+        request.failure = _failure("answered with", answer)
+    else:
+        request.outcome = answer
 
 
 def _failure(what: str, error: BaseException) -> BackendError:

@@ -1,30 +1,28 @@
-"""A model that was compiled: call it, submit to it, map over it, close it. Safe from any thread.
-
-What its streams pull is `Requests`, which puts the pure Batcher behind the engine's Source and hands each batch to the
-stream's own Instance.
-"""
+"""A model that was compiled: call it, submit to it, map over it, close it. Safe from any thread."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from headrace.backends.base import Loaded
 from headrace.engine.admission import Budget, Permit
 from headrace.engine.engine import Engine
-from headrace.engine.future import Future, on_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.operations import is_number
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
 from headrace.errors import Closed, InvalidOption, Overloaded
 from headrace.model.batcher import Batcher
-from headrace.model.forms import CallableForms, Form, Forms, TensorForms, nbytes_of
-from headrace.model.instance import Instance, LocalInstance, Outcome
+from headrace.model.forms import CallableForms, Forms, Read, TensorForms, nbytes_of
+from headrace.model.instance import Instance, LocalInstance
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
+from headrace.model.run import Requests
 from headrace.model.statistics import ModelStatistics
 from headrace.tensor import TensorSpec
 
@@ -64,9 +62,10 @@ class Model(Owner):
             self._forms = CallableForms(loaded, in_lists)
         self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists) for s in loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
-        self._source = Requests(self._batcher, self._instances)
+        self._source = Requests(self._batcher, self._instances, self.name)
         self._in_caller = threading.RLock()  # naive: one request at a time
-        self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30)
+        self.guard = engine.guard if engine is not None else Guard()
+        self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
         self._port = None
         if engine is not None:
@@ -74,40 +73,61 @@ class Model(Owner):
 
     # ---- what users call
 
-    def __call__(self, value: Any, *, timeout: float | None = None) -> Any:
+    def __call__(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
         """The model's answer to `value`.
 
         A tensor model takes an array, a list of arrays in input order, or a dict by name, and answers in the same form
         (a list if one array goes in and several come out). A callable takes anything: a list is passed as `f(*xs)`, a
-        dict as `f(**d)`. `timeout`: seconds within which the run must have begun.
+        dict as `f(**d)`. `timeout`: seconds within which the run must have begun. Larger `priority` first among what
+        waits; a step is worth one second of waiting.
 
         Raises InvalidInput before anything runs, BackendError if the model fails, DeadlineExceeded, Overloaded,
         Closed.
         """
         self._may_wait()
-        return self.submit(value, timeout=timeout).result()
+        return self.submit(value, timeout=timeout, priority=priority).result()
 
-    def submit(self, value: Any, *, timeout: float | None = None) -> Future[Any]:
+    def submit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Future[Any]:
         """As a call, but returns a Future at once.
 
         It waits only for room in the engine (see `Engine`), at most `timeout` seconds, and never on a thread that runs
-        an event loop: then, and there, it raises Overloaded. Inputs are referenced, not copied: leave them alone until
-        the Future is done.
+        an event loop: then, and there, it raises Overloaded. DeadlineExceeded where the run could not begin within
+        `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future is done.
         """
-        deadline = self._deadline(timeout)
-        inputs, names, form = self._forms.read(value)
-        nbytes = nbytes_of(inputs)
-        engine = self.engine
-        permit = self._budget.admit(nbytes) if engine is None else engine.admit(nbytes, timeout)
-        return self._send(Call(self, inputs, permit, names, form), deadline)
+        if self._closed:
+            raise Closed(f"model {self.name} is closed")
+        deadline = None if timeout is None else self._deadline(timeout, priority)
+        call = Call(self, self._forms.read(value), priority, deadline)
+        if priority:
+            _check_priority(priority)
+        engine, port = self.engine, self._port
+        if self._joins_rows:
+            call.rows = call.inputs[0].shape[0]
+            call.alike = likeness(call.inputs)
+        if engine is None or port is None:
+            self._budget.admit().hand_over(call)
+            self._run_here(call)
+        elif not engine.try_enter(port, self._batcher.add, call):
+            self._enter(call, engine.admit(nbytes_of(call.inputs), timeout))
+        return call
 
-    async def asubmit(self, value: Any, *, timeout: float | None = None) -> Any:
+    async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
         """As a call, for an event loop: waits for room and for the answer without blocking it."""
         self._may_wait()
-        deadline = self._deadline(timeout)
-        inputs, names, form = self._forms.read(value)
-        permit = await self._budget.acquire_async(nbytes_of(inputs), timeout)
-        return await self._send(Call(self, inputs, permit, names, form), deadline)
+        if self._closed:
+            raise Closed(f"model {self.name} is closed")
+        deadline = None if timeout is None else self._deadline(timeout, priority)
+        call = Call(self, self._forms.read(value), priority, deadline)
+        if priority:
+            _check_priority(priority)
+        if self._joins_rows:
+            call.rows = call.inputs[0].shape[0]
+            call.alike = likeness(call.inputs)
+        engine, port = self.engine, self._port
+        if engine is None or port is None or not engine.try_enter(port, self._batcher.add, call):
+            permit = await self._budget.acquire_async(nbytes_of(call.inputs), timeout)
+            self._enter(call, permit)
+        return await call
 
     def map(
         self, values: Iterable[Any], *, window: int | None = None, progress: bool = False, total: int | None = None
@@ -209,23 +229,26 @@ class Model(Owner):
             self.engine.check_process()
             refuse_to_wait_on_a_stream()
 
-    def _deadline(self, timeout: float | None) -> float | None:
-        """Also asks whether the model is open: nobody waits for room in order to hear that it is not."""
-        if self._closed:
-            raise Closed(f"model {self.name} is closed")
-        if timeout is None:
-            return None
+    def _deadline(self, timeout: float, priority: float) -> float:
         if not timeout >= 0:
             raise InvalidOption(f"timeout is in seconds from now, not {timeout}")
-        return timeout + (self.engine.clock.now() if self.engine is not None else time.monotonic())
+        engine, port = self.engine, self._port
+        if engine is None or port is None:
+            return timeout + time.monotonic()
+        deadline = timeout + engine.clock.now()
+        engine.check_deadline(port, len(self._batcher) // self._batcher.max_batch_size, priority, deadline)
+        return deadline
 
-    def _send(self, call: Call, deadline: float | None) -> Call:
-        if self._closed:  # while it waited for room
-            call.let_go()
+    def _enter(self, call: Call, permit: Permit) -> None:
+        """A call that has waited for room."""
+        if self._closed:  # meanwhile
+            permit.release()
             raise Closed(f"model {self.name} is closed")
-        call.deadline = deadline
-        self.send(call)
-        return call
+        if self.engine is None or self._port is None:
+            permit.hand_over(call)
+            self._run_here(call)
+        else:
+            self.engine.offer(self._port, self._batcher.add, call, permit)
 
     def _end(self, drain: bool) -> None:
         if self.engine is not None and self._port is not None:
@@ -240,13 +263,15 @@ class Model(Owner):
             if self._closed:  # by another thread, since `send` asked
                 pending.settle(error=Closed(f"model {self.name} is closed"))
                 return
-            now = time.monotonic()
-            self._batcher.add(pending, now)
             refused: Refused = []
-            run = self._source.pull(now, False, 0, refused)
+            with self.guard.lock:
+                now = time.monotonic()
+                self._batcher.add(pending, now)
+                run = self._source.pull(now, False, 0, refused)
             if run is not None:
                 run.run()
-                run.complete(time.monotonic())
+                with self.guard.lock:
+                    run.complete(time.monotonic())
                 run.deliver()
             for future, error in refused:
                 future.settle(error=error)
@@ -282,54 +307,26 @@ class Call(Pending):
     __slots__ = ("form",)
     model: Model
 
-    def __init__(
-        self, model: Model, inputs: tuple[Any, ...], permit: Permit, names: tuple[str, ...] | None, form: Form
-    ) -> None:
-        super().__init__(model, inputs, permit)
+    def __init__(self, model: Model, read: Read, priority: float, deadline: float | None) -> None:
+        inputs, names, form = read
+        super().__init__(model, inputs, model.guard)
         self.names, self.form = names, form
+        self.priority, self.deadline = priority, deadline
 
-    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
-        if error is None:
-            value = self.model._forms.write(value, self.form)
-        return super().settle(value, error)
+    def answer(self, outputs: Any) -> Any:
+        return self.model._forms.write(outputs, self.form)
 
+    def leave(self) -> None:
+        self.model._budget.leave(self)
 
-class Run:
-    """One batch on one instance: what a stream does at a time."""
-
-    __slots__ = ("_batch", "_instance", "_outcomes", "_requests")
-
-    def __init__(self, requests: Requests, instance: Instance, batch: list[Pending]) -> None:
-        self._requests, self._instance, self._batch = requests, instance, batch
-        self._outcomes: list[Outcome] = []
-
-    def run(self) -> None:
-        self._outcomes = self._instance.run(self._batch)
-
-    def complete(self, now: float) -> None:
-        failures = sum(outcome.error is not None for outcome in self._outcomes)
-        self._requests.batcher.ended(self._batch, failures, now)
-
-    def deliver(self) -> None:
-        for request, outcome in zip(self._batch, self._outcomes):
-            request.ended = True
-            if not request.settle(outcome.value, outcome.error):  # cancelled while it ran: only now is it out
-                request.let_go()
+    def let_go(self) -> None:
+        self.inputs = ()
+        self.model._budget.release(self)
 
 
-class Requests:
-    """A model's Source: the pure Batcher, and for each stream the Instance that runs its batches."""
-
-    def __init__(self, batcher: Batcher, instances: Sequence[Instance]) -> None:
-        self.batcher, self._instances = batcher, instances
-        self.batches: Callable[[float, bool], int] = batcher.batches
-        self.next_deadline: Callable[[], float | None] = batcher.next_deadline
-        self.is_empty: Callable[[], bool] = batcher.is_empty
-        self.abandon: Callable[[BaseException], None] = batcher.abandon
-
-    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | None:
-        batch = self.batcher.pull(now, busy, refused)
-        return Run(self, self._instances[stream], batch) if batch else None
+def _check_priority(priority: object) -> None:
+    if not is_number(priority):
+        raise InvalidOption(f"priority is a number, not {priority!r}")
 
 
 def _length(values: Iterable[Any]) -> int | None:

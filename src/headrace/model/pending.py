@@ -3,40 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.engine.admission import Permit
-from headrace.engine.future import Future
+from headrace.engine.future import Future, Guard
+
+if TYPE_CHECKING:
+    from headrace.model.run import Run
 
 
 class Pending(Future[Any]):
-    """One request. `rows` counts against `max_batch_size`; requests are joined only if their `alike` is equal."""
+    """One request. `rows` counts against `max_batch_size`; requests are joined only if their `alike` is equal.
 
-    __slots__ = ("alike", "deadline", "ended", "inputs", "model", "names", "permit", "queued_at", "rows", "started_at")
+    Its run leaves what came of it in `outcome` or `failure`; the outcome of the Future is settled after that.
+    """
 
-    def __init__(self, model: Owner, inputs: tuple[Any, ...], permit: Permit) -> None:
-        super().__init__()
+    __slots__ = (
+        "alike", "deadline", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
+        "queued_at", "rows", "run", "started_at",
+    )  # fmt: skip
+
+    outcome: Any  # there once it ran, and did not fail
+    queued_at: float  # seconds, once it waits
+    started_at: float  # seconds, once it runs
+
+    def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
+        # As Future.__init__, without the call: this is the hot path.
+        self._guard = guard
+        self._done = self._begun = self._seen = False
+        self._error = None
+        self._callbacks = None
         self.model = model
         self.inputs = inputs
-        self.permit = permit
         self.names: tuple[str, ...] | None = None
         self.rows = 1
         self.alike: Hashable = None
+        self.priority: float = 0
         self.deadline: float | None = None
-        self.ended = False  # its run has ended: nothing reads the inputs any more
-        self.queued_at = self.started_at = 0.0
+        self.failure: BaseException | None = None
+        self.run: Run | None = None  # while it runs
+        self.held = False  # inside the engine
+        self.nbytes = 0  # that it is charged with there
+
+    def answer(self, outputs: Any) -> Any:
+        """The value of the Future, of what its run gave. Outside the lock."""
+        return outputs
+
+    def finish(self) -> None:
+        """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""
+        self.run = None
+        if not self._done:
+            failure = self.failure
+            if failure is None:
+                self._value = self.outcome
+                self._done = True
+            else:
+                self._mark(None, failure)
+                self.model.on_error(self)
+        self.outcome = self.failure = None
+        self.inputs = ()
+        self.leave()
+
+    def delivered(self) -> None:
+        """It is finished: tell whoever waits. Without the lock."""
+        if self._callbacks is not None:
+            self._tell()
+
+    def leave(self) -> None:
+        """It is inside no more. With the lock held."""
 
     def let_go(self) -> None:
-        """Nobody needs the inputs any more: drop them, and give the permit back."""
+        """Nobody needs the inputs any more: drop them, and give back the room it has."""
         self.inputs = ()
-        self.permit.release()
 
     def _settled(self) -> None:
-        # First the error, then the permit: who waits until nobody is inside, and then looks for errors, must find it.
+        """Not run, or cancelled: `finish` settles the others."""
         if self._error is not None:
             self.model.on_error(self)
-        # Before anybody hears of the outcome: who then submits the next one must find the room.
-        if self.ended or not self._begun:  # else it was cancelled while it runs, and `Run.deliver` lets go
+        if self._begun:  # it runs: it is inside until that ends, and `finish` lets it go
+            run = self.run
+            if run is not None:
+                run.stop_if_nobody_is_left()
+        else:
+            # Before anybody hears of the outcome: who then submits the next one must find the room.
             self.let_go()
 
 

@@ -26,11 +26,11 @@ _door = _Door()
 class InFlight(Pending):
     """Holds the model it is pinned to and its permit. `deliver` is called once, on the thread that settles it."""
 
-    __slots__ = ("deliver", "served")
+    __slots__ = ("deliver", "permit", "served")
 
     def __init__(self, served: Served, permit: Permit) -> None:
-        super().__init__(_door, (), permit)
-        self.served = served
+        super().__init__(_door, (), served.model.guard)
+        self.served, self.permit = served, permit
         self.deliver: Callable[[InFlight], object] | None = None
 
     def depart(self) -> None:
@@ -40,9 +40,22 @@ class InFlight(Pending):
             self.deliver = None
             self.cancel()
 
+    def delivered(self) -> None:
+        self.let_go()
+        self._reply()
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.permit.release()
+
     def _settled(self) -> None:
-        self._seen = True  # whoever delivers it looks at it
         super()._settled()
+        self._reply()
+
+    def _reply(self) -> None:
+        self._seen = True  # whoever delivers it looks at it
         deliver = self.deliver  # read once: `depart` may take it away between a look and a call
         if deliver is not None:
             deliver(self)
+        if self._callbacks is not None:
+            self._tell()

@@ -1,0 +1,398 @@
+"""Where streams meet their work: the one lock, and the decisions taken under it.
+
+Rule 1: one lock is the linearisation point. It covers dependencies, sources, leases and outcomes; it is never held
+        across a run, a callback, a wake-up or a wait. There is no dispatcher thread: who submits starts an idle stream,
+        and a stream that ends a run picks its own next one.
+Rule 2: for each run a stream leases its cores (`leases`). What runs never needs more cores than there are.
+Rule 3: a stream that has been granted cores and not yet pulled is `waking`. Work arriving meanwhile is left to it, as
+        long as it fits in the run it will pull.
+Rule 4: of a port's idle streams at most one watches the clock (`alarm`), and only while there is something to watch for.
+Rule 5: while runs are SHORT, one stream does them, one after the other. A second one would only fight it for the
+        interpreter: waking a thread and changing hands cost more than such a run. An idle stream watches meanwhile: when
+        no run has ended for PATIENCE seconds it joins in.
+Rule 6: the collector may run while the lock is held, and a finaliser may enter work. It cannot wait for the lock, which
+        its own thread holds, nor change what is half changed: it is put off until the lock is let go.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from headrace.clock import Clock, SystemClock
+from headrace.engine.admission import Budget, Permit
+from headrace.engine.future import Future, Guard
+from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.source import Refused, Source, Work
+from headrace.engine.stream import Stream
+from headrace.engine.topology import Core
+from headrace.engine.trace import RUN, SUBMIT, Trace
+from headrace.errors import Closed, NotEnoughCores
+
+_log = logging.getLogger("headrace.engine")
+
+SHORT = 20e-6
+"""Seconds. Two threads that hand the interpreter to and fro lose more than that for each run."""
+PATIENCE = 500e-6
+"""Seconds without an end of a run after which what was taken for short is not."""
+
+
+class Entrant(Protocol):
+    """What enters an engine: a Future that is its own permit."""
+
+    held: bool
+    nbytes: int
+
+
+class Port:
+    """Where one source meets its streams. Changed only by `Dispatch`, with its lock held."""
+
+    def __init__(self, source: Source, name: str) -> None:
+        self.source, self.name = source, name
+        self.group = Group()
+        self.streams: tuple[Stream, ...] = ()
+        self.attached = True
+        self.watcher: Stream | None = None  # the idle stream that watches the clock
+        self.seen = -1  # how many runs had ended when it began to
+        self.runs = 0  # that have ended
+        self.run_seconds = 0.0
+        self.typical = float("inf")
+        """Seconds a run takes when nothing disturbs it: falls at once to what was measured, and rises slowly."""
+        self.drained: threading.Event | None = None  # set when nothing waits or runs, if someone waits for that
+
+    def wait(self, batches: int) -> float:
+        """Seconds until so many runs have at the least begun; 0 where nothing has been measured."""
+        return 0.0 if self.typical == float("inf") else batches // max(1, len(self.streams)) * self.typical
+
+
+class Dispatch:
+    def __init__(self, cores: tuple[Core, ...], budget: Budget, guard: Guard, clock: Clock | None) -> None:
+        self.cores = cores
+        self.clock: Clock = clock or SystemClock()
+        self.budget = budget
+        self.guard = guard
+        self._leases = Leases(mask_of(cores))
+        self._ports: list[Port] = []
+        self._closed = False
+        self._busy = False  # somebody is between taking the lock and letting it go
+        self._later: deque[tuple[Port, Callable[[Any, float], None], Any]] = deque()  # entered by finalisers
+        self._trace: Trace | None = None
+
+    # ---- what the engine and models call
+
+    def attach(self, source: Source, masks: Sequence[int], name: str) -> Port:
+        """Start one stream for each core mask, all pulling from `source`.
+
+        NotEnoughCores if `masks` were made before another engine took some of these cores.
+        """
+        from headrace.engine.ownership import deciding
+
+        port = Port(source, name)
+        port.streams = tuple(Stream(self, port, mask, i, f"headrace-{name}-{i}") for i, mask in enumerate(masks))
+        started: list[Stream] = []
+        try:
+            # Before others can see the port: whoever detaches it joins its threads, and must find them started.
+            for stream in port.streams:
+                stream.start()
+                started.append(stream)
+            with deciding, self.guard.lock:
+                if self._closed:
+                    raise Closed("the engine is closed")
+                if not masks or any(not mask or mask & ~self._leases.cores for mask in masks):
+                    wanted = set().union(*(_bits(mask) for mask in masks))
+                    have = _bits(self._leases.cores)
+                    raise NotEnoughCores(
+                        max(1, len(wanted)), len(wanted & have), "another engine has taken the others meanwhile"
+                    )
+                self._ports.append(port)
+        except BaseException:
+            with self.guard.lock:
+                port.attached = False
+                for stream in port.streams:
+                    stream.stopping = stream.rung = True
+            for stream in started:
+                stream.ring()
+                stream.join()
+            raise
+        return port
+
+    def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
+        """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""
+        wake: list[Stream] | None = None
+        refused: Refused | None = None
+        with self.guard.lock:
+            budget = self.budget
+            if budget.inside >= budget.ceiling:
+                return False
+            budget.inside += 1
+            item.held = True
+            if self._busy:
+                self._later.append((port, add, item))
+                return True
+            self._busy = True
+            now = self.clock.now()
+            if self._trace is not None:
+                self._trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            add(item, now)
+            group = port.group
+            if group.idle and not (port.watcher is not None and group.running and port.typical < SHORT):
+                wake, refused = [], []
+                self._start_whoever_should(port, now, wake, refused)
+            self._busy = False
+        if wake or refused or self._later:
+            self._follow_up(wake or (), refused or ())
+        return True
+
+    def offer(self, port: Port, add: Callable[[Any, float], None], item: Any, permit: Permit | None = None) -> None:
+        """Put `item` into the port's source with `add(item, now)`, and start whoever should start.
+
+        It takes over `permit`. After `detach` it is refused: settled with Closed.
+        """
+        wake: list[Stream] = []
+        refused: Refused = []
+        with self.guard.lock:
+            if permit is not None:
+                permit.hand_over(item)
+            if self._busy:
+                self._later.append((port, add, item))
+                return
+            self._busy = True
+            now = self.clock.now()
+            if self._trace is not None:
+                self._trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            add(item, now)
+            if port.group.idle:
+                self._start_whoever_should(port, now, wake, refused)
+            self._busy = False
+        self._follow_up(wake, refused)
+
+    def drain(self, port: Port) -> None:
+        """Wait until nothing of the port waits or runs. What is in its last run may still be about to be delivered."""
+        with self.guard.lock:
+            if not port.group.running and port.source.is_empty():
+                return
+            drained = port.drained = port.drained or threading.Event()
+        drained.wait()
+
+    def detach(self, port: Port, timeout: float | None = None) -> None:
+        """End the port's streams. What has not begun is refused with Closed; what runs is waited for.
+
+        With a `timeout`, a stream whose run does not end within so many seconds is left to itself: a daemon thread.
+        """
+        refused: Refused = []
+        wake: list[Stream] = []
+        with self.guard.lock:
+            if port.attached:
+                port.attached = False
+                self._ports.remove(port)
+                port.source.abandon(Closed("the model or the engine was closed"))
+                port.source.pull(self.clock.now(), False, 0, refused)
+                self._leases.leave(port.group)
+                self._grant(wake)
+                for stream in port.streams:
+                    stream.stopping = True
+                    if not stream.lane.running:  # one that runs sees it when it looks for its next run
+                        self._wake(stream, wake)
+        self._follow_up(wake, refused)
+        until = None if timeout is None else time.monotonic() + timeout
+        for stream in port.streams:
+            stream.join(None if until is None else max(0.0, until - time.monotonic()))
+
+    # ---- what streams call
+
+    def turn(self, stream: Stream, done: Work | None) -> Work | None:
+        """`stream` has ended `done` (None: it has just woken). Its next work; None: it should sleep, or stop."""
+        port, refused = stream.port, stream.refused
+        group, leases = port.group, self._leases
+        work: Work | None = None
+        wake: list[Stream] | None = None
+        with self.guard.lock:
+            self._busy = True
+            now = self.clock.now()
+            if done is not None:
+                self._note_end(stream, port, done, now)
+                done.complete(now)
+                if not (leases.line or stream.stopping or (group.running > 1 and port.typical < SHORT)):
+                    # What happens most: the next run, at once.
+                    work = port.source.pull(now, group.running > 1, stream.index, refused)
+                if work is None or (group.idle and (port.watcher is None or port.typical >= SHORT)):
+                    wake = []
+            else:
+                wake = []
+                stream.rung = False
+                stream.alarm = None
+                if port.watcher is stream:
+                    port.watcher = None
+            if wake is not None:
+                work = self._next(stream, done, work, now, wake)
+            stream.work, stream.began = work, now
+            self._busy = False
+        if wake or refused or self._later:
+            self._follow_up(wake or (), refused)
+            refused.clear()
+        if done is not None:
+            hold = stream.hold
+            hold.on = work is not None and port.typical < SHORT
+            try:
+                done.deliver()
+            except BaseException:  # the stream must outlive it: it has been given its next work, and holds cores
+                _log.exception("an outcome could not be delivered")
+            if self.budget.woken:
+                self.budget.wake()
+            hold.let_go(now)
+        return work
+
+    def woke_by_itself(self, stream: Stream) -> bool:
+        """Its alarm woke it. True: a ring has been promised as well, and it must hear it. Nobody rings it from now on
+        until its turn: a bell that is rung twice raises."""
+        with self.guard.lock:
+            rung, stream.rung, stream.looked = stream.rung, True, True
+            return rung
+
+    # ---- with the lock held
+
+    def _note_end(self, stream: Stream, port: Port, done: Work, now: float) -> None:
+        seconds = now - stream.began
+        typical = port.typical
+        port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
+        port.runs += 1
+        port.run_seconds += seconds
+        if self._trace is not None:
+            ids = tuple(id(future) for future in done.futures())
+            self._trace.record((RUN, stream.began, now, stream.name, ids, done.name, len(ids)))
+
+    def _next(
+        self, stream: Stream, done: Work | None, work: Work | None, now: float, wake: list[Stream]
+    ) -> Work | None:
+        """The general case of a turn: others may want the cores, or there may be nothing to do, or too much."""
+        port, lane, refused = stream.port, stream.lane, stream.refused
+        group, source, leases = port.group, port.source, self._leases
+        looked, stream.looked = stream.looked, False
+        if work is not None:
+            self._arrange(port, now, wake, stream)
+            return work
+        if done is not None:
+            if leases.line:
+                self._let_others_go_first(port, lane, now, wake)
+            elif group.running > 1 and port.typical < SHORT and self._another_gets_on(port, stream, now):
+                leases.release(lane)
+        while True:
+            if not lane.running:
+                if not stream.stopping:
+                    self._arrange(port, now, wake, stream, looked)
+                if not lane.running:
+                    if stream.stopping:
+                        # What its last run made ready is refused: no other stream of the port may be left to do it.
+                        source.pull(now, False, stream.index, refused)
+                        stream.ended = True
+                    self._tell_drained(port)
+                    return None
+            lane.awake()
+            work = source.pull(now, group.running > 1, stream.index, refused)
+            if work is not None:
+                if group.idle and port.attached:
+                    self._arrange(port, now, wake, stream)
+                return work
+            leases.release(lane)
+            if leases.line:
+                self._grant(wake, stream)
+
+    def _arrange(
+        self, port: Port, now: float, wake: list[Stream], me: Stream | None = None, looked: bool = False
+    ) -> None:
+        """Start the streams there is work for. Where work waits for company or runs are short, see that somebody
+        watches the clock.
+
+        `me`: the caller, who need not be woken. `looked`: it has watched since `port.seen`.
+        """
+        group, source = port.group, port.source
+        until: float | None = None
+        while group.idle and not group.in_line and source.batches(now, group.running > 0) > group.waking:
+            if group.running and port.typical < SHORT and not (looked and port.runs == port.seen):
+                until = now + PATIENCE
+                break
+            looked = False
+            lane = self._leases.want(group)
+            if lane is None:
+                return
+            if lane.stream is not me:
+                self._wake(lane.stream, wake)
+        if group.idle and port.watcher is None and not group.in_line:
+            if until is None and not group.waking:
+                until = source.next_deadline()
+            if until is not None:
+                watcher: Stream = group.idle[-1].stream
+                if me is not None and not me.lane.running:
+                    watcher = me
+                port.watcher, watcher.alarm, port.seen = watcher, until, port.runs
+                if watcher is not me:
+                    self._wake(watcher, wake)
+
+    def _another_gets_on(self, port: Port, me: Stream, now: float) -> bool:
+        """Whether another stream of the port is in a run that has just begun, so that this one need not help."""
+        return any(
+            stream is not me and stream.lane.running and (stream.lane.waking or now - stream.began < PATIENCE)
+            for stream in port.streams
+        )
+
+    def _start_whoever_should(self, port: Port, now: float, wake: list[Stream], refused: Refused) -> None:
+        if port.attached:
+            self._arrange(port, now, wake)
+        else:
+            port.source.pull(now, False, 0, refused)
+
+    def _let_others_go_first(self, port: Port, lane: Lane, now: float, wake: list[Stream]) -> None:
+        """`lane` has ended a run while others wait for cores: it stands behind them if it has more to do."""
+        group = port.group
+        self._leases.release(lane)
+        if port.attached and port.source.batches(now, group.running > 0) > group.waking:
+            self._leases.line_up(group)
+        self._grant(wake, lane.stream)
+
+    def _grant(self, wake: list[Stream], me: Stream | None = None) -> None:
+        for lane in self._leases.grant():
+            if lane.stream is not me:
+                self._wake(lane.stream, wake)
+
+    @staticmethod
+    def _wake(stream: Stream, wake: list[Stream]) -> None:
+        if not stream.rung:
+            stream.rung = True
+            wake.append(stream)
+
+    @staticmethod
+    def _tell_drained(port: Port) -> None:
+        if port.drained is not None and not port.group.running and port.source.is_empty():
+            port.drained.set()
+            port.drained = None  # whoever drains it again waits for what comes meanwhile
+
+    # ---- without
+
+    def _follow_up(self, wake: Iterable[Stream], refused: Iterable[tuple[Future[Any], BaseException]]) -> None:
+        """What was decided under the lock, and is done without it."""
+        for stream in wake:
+            stream.ring()
+        for future, error in refused:
+            future.settle(error=error)
+        while self._later:
+            try:
+                port, add, item = self._later.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self.offer(port, add, item)
+
+
+def _bits(mask: int) -> set[int]:
+    return {cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1}
+
+
+def mask_of(cores: Iterable[Core]) -> int:
+    """The cores as bits of an int."""
+    mask = 0
+    for core in cores:
+        mask |= 1 << core.cpu
+    return mask

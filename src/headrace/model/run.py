@@ -1,0 +1,78 @@
+"""A model's work as streams pull it: batches out of the Batcher, each run by the stream's own Instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from headrace.backends.base import Stop
+from headrace.engine.source import Refused
+from headrace.errors import BackendError
+from headrace.model.batcher import Batcher
+from headrace.model.instance import Instance
+from headrace.model.pending import Pending
+
+
+class Run(Stop):
+    """One batch on one instance: what a stream does at a time. And the way to stop it."""
+
+    __slots__ = ("_instance", "_requests", "batch")
+
+    def __init__(self, requests: Requests, instance: Instance, batch: list[Pending]) -> None:
+        self.requested = False
+        self.handle = None
+        self._requests, self._instance, self.batch = requests, instance, batch
+
+    @property
+    def name(self) -> str:
+        return self._requests.name
+
+    def futures(self) -> list[Pending]:
+        return self.batch
+
+    def run(self) -> None:
+        batch = self.batch
+        if self._instance.stoppable:
+            for request in batch:
+                request.run = self
+            self._instance.run(batch, self)
+        else:
+            self._instance.run(batch)
+        for request in batch:
+            if request.failure is None:
+                try:
+                    request.outcome = request.answer(request.outcome)
+                except Exception as error:
+                    request.failure = BackendError(f"the model's answer cannot be given: {error}")
+                    request.failure.__cause__ = error
+
+    def complete(self, now: float) -> None:
+        self._requests.batcher.ended(self.batch, now)
+        for request in self.batch:
+            request.finish()
+
+    def deliver(self) -> None:
+        for request in self.batch:
+            request.delivered()
+
+    def stop_if_nobody_is_left(self) -> None:
+        """One of its requests was cancelled: if all were, nobody wants what is being computed."""
+        if all(request._done for request in self.batch):
+            self.requested = True
+            if self.handle is not None:
+                self._instance.kill(self.handle)
+
+
+class Requests:
+    """A model's Source: the pure Batcher, and for each stream the Instance that runs its batches."""
+
+    def __init__(self, batcher: Batcher, instances: Sequence[Instance], name: str) -> None:
+        self.batcher, self._instances, self.name = batcher, instances, name
+        self.batches: Callable[[float, bool], int] = batcher.batches
+        self.next_deadline: Callable[[], float | None] = batcher.next_deadline
+        self.is_empty: Callable[[], bool] = batcher.is_empty
+        self.abandon: Callable[[BaseException], None] = batcher.abandon
+        self.waiting: Callable[[], Iterable[Pending]] = batcher.waiting
+
+    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | None:
+        batch = self.batcher.pull(now, busy, refused)
+        return Run(self, self._instances[stream], batch) if batch else None
