@@ -129,7 +129,7 @@ def test_threads_that_push_on_the_same_vars_do_not_stop_each_other(
     turned: bool, in_threads: Callable[..., Any]
 ) -> None:
     variables = [hr.Var(str(i)) for i in range(24)]
-    threads, each = 3, 100
+    threads, each = 3, 300
     engine = Engine(topology=made_up(cores=2), max_operations=threads * each)
 
     def push(mine: list[hr.Var]) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,19 @@ GROWTH = 4 << 20
 """Bytes the process may grow by: an arena or two of the allocator, and far less than 5 KiB for each cycle."""
 
 
-def opened() -> Engine:
+def made() -> Engine:
     return Engine(topology=made_up(cores=2), max_operations=32)
 
 
+@contextlib.contextmanager
+def opened() -> Iterator[Engine]:
+    engine = made()
+    yield engine
+    engine.close(timeout=PATIENCE)  # so that a stream that does not end fails the test instead of hanging it
+
+
 def never_used() -> None:
-    with opened():
+    with made():
         pass
 
 
@@ -74,7 +81,7 @@ def failing() -> None:
 
 def closed_without_draining() -> None:
     begun, refused = threading.Semaphore(0), threading.Event()
-    engine, var = opened(), hr.Var()
+    engine, var = made(), hr.Var()
     running = [
         engine.push(lambda: (begun.release(), refused.wait(PATIENCE)), writes=[each]) for each in (var, hr.Var())
     ]
@@ -82,7 +89,7 @@ def closed_without_draining() -> None:
         assert begun.acquire(timeout=PATIENCE)
     ready, waiting = engine.push(int), engine.push(int, reads=[var])
     ready.add_done_callback(lambda _: refused.set())  # `close` refuses it, and then waits for those that run
-    engine.close(drain=False)
+    engine.close(drain=False, timeout=PATIENCE)
     assert [type(future.exception(0)) for future in (*running, ready, waiting)] == [type(None)] * 2 + [Closed] * 2
 
 

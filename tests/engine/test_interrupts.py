@@ -80,11 +80,22 @@ def ctrl_c() -> Iterator[None]:
         sender.join(PATIENCE)
 
 
+@contextlib.contextmanager
+def opened() -> Iterator[Engine]:
+    engine = Engine(topology=made_up(cores=1))
+    try:
+        yield engine
+    except BaseException:
+        engine.close(drain=False, timeout=1)  # its stream may be stuck, or have ended
+        raise
+    engine.close()
+
+
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """One core: whoever is stuck in it is all that runs. At the end it still works, and closes."""
     threads = threading.active_count()
-    with Engine(topology=made_up(cores=1)) as engine:
+    with opened() as engine:
         yield engine
         assert engine.push(lambda: 7).result(PATIENCE) == 7
         engine.waitall(PATIENCE)
@@ -276,9 +287,9 @@ def test_a_close_that_is_interrupted_can_be_done_again() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("in here"), SystemExit(3)], ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("make", [lambda: Engine(topology=made_up(cores=1)), NaiveEngine], ids=["streams", "naive"])
+@pytest.mark.parametrize("make", [opened, NaiveEngine], ids=["streams", "naive"])
 def test_an_operation_that_raises_it_fails_like_any_other(
-    make: Callable[[], Engine | NaiveEngine], error: BaseException
+    make: Callable[[], contextlib.AbstractContextManager[Engine | NaiveEngine]], error: BaseException
 ) -> None:
     def leave() -> None:
         raise error

@@ -20,11 +20,13 @@ import pytest
 import headrace as hr
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future
+from headrace.engine.operations import TOMBSTONES
 from headrace.engine.topology import made_up
 from headrace.errors import Cancelled, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
+from headrace.testing import Gate
 
 PATIENCE = 30.0
-THREADS, EACH, VARS, CORES = 16, 50, 6, 4
+THREADS, EACH, VARS, CORES = 16, 100, 6, 4
 InThreads = Callable[..., Any]
 Until = Callable[[Callable[[], object]], None]
 
@@ -263,3 +265,23 @@ def test_in_a_storm_every_future_ends_once_and_results_are_those_of_one_thread(
 @pytest.mark.parametrize("seed", range(3, 5))
 def test_so_they_do_when_threads_change_places_all_the_time(seed: int, in_threads: InThreads, until: Until) -> None:
     storm(seed, in_threads, until)
+
+
+def test_taking_the_cancelled_out_strands_nobody_behind_one_that_was_granted_meanwhile() -> None:
+    # The storm found it: of two cancelled writers the first may start, and when it is taken out, so may the second.
+    gate, var = Gate(), hr.Var()
+    engine = Engine(topology=made_up(cores=1))
+    try:
+        engine.push(gate)
+        gate.wait()
+        for future in [engine.push(int, writes=[var]) for _ in range(3)]:
+            future.cancel()
+        for _ in range(2 * TOMBSTONES):
+            engine.push(int).cancel()
+        last = engine.push(lambda: 7, reads=[var])
+        gate.open()
+        assert last.result(PATIENCE) == 7
+    except BaseException:
+        engine.close(drain=False, timeout=1)
+        raise
+    engine.close()

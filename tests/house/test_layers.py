@@ -33,7 +33,9 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 
 ONLY_FOR_TYPES = {
     ("engine/ownership", "headrace.engine.engine"),
-    ("engine/stream", "headrace.engine.engine"),
+    ("engine/stream", "headrace.engine.dispatch"),
+    *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
+    ("model/pending", "headrace.model.run"),
     ("serving/inflight", "headrace.serving.served"),
     *(("__init__", f"headrace.{module}") for module in (
         "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",

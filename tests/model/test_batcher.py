@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headrace.engine.admission import Budget
+from headrace.engine.future import Guard
 from headrace.engine.source import Refused
-from headrace.errors import Closed, DeadlineExceeded
+from headrace.errors import BackendError, Closed, DeadlineExceeded
 from headrace.model.batcher import LOOK_AHEAD, Batcher
 from headrace.model.pending import Owner, Pending
 
@@ -19,16 +19,26 @@ class Nobody(Owner):
         pass
 
 
-BUDGET = Budget(1_000_000)
+GUARD = Guard()
 
 
-def request(rows: int = 1, alike: Hashable = "a", deadline: float | None = None) -> Pending:
-    pending = Pending(Nobody(), (object(),), BUDGET.admit())
-    pending.rows, pending.alike, pending.deadline = rows, alike, deadline
+class Request(Pending):
+    """Says whether it has given its room back."""
+
+    inside = True
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.inside = False
+
+
+def request(rows: int = 1, alike: Hashable = "a", deadline: float | None = None, priority: float = 0) -> Request:
+    pending = Request(Nobody(), (object(),), GUARD)
+    pending.rows, pending.alike, pending.deadline, pending.priority = rows, alike, deadline, priority
     return pending
 
 
-def filled(batcher: Batcher, requests: list[Pending], now: float = 0.0) -> list[Pending]:
+def filled(batcher: Batcher, requests: list[Request], now: float = 0.0) -> list[Request]:
     for one in requests:
         batcher.add(one, now)
     return requests
@@ -232,7 +242,7 @@ def test_what_was_pulled_has_begun_and_stays_in_its_batch_when_it_is_cancelled()
     assert first.cancel()
     assert batch == [first, second]
     assert first.inputs, "the run still reads them"
-    assert first.permit.held
+    assert first.inside
     assert second.settle([1])
 
 
@@ -241,7 +251,7 @@ def test_who_is_cancelled_before_its_run_lets_go_at_once() -> None:
     (gone,) = filled(batcher, [request()])
     gone.cancel()
     assert not gone.inputs
-    assert not gone.permit.held
+    assert not gone.inside
 
 
 def test_an_abandoned_batcher_refuses_what_waits_and_what_comes() -> None:
@@ -263,11 +273,12 @@ def test_times_and_rows_are_summed_up() -> None:
     filled(batcher, [request(rows=2)], now=1.0)
     filled(batcher, [request()], now=2.0)
     batch = batcher.pull(5.0, False, [])
-    assert (batcher.counts.running, batcher.counts.queue_seconds) == (2, 7.0)
-    batcher.ended(batch, failures=1, now=5.5)
+    assert (batcher.counts.started, batcher.counts.queue_seconds) == (2, 7.0)
+    batch[1].failure = BackendError("it broke")
+    batcher.ended(batch)
     counts = batcher.counts
-    assert (counts.runs, counts.rows, counts.run_seconds) == (1, 3, 0.5)
-    assert (counts.running, counts.completed, counts.failed) == (0, 1, 1)
+    assert (counts.runs, counts.rows) == (1, 3)
+    assert (counts.started, counts.completed, counts.failed) == (2, 1, 1)
 
 
 # ---- any order of anything, beside a list that is simple enough to be right
@@ -285,11 +296,14 @@ class BesideAList(RuleBasedStateMachine):
         rows=st.integers(0, 6),
         alike=st.sampled_from("ab"),
         patience=st.sampled_from([None, None, 0.0, 1.0, 5.0]),
+        priority=st.sampled_from([0, 0, 0, 0.25, 1, 7, -1]),
     )
-    def add(self, rows: int, alike: str, patience: float | None) -> None:
-        one = request(rows, alike, None if patience is None else self.now + patience)
+    def add(self, rows: int, alike: str, patience: float | None, priority: float) -> None:
+        one = request(rows, alike, None if patience is None else self.now + patience, priority)
         self.batcher.add(one, self.now)
         self.waiting.append(one)
+        # A step of priority is worth a second of waiting. Sorting is stable: equal ones stay in the order they came.
+        self.waiting.sort(key=lambda one: (one.queued_at - one.priority, one.priority != 0))
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
     def time_passes(self, seconds: float) -> None:
@@ -319,17 +333,20 @@ class BesideAList(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         batch = data.draw(st.sampled_from(self.running))
         self.running.remove(batch)
-        failures = data.draw(st.integers(0, len(batch)))
-        self.batcher.ended(batch, failures, self.now)
+        failed = data.draw(st.integers(0, len(batch)))
+        for one in batch[:failed]:
+            one.failure = BackendError("it broke")
+        before = self.batcher.counts.failed
+        self.batcher.ended(batch)
+        assert self.batcher.counts.failed == before + failed
 
     @invariant()
     def everyone_is_counted_once(self) -> None:
         if not hasattr(self, "batcher"):
             return
         counts = self.batcher.counts
-        assert counts.running == sum(map(len, self.running))
-        ended = counts.completed + counts.failed + counts.cancelled + counts.late
-        assert counts.submitted == ended + counts.running + len(self.batcher)
+        assert counts.started - counts.completed - counts.failed == sum(map(len, self.running))
+        assert counts.submitted == counts.started + counts.cancelled + counts.late + len(self.batcher)
 
     def _expected(self, busy: bool) -> tuple[list[Pending], list[Pending]]:
         """(batch, late), taken out of `self.waiting`."""
@@ -337,7 +354,10 @@ class BesideAList(RuleBasedStateMachine):
         if busy and self.size > 1:
             while waiting and waiting[0].can_read():
                 waiting.pop(0)
-            if not waiting or (len(waiting) < self.size and self.now < waiting[0].queued_at + self.delay):
+            if not waiting:
+                return [], []
+            oldest = min(one.queued_at for one in waiting if not one.can_read())
+            if len(waiting) < self.size and self.now < oldest + self.delay:
                 return [], []
         batch: list[Pending] = []
         looked = 0

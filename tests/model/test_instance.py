@@ -1,15 +1,18 @@
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace.engine.admission import Budget
+from headrace.backends.base import Stop
+from headrace.engine.future import Guard
 from headrace.errors import BackendError, Closed, InvalidInput
-from headrace.model.instance import LocalInstance, Outcome
+from headrace.model.instance import LocalInstance
 from headrace.model.pending import Owner, Pending
 
-BUDGET = Budget(1_000_000)
+GUARD = Guard()
 
 
 class Nobody(Owner):
@@ -36,16 +39,39 @@ class Recording:
 def requests(*inputs: Any) -> list[Pending]:
     batch = []
     for value in inputs:
-        pending = Pending(Nobody(), value if isinstance(value, tuple) else (value,), BUDGET.admit())
+        pending = Pending(Nobody(), value if isinstance(value, tuple) else (value,), GUARD)
         if isinstance(pending.inputs[0], np.ndarray):
             pending.rows = len(pending.inputs[0])
         batch.append(pending)
     return batch
 
 
-def values(outcomes: list[Outcome]) -> list[Any]:
-    assert all(outcome.error is None for outcome in outcomes)
-    return [outcome.value for outcome in outcomes]
+class Stoppable(Recording):
+    """A session that also takes a way to be stopped, and keeps which it was given."""
+
+    stoppable = True
+
+    def __init__(self, function: Callable[..., list[Any]]) -> None:
+        super().__init__(function)
+        self.stops: list[Stop | None] = []
+        self.stopped: list[Any] = []
+
+    def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None) -> list[Any]:
+        self.stops.append(stop)
+        return super().run(inputs, names)
+
+    def stop(self, handle: Any) -> None:
+        self.stopped.append(handle)
+
+
+def ran(instance: LocalInstance, batch: list[Pending]) -> list[Pending]:
+    instance.run(batch)
+    return batch
+
+
+def values(batch: list[Pending]) -> list[Any]:
+    assert all(request.failure is None for request in batch)
+    return [request.outcome for request in batch]
 
 
 def positive(x: Any) -> list[Any]:
@@ -59,17 +85,17 @@ def positive(x: Any) -> list[Any]:
 
 def test_a_batch_is_one_run_and_each_request_gets_its_own_rows() -> None:
     session = Recording(positive)
-    outcomes = LocalInstance(session).run(requests(np.ones((1, 2)), np.full((2, 2), 3)))
-    assert [value[0].tolist() for value in values(outcomes)] == [[[2, 2]], [[6, 6], [6, 6]]]
+    batch = ran(LocalInstance(session), requests(np.ones((1, 2)), np.full((2, 2), 3)))
+    assert [value[0].tolist() for value in values(batch)] == [[[2, 2]], [[6, 6], [6, 6]]]
     assert len(session.calls) == 1
 
 
 def test_one_bad_request_in_a_batch_fails_alone() -> None:
-    outcomes = LocalInstance(Recording(positive)).run(requests(np.ones(1), -np.ones(1), np.full(2, 3.0)))
-    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
-    assert outcomes[0].value[0].tolist() == [2]
-    assert outcomes[2].value[0].tolist() == [6, 6]
-    error = outcomes[1].error
+    batch = ran(LocalInstance(Recording(positive)), requests(np.ones(1), -np.ones(1), np.full(2, 3.0)))
+    assert [request.failure is None for request in batch] == [True, False, True]
+    assert batch[0].outcome[0].tolist() == [2]
+    assert batch[2].outcome[0].tolist() == [6, 6]
+    error = batch[1].failure
     assert isinstance(error, BackendError)
     assert isinstance(error.__cause__, ValueError)
     assert str(error) == "the model raised ValueError: negative"
@@ -77,22 +103,22 @@ def test_one_bad_request_in_a_batch_fails_alone() -> None:
 
 def test_a_batch_that_comes_back_with_the_wrong_rows_is_run_one_by_one() -> None:
     session = Recording(lambda x: [x[:1] * 2])
-    outcomes = LocalInstance(session).run(requests(np.ones(1), np.full(1, 5.0)))
-    assert [value[0].tolist() for value in values(outcomes)] == [[2], [10]]
+    batch = ran(LocalInstance(session), requests(np.ones(1), np.full(1, 5.0)))
+    assert [value[0].tolist() for value in values(batch)] == [[2], [10]]
     assert len(session.calls) == 3
 
 
 def test_a_lone_request_is_not_copied_on_its_way() -> None:
     session = Recording(positive)
     (one,) = requests(np.ones(3))
-    LocalInstance(session).run([one])
+    ran(LocalInstance(session), [one])
     assert session.calls[0][0] is one.inputs[0]
 
 
 def test_names_are_passed_on() -> None:
     (one,) = requests((1, 2))
     one.names = ("b", "a")
-    assert values(LocalInstance(Recording(lambda a, b: [(a, b)])).run([one])) == [[(2, 1)]]
+    assert values(ran(LocalInstance(Recording(lambda a, b: [(a, b)])), [one])) == [[(2, 1)]]
 
 
 # ---- callables that take lists
@@ -104,21 +130,22 @@ def in_lists(function: Callable[[list[Any]], Any]) -> LocalInstance:
 
 def test_a_callable_gets_the_list_of_requests_and_each_its_answer() -> None:
     session = Recording(lambda xs: [[x * 2 for x in xs]])
-    assert values(LocalInstance(session, in_lists=True).run(requests(1, "a", 3))) == [[2], ["aa"], [6]]
+    assert values(ran(LocalInstance(session, in_lists=True), requests(1, "a", 3))) == [[2], ["aa"], [6]]
     assert session.calls == [([1, "a", 3],)]
 
 
 def test_a_lone_request_is_a_list_of_one() -> None:
     session = Recording(lambda xs: [[x * 2 for x in xs]])
-    assert values(LocalInstance(session, in_lists=True).run(requests(1))) == [[2]]
+    assert values(ran(LocalInstance(session, in_lists=True), requests(1))) == [[2]]
     assert session.calls == [([1],)]
 
 
 def test_one_bad_request_in_a_list_fails_alone() -> None:
-    outcomes = in_lists(lambda xs: [1 / x for x in xs]).run(requests(1, 0, 2))
-    assert [outcome.value for outcome in outcomes] == [[1], None, [0.5]]
-    assert isinstance(outcomes[1].error, BackendError)
-    assert isinstance(outcomes[1].error.__cause__, ZeroDivisionError)
+    batch = ran(in_lists(lambda xs: [1 / x for x in xs]), requests(1, 0, 2))
+    assert [request.failure is None for request in batch] == [True, False, True]
+    assert (batch[0].outcome, batch[2].outcome) == ([1], [0.5])
+    assert isinstance(batch[1].failure, BackendError)
+    assert isinstance(batch[1].failure.__cause__, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -126,29 +153,29 @@ def test_an_exception_in_the_place_of_an_answer_is_that_requests_error(count: in
     ours, theirs = InvalidInput("too long"), KeyError("k")
     answers: list[Any] = [ours, theirs, None][:count]
     session = Recording(lambda xs: [answers])
-    outcomes = LocalInstance(session, in_lists=True).run(requests(*range(count)))
+    batch = ran(LocalInstance(session, in_lists=True), requests(*range(count)))
     assert len(session.calls) == 1, "the callable has answered: nothing is tried again"
-    assert outcomes[0].error is ours
+    assert batch[0].failure is ours
     if count > 1:
-        assert isinstance(outcomes[1].error, BackendError)
-        assert outcomes[1].error.__cause__ is theirs
-        assert "answered with KeyError" in str(outcomes[1].error)
+        assert isinstance(batch[1].failure, BackendError)
+        assert batch[1].failure.__cause__ is theirs
+        assert "answered with KeyError" in str(batch[1].failure)
     if count > 2:
-        assert (outcomes[2].value, outcomes[2].error) == ([None], None)
+        assert (batch[2].outcome, batch[2].failure) == ([None], None)
 
 
 def test_the_wrong_number_of_answers_is_found_out_for_each_request() -> None:
-    outcomes = in_lists(lambda xs: [sum(xs)]).run(requests(1, 2))  # one answer: right for a list of one
-    assert values(outcomes) == [[1], [2]]
-    outcomes = in_lists(lambda xs: [*xs, 0]).run(requests(1, 2))
-    assert [str(outcome.error) for outcome in outcomes] == ["a batch of 1 requests came back as 2 answers"] * 2
-    assert all(isinstance(outcome.error, BackendError) for outcome in outcomes)
+    batch = ran(in_lists(lambda xs: [sum(xs)]), requests(1, 2))  # one answer: right for a list of one
+    assert values(batch) == [[1], [2]]
+    batch = ran(in_lists(lambda xs: [*xs, 0]), requests(1, 2))
+    assert [str(request.failure) for request in batch] == ["a batch of 1 requests came back as 2 answers"] * 2
+    assert all(isinstance(request.failure, BackendError) for request in batch)
 
 
 def test_an_answer_that_is_no_list_says_what_was_expected() -> None:
-    (outcome,) = in_lists(lambda xs: "text").run(requests(1))
-    assert isinstance(outcome.error, BackendError)
-    assert "returns a list of as many answers; it was given 1 and returned a str" in str(outcome.error)
+    (request,) = ran(in_lists(lambda xs: "text"), requests(1))
+    assert isinstance(request.failure, BackendError)
+    assert "returns a list of as many answers; it was given 1 and returned a str" in str(request.failure)
 
 
 # ---- nothing a model raises gets out
@@ -167,19 +194,17 @@ def test_whatever_a_model_raises_is_an_outcome_for_each(raised: BaseException, c
         raise raised
 
     inputs = range(count) if lists else [np.zeros(1)] * count
-    outcomes = LocalInstance(Recording(fail), lists).run(requests(*inputs))
-    assert len(outcomes) == count
-    for outcome in outcomes:
-        assert isinstance(outcome.error, BackendError)
-        assert outcome.error.__cause__ is raised
-        assert type(raised).__name__ in str(outcome.error)
+    for request in ran(LocalInstance(Recording(fail), lists), requests(*inputs)):
+        assert isinstance(request.failure, BackendError)
+        assert request.failure.__cause__ is raised
+        assert type(raised).__name__ in str(request.failure)
 
 
 def test_an_unprintable_answer_is_an_outcome_too() -> None:
     raised = Unprintable()
-    (outcome,) = in_lists(lambda xs: [raised]).run(requests(1))
-    assert isinstance(outcome.error, BackendError)
-    assert outcome.error.__cause__ is raised
+    (request,) = ran(in_lists(lambda xs: [raised]), requests(1))
+    assert isinstance(request.failure, BackendError)
+    assert request.failure.__cause__ is raised
 
 
 def test_a_model_may_say_itself_what_is_wrong() -> None:
@@ -188,8 +213,56 @@ def test_a_model_may_say_itself_what_is_wrong() -> None:
     def fail(x: object) -> list[Any]:
         raise said
 
-    (outcome,) = LocalInstance(Recording(fail)).run(requests(1))
-    assert outcome.error is said
+    (request,) = ran(LocalInstance(Recording(fail)), requests(1))
+    assert request.failure is said
+
+
+# ---- stopping
+
+
+def test_a_session_that_cannot_be_stopped_is_run_without_a_way_to_stop_it() -> None:
+    instance = LocalInstance(Recording(positive))  # its `run` takes no third argument
+    assert not instance.stoppable
+    assert values(ran(instance, requests(np.ones(1), np.ones(1)))) == [[2], [2]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stoppable_session_is_given_the_way_to_stop_its_run(count: int) -> None:
+    session, stop = Stoppable(positive), Stop()
+    instance = LocalInstance(session)
+    assert instance.stoppable
+    instance.run(batch := requests(*[np.ones(1)] * count), stop)
+    assert values(batch) == [[2]] * count
+    assert session.stops == [stop]
+    instance.kill("handle")
+    assert session.stopped == ["handle"]
+
+
+def test_it_is_run_without_one_as_well() -> None:
+    session = Stoppable(positive)
+    assert values(ran(LocalInstance(session), requests(np.ones(1)))) == [[2]]
+    assert session.stops == [None]
+
+
+def test_each_run_of_a_batch_that_failed_can_be_stopped() -> None:
+    session, stop = Stoppable(positive), Stop()
+    LocalInstance(session).run(requests(np.ones(1), -np.ones(1)), stop)
+    assert session.stops == [stop] * 3, "the joined one, and one for each of the two"
+
+
+def test_who_was_cancelled_while_the_joined_run_failed_is_not_run_alone() -> None:
+    batch = requests(np.ones(1), np.full(1, 5.0), np.full(1, 7.0))
+
+    def fail(x: Any) -> list[Any]:
+        if len(x) > 1:
+            batch[1].cancel()
+            raise ValueError("joined")
+        return [x]
+
+    session = Recording(fail)
+    ran(LocalInstance(session), batch)
+    assert [inputs[0].tolist() for inputs in session.calls] == [[1, 5, 7], [1], [7]]
+    assert (batch[0].outcome, batch[2].outcome) == ([1], [7])
 
 
 def test_closing_it_closes_its_session() -> None:

@@ -472,16 +472,21 @@ def test_what_is_cancelled_in_the_queue_never_runs_and_leaves_at_once(engine: hr
             future.result()
 
 
-def test_what_is_cancelled_while_it_runs_stays_inside_until_its_run_has_ended(engine: hr.Engine) -> None:
+@pytest.mark.parametrize("max_bytes", [None, 10_000])
+def test_what_is_cancelled_while_it_runs_stays_inside_until_its_run_has_ended(max_bytes: int | None) -> None:
     gate = Gate()
-    with hr.compile_model(lambda x: gate() or x.sum(), engine=engine) as model:
+    with (
+        hr.Engine(topology=made_up(1), max_bytes=max_bytes) as engine,
+        hr.compile_model(lambda x: gate() or x.sum(), engine=engine) as model,
+    ):
         future = model.submit(np.ones(1000))
         gate.wait()
         assert future.cancel()
         with pytest.raises(hr.Cancelled):
             future.result()
         inside = engine.statistics().budget
-        assert (inside.inside, inside.nbytes) == (1, 8000), "the run still reads its inputs"
+        # Without a bound on them, bytes are not counted.
+        assert (inside.inside, inside.nbytes) == (1, 8000 if max_bytes else 0), "the run still reads its inputs"
         gate.open()
         model.close()
         assert future.cancelled(), "what the run returned is dropped"
@@ -521,6 +526,123 @@ def test_what_is_late_is_not_run_and_says_so() -> None:
         assert futures[2].result(PATIENCE) is None
         assert ran == [0, 2, 3]
         assert isinstance(futures[1].exception(), TimeoutError)
+
+
+@pytest.mark.parametrize("scheduler", ["single_stream", "naive"])
+def test_an_idle_model_takes_a_request_whose_time_is_up_at_once(engine: hr.Engine, scheduler: str) -> None:
+    """Whether it is late when a stream has it is for the stream to say, a moment later."""
+    with hr.compile_model(double, engine=engine, scheduler=scheduler) as model:
+        for x in range(20):
+            future = model.submit(x, timeout=0)
+            error = future.exception(PATIENCE)
+            assert isinstance(error, hr.DeadlineExceeded) or future.result() == 2 * x
+        assert model.statistics().submitted == 20
+
+
+def test_a_request_that_needs_no_time_at_all_is_in_time() -> None:
+    with (
+        hr.Engine(topology=made_up(1), clock=FakeClock()) as engine,
+        hr.compile_model(double, engine=engine) as model,
+    ):
+        assert model(1, timeout=0) == 2
+
+
+class Slow:
+    """A model each run of which takes one second of its clock; the first run after `stop` stops at the gate."""
+
+    def __init__(self) -> None:
+        self.clock, self.gate, self.stopped, self.ran = FakeClock(), Gate(), False, []
+
+    def __call__(self, x: int) -> int:
+        self.ran.append(x)
+        if self.stopped:
+            self.gate()
+        self.clock.advance(1.0)
+        return x
+
+    def stop(self, model: hr.Model) -> hr.Future[int]:
+        """What runs from now on."""
+        model(0)  # so that it is known how long a run takes
+        self.stopped = True
+        future = model.submit(1)
+        self.gate.wait()
+        return future
+
+
+def test_what_cannot_begin_in_time_is_refused_when_it_comes() -> None:
+    slow = Slow()
+    with (
+        hr.Engine(topology=made_up(1), clock=slow.clock) as engine,
+        hr.compile_model(slow, engine=engine) as model,
+    ):
+        running = slow.stop(model)
+        waiting = [model.submit(x) for x in (2, 3, 4)]
+        before = model.statistics().submitted, engine.statistics().budget.inside
+        with pytest.raises(hr.DeadlineExceeded, match="could not be started in time"):
+            model.submit(5, timeout=2.0)
+        with pytest.raises(hr.DeadlineExceeded, match="could not be started in time"):
+            asyncio.run(model.asubmit(5, timeout=2.0))
+        assert (model.statistics().submitted, engine.statistics().budget.inside) == before, "it never came in"
+        in_time = model.submit(6, timeout=5.0)
+        first = model.submit(7, timeout=2.0, priority=100)  # it overtakes those that wait
+        slow.gate.open()
+        for future in (running, *waiting, in_time, first):
+            future.result(PATIENCE)
+    assert slow.ran == [0, 1, 7, 2, 3, 4, 6]
+
+
+def test_those_who_were_cancelled_take_no_time_from_who_comes() -> None:
+    slow = Slow()
+    with (
+        hr.Engine(topology=made_up(1), clock=slow.clock) as engine,
+        hr.compile_model(slow, engine=engine) as model,
+    ):
+        running = slow.stop(model)
+        for x in range(10):
+            model.submit(x).cancel()
+        try:
+            future = model.submit(2, timeout=2.0)
+        finally:
+            slow.gate.open()
+        assert future.result(PATIENCE) == 2
+        assert running.result(PATIENCE) == 1
+
+
+def test_those_that_are_joined_take_the_time_of_one_run() -> None:
+    clock, gate, stopped = FakeClock(), Gate(), []
+
+    def slow(xs: list[int]) -> list[int]:
+        if stopped:
+            gate()
+        clock.advance(1.0)
+        return xs
+
+    with (
+        hr.Engine(topology=made_up(1), clock=clock) as engine,
+        hr.compile_model(slow, engine=engine, max_batch_size=4) as model,
+    ):
+        model(0)
+        stopped.append(True)
+        futures = [model.submit(1)]
+        gate.wait()
+        futures += [model.submit(x) for x in range(4)]
+        futures += [model.submit(x, timeout=2.0) for x in range(4)]
+        futures[1].add_done_callback(lambda _: None)
+        gate.open()
+        for future in futures:
+            future.result(PATIENCE)
+        assert model.statistics().runs == 4
+
+
+def test_seconds_in_runs_are_summed_up() -> None:
+    slow = Slow()
+    with (
+        hr.Engine(topology=made_up(1), clock=slow.clock) as engine,
+        hr.compile_model(slow, engine=engine) as model,
+    ):
+        for x in range(3):
+            model(x)
+        assert model.statistics().run_seconds == 3.0
 
 
 def test_the_time_a_request_waits_for_room_counts() -> None:

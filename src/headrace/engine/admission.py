@@ -88,6 +88,8 @@ class Budget:
         """Who finds `inside` below it, with the lock held, may add one and be in: nobody waits, no bytes are counted."""
         self.woken: list[Callable[[], object]] = []
         """Who is to be told that there is room: by `wake`, once the lock is let go."""
+        self.crowded = False
+        """Whether anyone waits: for room, or for nobody to be inside. Else who leaves need tell nobody."""
         self._refused = 0
         self._line: deque[_Waiter] = deque()
         self._idle: list[threading.Lock] = []  # who waits for nobody to be inside
@@ -152,6 +154,7 @@ class Budget:
             gate = threading.Lock()
             gate.acquire()
             self._idle.append(gate)
+            self.crowded = True
         try:
             return gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
         finally:
@@ -187,7 +190,7 @@ class Budget:
                 if unread:
                     assert isinstance(holder, Future)
                     self._unread[id(holder)] = _Unread(self, holder, unread)
-            if self._line or self._idle:
+            if self.crowded:
                 self._make_room()
 
     def wake(self) -> None:
@@ -253,6 +256,7 @@ class Budget:
         waiter = _Waiter(nbytes, wake, _whoever_is_here())
         self._line.append(waiter)
         self.ceiling = 0
+        self.crowded = True
         self._make_room()
         return waiter
 
@@ -275,6 +279,7 @@ class Budget:
             if self._idle and not self.inside:
                 self.woken += [gate.release for gate in self._idle]
                 self._idle = []
+        self.crowded = bool(line or self._idle)
 
     def _one_who_waits_for_itself(self) -> _Waiter | None:
         """Nothing is inside, and all results that are charged for belong to those who wait: one of them is told."""

@@ -214,7 +214,14 @@ class Dispatch:
             self._busy = True
             now = self.clock.now()
             if done is not None:
-                self._note_end(stream, port, done, now)
+                seconds = now - stream.began
+                typical = port.typical
+                port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
+                port.runs += 1
+                port.run_seconds += seconds
+                if self._trace is not None:
+                    ids = tuple(id(future) for future in done.futures())
+                    self._trace.record((RUN, stream.began, now, stream.name, ids, done.name, len(ids)))
                 done.complete(now)
                 if not (leases.line or stream.stopping or (group.running > 1 and port.typical < SHORT)):
                     # What happens most: the next run, at once.
@@ -254,16 +261,6 @@ class Dispatch:
             return rung
 
     # ---- with the lock held
-
-    def _note_end(self, stream: Stream, port: Port, done: Work, now: float) -> None:
-        seconds = now - stream.began
-        typical = port.typical
-        port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
-        port.runs += 1
-        port.run_seconds += seconds
-        if self._trace is not None:
-            ids = tuple(id(future) for future in done.futures())
-            self._trace.record((RUN, stream.began, now, stream.name, ids, done.name, len(ids)))
 
     def _next(
         self, stream: Stream, done: Work | None, work: Work | None, now: float, wake: list[Stream]

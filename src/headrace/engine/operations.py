@@ -113,8 +113,18 @@ class Operation(Future[Any]):
         else:
             self._failure = None
             self._fail(failure)
-        source.budget.leave(self)
-        source.completed(self, failure, now)
+        budget = source.budget
+        if self.nbytes or budget.crowded:
+            budget.leave(self)
+        elif self.held:  # as `leave`, without the call
+            self.held = False
+            budget.inside -= 1
+        if failure is not None:
+            source.counts.failed += 1
+        ready = source.dependencies.complete(self, failure)
+        self.reads = self.writes = self.needs = ()  # a kept Future must not keep Vars alive
+        for next_one in ready:
+            source.ready.add(next_one, now)
 
     def deliver(self) -> None:
         if self._callbacks is not None:
@@ -160,7 +170,6 @@ class OperationCounts:
     """Changed with the engine's lock held."""
 
     pushed: int = 0
-    completed: int = 0
     failed: int = 0
     cancelled: int = 0
     late: int = 0
@@ -174,8 +183,8 @@ class OperationSource:
     def __init__(self, on_failure: Callable[[Future[Any]], object], budget: Budget) -> None:
         self.on_failure, self.budget = on_failure, budget
         self.counts = OperationCounts()
-        self._dependencies: Dependencies[Operation] = Dependencies()
-        self._ready: ReadyQueue[Operation] = ReadyQueue()
+        self.dependencies: Dependencies[Operation] = Dependencies()
+        self.ready: ReadyQueue[Operation] = ReadyQueue()
         self._abandoned: BaseException | None = None
         self.tombstones: deque[Operation] = deque()
         """Cancelled and perhaps still queued. Appended to without the lock, which `deque` allows."""
@@ -184,29 +193,28 @@ class OperationSource:
         self.counts.pushed += 1
         if len(self.tombstones) >= TOMBSTONES:
             self._sweep(now)
-        if self._dependencies.push(operation):
-            self._ready.add(operation, now)
+        if self.dependencies.push(operation):
+            self.ready.add(operation, now)
 
     def __len__(self) -> int:
         """How many could start now, tombstones included."""
-        return len(self._ready)
+        return len(self.ready)
 
     def batches(self, now: float, busy: bool) -> int:
-        return len(self._ready)
+        return len(self.ready)
 
     def is_empty(self) -> bool:
-        return not self._ready
+        return not self.ready
 
     def next_deadline(self) -> None:
         return None
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Operation | None:
-        ready = self._ready
-        while ready:
-            operation = ready.pop()
+        ready = self.ready
+        while (operation := ready.pop()) is not None:
             if operation._done:
                 self.counts.cancelled += 1
-                self._release(operation, self._dependencies.abandon(operation), now)
+                self._release(operation, self.dependencies.abandon(operation), now)
                 continue
             if operation.needs or operation.deadline is not None or self._abandoned is not None:
                 error = self._why_not(operation, now)
@@ -214,7 +222,7 @@ class OperationSource:
                     note_where(error, operation.pushed_at)
                     refused.append((operation, error))
                     operation._begun = False
-                    self._release(operation, self._dependencies.complete(operation, error), now)
+                    self._release(operation, self.dependencies.complete(operation, error), now)
                     continue
             operation._begun = True
             return operation
@@ -223,19 +231,9 @@ class OperationSource:
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
 
-    def completed(self, operation: Operation, error: BaseException | None, now: float) -> None:
-        if error is None:
-            self.counts.completed += 1
-        else:
-            self.counts.failed += 1
-        ready = self._dependencies.complete(operation, error)
-        operation.reads = operation.writes = operation.needs = ()  # a kept Future must not keep Vars alive
-        for next_one in ready:
-            self._ready.add(next_one, now)
-
     def waiting(self) -> Iterator[Operation]:
         """Those that could start, in no order."""
-        return iter(self._ready)
+        return iter(self.ready)
 
     def _why_not(self, operation: Operation, now: float) -> BaseException | None:
         """Why the operation must not run; None: it may."""
@@ -245,23 +243,26 @@ class OperationSource:
         if operation.deadline is not None and now > operation.deadline:
             self.counts.late += 1
             return DeadlineExceeded(f"the deadline passed {now - operation.deadline:.3f} s before the start")
-        poison = self._dependencies.poison(operation)
+        poison = self.dependencies.poison(operation)
         if poison is not None:
             self.counts.poisoned += 1
         return poison
 
     def _sweep(self, now: float) -> None:
         cancelled = dict.fromkeys(self.tombstones.popleft() for _ in range(len(self.tombstones)))
-        for operation in self._ready.sweep(cancelled.__contains__):
+        for operation in self.ready.sweep(cancelled.__contains__):
             self.counts.cancelled += 1
-            self._release(operation, self._dependencies.abandon(operation), now)
-        self.counts.cancelled += sum(operation.waiting_for > 0 for operation in cancelled)
-        for next_one in self._dependencies.forget(cancelled):
-            self._ready.add(next_one, now)
-        for operation in cancelled:
+            self._release(operation, self.dependencies.abandon(operation), now)
+        # Not all that were cancelled: what was just abandoned may have let one of them start. It holds its Vars, and is
+        # abandoned in its turn.
+        waiting = [operation for operation in cancelled if operation.waiting_for > 0]
+        for next_one in self.dependencies.forget(waiting):
+            self.ready.add(next_one, now)
+        for operation in waiting:
+            self.counts.cancelled += 1
             operation.reads = operation.writes = operation.needs = ()
 
     def _release(self, operation: Operation, ready: Sequence[Operation], now: float) -> None:
         operation.reads = operation.writes = operation.needs = ()
         for next_one in ready:
-            self._ready.add(next_one, now)
+            self.ready.add(next_one, now)

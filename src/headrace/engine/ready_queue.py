@@ -54,11 +54,13 @@ class ReadyQueue(Generic[T]):
         else:
             self._line.append(item)
 
-    def pop(self) -> T:
-        """The best one. IndexError if there is none."""
-        heap = self._heap
-        if not heap or (self._line and self._line[0].queued_at <= heap[0][0]):
-            return self._line.popleft()
+    def pop(self) -> T | None:
+        """The best one. None if there is none."""
+        line, heap = self._line, self._heap
+        if not heap:
+            return line.popleft() if line else None
+        if line and line[0].queued_at <= heap[0][0]:
+            return line.popleft()
         return heappop(heap)[2]
 
     def head(self) -> T | None:

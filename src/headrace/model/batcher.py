@@ -36,8 +36,7 @@ class Counts:
     runs: int = 0
     rows: int = 0
     queue_seconds: float = 0.0
-    run_seconds: float = 0.0
-    running: int = 0
+    started: int = 0
 
 
 @dataclass(slots=True)
@@ -76,17 +75,15 @@ class Batcher:
         waiting = self._waiting
         if busy and self.max_batch_size > 1 and not self.batches(now, busy):
             return []
-        while waiting:
-            first = waiting.pop()
+        while (first := waiting.pop()) is not None:
             if self._begins(first, now, refused):
                 batch = [first]
                 if first.rows < self.max_batch_size and waiting:
                     self._join(batch, now, refused)
                 counts = self.counts
                 counts.runs += 1
-                counts.running += len(batch)
                 for request in batch:
-                    request.started_at = now
+                    counts.started += 1
                     counts.rows += request.rows
                     counts.queue_seconds += now - request.queued_at
                 return batch
@@ -108,14 +105,14 @@ class Batcher:
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
 
-    def ended(self, batch: list[Pending], now: float) -> None:
+    def ended(self, batch: list[Pending]) -> None:
         """A batch that was pulled has run."""
         counts = self.counts
-        failures = sum(request.failure is not None for request in batch)
-        counts.running -= len(batch)
-        counts.failed += failures
-        counts.completed += len(batch) - failures
-        counts.run_seconds += now - batch[0].started_at
+        for request in batch:
+            if request.failure is None:
+                counts.completed += 1
+            else:
+                counts.failed += 1
 
     def _join(self, batch: list[Pending], now: float, refused: Refused) -> None:
         """Add those that are alike to `batch`, in their order, up to `max_batch_size` rows."""
@@ -123,9 +120,11 @@ class Batcher:
         skipped: list[Pending] = []
         waiting = self._waiting
         looked = 0
-        while waiting and rows < self.max_batch_size and looked < LOOK_AHEAD * self.max_batch_size:
+        while rows < self.max_batch_size and looked < LOOK_AHEAD * self.max_batch_size:
             looked += 1
             request = waiting.pop()
+            if request is None:
+                break
             if request.alike != alike or request.rows + rows > self.max_batch_size:
                 skipped.append(request)
             elif self._begins(request, now, refused):

@@ -64,6 +64,7 @@ class Model(Owner):
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
         self._in_caller = threading.RLock()  # naive: one request at a time
+        self._run_seconds = 0.0  # naive: else its port counts them
         self.guard = engine.guard if engine is not None else Guard()
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
@@ -161,11 +162,11 @@ class Model(Owner):
             late=counts.late,
             refused=counts.refused,
             waiting=len(self._batcher),
-            running=counts.running,
+            running=counts.started - counts.completed - counts.failed,
             runs=counts.runs,
             rows=counts.rows,
             queue_seconds=counts.queue_seconds,
-            run_seconds=counts.run_seconds,
+            run_seconds=self._port.run_seconds if self._port is not None else self._run_seconds,
         )
 
     def close(self, *, drain: bool = True) -> None:
@@ -271,7 +272,9 @@ class Model(Owner):
             if run is not None:
                 run.run()
                 with self.guard.lock:
-                    run.complete(time.monotonic())
+                    ended = time.monotonic()
+                    run.complete(ended)
+                    self._run_seconds += ended - now
                 run.deliver()
             for future, error in refused:
                 future.settle(error=error)

@@ -19,12 +19,11 @@ class Pending(Future[Any]):
 
     __slots__ = (
         "alike", "deadline", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
-        "queued_at", "rows", "run", "started_at",
+        "queued_at", "rows", "run",
     )  # fmt: skip
 
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
-    started_at: float  # seconds, once it runs
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -50,7 +49,6 @@ class Pending(Future[Any]):
 
     def finish(self) -> None:
         """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""
-        self.run = None
         if not self._done:
             failure = self.failure
             if failure is None:
@@ -59,7 +57,7 @@ class Pending(Future[Any]):
             else:
                 self._mark(None, failure)
                 self.model.on_error(self)
-        self.outcome = self.failure = None
+        self.run = self.outcome = self.failure = None  # a kept Future must not keep what it no longer needs
         self.inputs = ()
         self.leave()
 

@@ -46,7 +46,7 @@ class Run(Stop):
                     request.failure.__cause__ = error
 
     def complete(self, now: float) -> None:
-        self._requests.batcher.ended(self.batch, now)
+        self._requests.batcher.ended(self.batch)
         for request in self.batch:
             request.finish()
 
