@@ -337,6 +337,28 @@ def test_who_is_cancelled_after_the_pull_and_before_the_run_stops_it_too(rows: i
     assert session.requested in ([], [True]), "it need not be run at all; it must not be run to its end"
 
 
+def test_a_session_that_cannot_be_stopped_is_run_without_a_way_to_stop_it() -> None:
+    class Plain:
+        def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None) -> list[Any]:
+            assert one.cancel(), "it runs on"
+            return list(inputs)
+
+        def close(self) -> None:
+            pass
+
+    batcher, guard = Batcher(), Guard()
+    one = Pending(Nobody(), (1,), guard)
+    batcher.add(one, 0.0)
+    work = Requests(batcher, [LocalInstance(Plain())], "m").pull(0.0, False, 0, [])
+    assert work is not None
+    work.run()
+    with guard.lock:
+        work.complete(1.0)
+    work.deliver()
+    assert one.cancelled()
+    assert (batcher.counts.completed, batcher.counts.failed) == (1, 0)
+
+
 # ---- callables
 
 

@@ -1,6 +1,7 @@
 """A compiled model as its users meet it: call, submit, await, map, cancel, statistics."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -574,8 +575,10 @@ def test_what_cannot_begin_in_time_is_refused_when_it_comes() -> None:
     with (
         hr.Engine(topology=made_up(1), clock=slow.clock) as engine,
         hr.compile_model(slow, engine=engine) as model,
+        contextlib.ExitStack() as before_closing,
     ):
         running = slow.stop(model)
+        before_closing.callback(slow.gate.open)
         waiting = [model.submit(x) for x in (2, 3, 4)]
         before = model.statistics().submitted, engine.statistics().budget.inside
         with pytest.raises(hr.DeadlineExceeded, match="could not be started in time"):
@@ -627,7 +630,6 @@ def test_those_that_are_joined_take_the_time_of_one_run() -> None:
         gate.wait()
         futures += [model.submit(x) for x in range(4)]
         futures += [model.submit(x, timeout=2.0) for x in range(4)]
-        futures[1].add_done_callback(lambda _: None)
         gate.open()
         for future in futures:
             future.result(PATIENCE)

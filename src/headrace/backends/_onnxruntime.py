@@ -52,8 +52,8 @@ class OnnxRuntimeSession:
     ) -> None:
         self._session = session
         self._run_options: Callable[[], Any] = onnxruntime.RunOptions
-        # What `InferenceSession.run` calls after it has looked for missing inputs, which is a quarter of the time a tiny
-        # model takes; forms has looked before. Not a public name, so where it is gone the public one does.
+        # What `InferenceSession.run` calls after it has looked for missing inputs, which is a quarter of the time a
+        # tiny model takes; forms has looked before. Not a public name, so where it is gone the public one does.
         self._run = getattr(getattr(session, "_sess", None), "run", None) or session.run
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]

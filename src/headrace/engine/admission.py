@@ -85,7 +85,7 @@ class Budget:
         self.inside = 0
         self.nbytes = 0
         self.ceiling = max_count if max_bytes is None else 0
-        """Who finds `inside` below it, with the lock held, may add one and be in: nobody waits, no bytes are counted."""
+        """Who finds `inside` below it, with the lock held, may add one and be in: nobody waits, no bytes are bounded."""
         self.woken: list[Callable[[], object]] = []
         """Who is to be told that there is room: by `wake`, once the lock is let go."""
         self.crowded = False
@@ -190,6 +190,7 @@ class Budget:
                 if unread:
                     assert isinstance(holder, Future)
                     self._unread[id(holder)] = _Unread(self, holder, unread)
+                holder.nbytes = unread
             if self.crowded:
                 self._make_room()
 
@@ -203,6 +204,7 @@ class Budget:
     def was_read(self, holder: Future[Any]) -> None:
         """Somebody has its value now: what becomes of it is theirs to bound."""
         with self.guard.lock:
+            holder.nbytes = 0  # type: ignore[attr-defined]  # a Holder too
             self._no_longer_unread(id(holder))
         if self.woken:
             self.wake()
@@ -253,7 +255,7 @@ class Budget:
     def _stand_in_line(self, nbytes: int, wake: Callable[[], object]) -> _Waiter:
         """A new last one. It may go in all the same: the collector may have run since the caller saw no room, and what
         it finalised may have made some."""
-        waiter = _Waiter(nbytes, wake, _whoever_is_here())
+        waiter = _Waiter(nbytes, wake, whoever_is_here())
         self._line.append(waiter)
         self.ceiling = 0
         self.crowded = True
@@ -294,8 +296,8 @@ class Budget:
             if mine:
                 waiter.error = WouldDeadlock(
                     f"all of the {self.nbytes:,} bytes that are charged are {len(mine):,} results this thread or task "
-                    "has not read: waiting for room could never end. Read them, or let go of their Futures; they are in "
-                    "`futures`",
+                    "has not read: waiting for room could never end. Read them, or let go of their Futures; they are "
+                    "in `futures`",
                     mine,
                 )
                 return waiter
@@ -369,7 +371,7 @@ class _Unread:
         self.who: object = None if future._callbacks else getattr(future, "who", None)
 
 
-def _whoever_is_here() -> object:
+def whoever_is_here() -> object:
     """The task that runs, or the thread: who must read its own results before it can wait for room."""
     if asyncio._get_running_loop() is not None:
         task = asyncio.current_task()

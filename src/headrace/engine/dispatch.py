@@ -6,10 +6,10 @@ Rule 1: one lock is the linearisation point. It covers dependencies, sources, le
 Rule 2: for each run a stream leases its cores (`leases`). What runs never needs more cores than there are.
 Rule 3: a stream that has been granted cores and not yet pulled is `waking`. Work arriving meanwhile is left to it, as
         long as it fits in the run it will pull.
-Rule 4: of a port's idle streams at most one watches the clock (`alarm`), and only while there is something to watch for.
+Rule 4: of a port's idle streams at most one watches the clock (`alarm`), and only if there is something to watch for.
 Rule 5: while runs are SHORT, one stream does them, one after the other. A second one would only fight it for the
-        interpreter: waking a thread and changing hands cost more than such a run. An idle stream watches meanwhile: when
-        no run has ended for PATIENCE seconds it joins in.
+        interpreter: waking a thread and changing hands cost more than such a run. An idle stream watches meanwhile:
+        when no run has ended for PATIENCE seconds it joins in.
 Rule 6: the collector may run while the lock is held, and a finaliser may enter work. It cannot wait for the lock, which
         its own thread holds, nor change what is half changed: it is put off until the lock is let go.
 """
@@ -21,22 +21,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
 from headrace.engine.admission import Budget, Permit
 from headrace.engine.future import Future, Guard
 from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Core
-from headrace.engine.trace import RUN, SUBMIT, Trace
+from headrace.engine.trace import COUNT, RUN, SUBMIT, Trace
 from headrace.errors import Closed, NotEnoughCores
 
 _log = logging.getLogger("headrace.engine")
 
 SHORT = 20e-6
 """Seconds. Two threads that hand the interpreter to and fro lose more than that for each run."""
+COUNT_EVERY = 500e-6
+"""Seconds between two looks at the counters while the engine is traced."""
 PATIENCE = 500e-6
 """Seconds without an end of a run after which what was taken for short is not."""
 
@@ -80,7 +84,8 @@ class Dispatch:
         self._closed = False
         self._busy = False  # somebody is between taking the lock and letting it go
         self._later: deque[tuple[Port, Callable[[Any, float], None], Any]] = deque()  # entered by finalisers
-        self._trace: Trace | None = None
+        self._counted = 0.0  # when the counters were last traced
+        self._shedding: Shedding[Any] | None = None  # who could make room, if the engine sheds
 
     # ---- what the engine and models call
 
@@ -91,6 +96,7 @@ class Dispatch:
         """
         from headrace.engine.ownership import deciding
 
+        name = self._unique(name)
         port = Port(source, name)
         port.streams = tuple(Stream(self, port, mask, i, f"headrace-{name}-{i}") for i, mask in enumerate(masks))
         started: list[Stream] = []
@@ -112,10 +118,13 @@ class Dispatch:
         except BaseException:
             with self.guard.lock:
                 port.attached = False
+                wake: list[Stream] = []
                 for stream in port.streams:
-                    stream.stopping = stream.rung = True
+                    stream.stopping = True
+                    self._wake(stream, wake)
             for stream in started:
-                stream.ring()
+                if stream in wake:
+                    stream.ring()
                 stream.join()
             raise
         return port
@@ -135,8 +144,10 @@ class Dispatch:
                 return True
             self._busy = True
             now = self.clock.now()
-            if self._trace is not None:
-                self._trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            if self.guard.trace is not None:
+                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            if self._shedding is not None:
+                self._can_be_shed(item)
             add(item, now)
             group = port.group
             if group.idle and not (port.watcher is not None and group.running and port.typical < SHORT):
@@ -162,8 +173,10 @@ class Dispatch:
                 return
             self._busy = True
             now = self.clock.now()
-            if self._trace is not None:
-                self._trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            if self.guard.trace is not None:
+                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            if self._shedding is not None:
+                self._can_be_shed(item)
             add(item, now)
             if port.group.idle:
                 self._start_whoever_should(port, now, wake, refused)
@@ -219,9 +232,8 @@ class Dispatch:
                 port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
                 port.runs += 1
                 port.run_seconds += seconds
-                if self._trace is not None:
-                    ids = tuple(id(future) for future in done.futures())
-                    self._trace.record((RUN, stream.began, now, stream.name, ids, done.name, len(ids)))
+                if self.guard.trace is not None:
+                    self._trace_run(self.guard.trace, stream, done, now)
                 done.complete(now)
                 if not (leases.line or stream.stopping or (group.running > 1 and port.typical < SHORT)):
                     # What happens most: the next run, at once.
@@ -260,7 +272,36 @@ class Dispatch:
             rung, stream.rung, stream.looked = stream.rung, True, True
             return rung
 
+    def runs_one(self) -> bool:
+        """Whether a single stream of the engine runs."""
+        with self.guard.lock:
+            return sum(port.group.running for port in self._ports) == 1
+
     # ---- with the lock held
+
+    def _can_be_shed(self, item: Any) -> None:
+        # Not what writes: those who read that must not take old data for new.
+        if self._shedding is not None and not getattr(item, "writes", ()):
+            self._shedding.add(item, item.priority, item.deadline)
+
+    def _trace_run(self, trace: Trace, stream: Stream, work: Work, now: float) -> None:
+        ids = tuple(id(future) for future in work.futures())
+        trace.record((RUN, stream.began, now, stream.name, ids, work.name, len(ids)))
+        if now - self._counted >= COUNT_EVERY:
+            self._counted = now
+            waiting = sum(len(port.source) for port in self._ports)
+            running = sum(port.group.running for port in self._ports)
+            trace.record((COUNT, now, waiting, self.budget.inside, self.budget.nbytes, running))
+
+    def _stop_tracing(self, trace: Trace) -> None:
+        with self.guard.lock:
+            self.guard.trace = None
+            now = self.clock.now()
+            streams = [stream for port in self._ports for stream in port.streams]
+            trace.streams = [stream.name for stream in streams]
+            for stream in streams:
+                if stream.work is not None:
+                    self._trace_run(trace, stream, stream.work, now)
 
     def _next(
         self, stream: Stream, done: Work | None, work: Work | None, now: float, wake: list[Stream]
@@ -297,6 +338,11 @@ class Dispatch:
             leases.release(lane)
             if leases.line:
                 self._grant(wake, stream)
+
+    def _unique(self, name: str) -> str:
+        """Streams are told apart by their names, in traces and dumps: two models may have one."""
+        taken = {port.name for port in self._ports}
+        return next(each for i in count(1) if (each := name if i == 1 else f"{name}.{i}") not in taken)
 
     def _arrange(
         self, port: Port, now: float, wake: list[Stream], me: Stream | None = None, looked: bool = False

@@ -5,6 +5,7 @@ How work meets streams is in `dispatch`; what may be inside, in `admission`; who
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -13,17 +14,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.engine.admission import Budget, Permit
+from headrace.engine.admission import Budget, Permit, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
+from headrace.engine.finished import Finished
 from headrace.engine.future import Future, Guard, on_a_stream
 from headrace.engine.leases import Leases
 from headrace.engine.mailbox import loop_runs_here
 from headrace.engine.operations import Operation, OperationSource, check_push
 from headrace.engine.ownership import claim_cores, deciding, give_back_cores
+from headrace.engine.shedding import Shedding
 from headrace.engine.statistics import EngineStatistics
 from headrace.engine.topology import Core, Topology
-from headrace.errors import Closed, DeadlineExceeded, InvalidOption, WouldDeadlock
+from headrace.engine.trace import Trace
+from headrace.errors import Closed, DeadlineExceeded, InvalidOption, Overloaded, WouldDeadlock
 
 MAX_OPERATIONS = 1024
 UNSEEN = 1000
@@ -63,6 +67,8 @@ class Engine(Dispatch):
         self.on_full = on_full
         self._operations: Port | None = None
         self._unseen: deque[Future[Any]] = deque(maxlen=UNSEEN)
+        if on_full == "shed":
+            self._shedding = Shedding(lambda item: item.is_queued)
         self.forked = False
         """This is a child of the process that made it: its streams were not copied."""
         self._ended = threading.Event()  # the first `close` is over
@@ -97,7 +103,10 @@ class Engine(Dispatch):
         frame = sys._getframe(1)
         operation = Operation(fn, accesses(reads, writes), priority, deadline, source, frame.f_code, frame.f_lasti)
         if not self.try_enter(port, source.add, operation):
-            self.offer(port, source.add, operation, self.admit())
+            permit = self.admit(0, None, priority, deadline)
+            if self.budget.max_bytes is not None:
+                operation.who = whoever_is_here()
+            self.offer(port, source.add, operation, permit)
         return operation
 
     def waitall(self, timeout: float | None = None) -> None:
@@ -116,6 +125,42 @@ class Engine(Dispatch):
         errors = [error for error in (future.exception() for future in unseen) if error is not None]
         if errors:
             raise BaseExceptionGroup("work on this engine failed, and nobody has looked", errors)
+
+    def poll(self, max_n: int | None = None, timeout: float = 0.0) -> list[Future[Any]]:
+        """What has ended since the last poll and nobody has looked at, in the order it ended: at most `max_n`.
+
+        Never blocks, unless a `timeout` in seconds is given: then it waits so long for the first. Futures the caller
+        has let go of are not among them. The first call is slow: it looks for what has ended before.
+        """
+        if max_n is not None and (not isinstance(max_n, int) or max_n < 0):
+            raise InvalidOption(f"max_n is a whole number from 0, or None for all, not {max_n!r}")
+        finished = self.guard.finished or Finished(self.guard)
+        return finished.take(max_n, timeout)
+
+    def trace(self, path: str | os.PathLike[str], *, capacity: int = 1_000_000) -> Trace:
+        """Record what happens from now on, into a file that ui.perfetto.dev and chrome://tracing open.
+
+            with engine.trace("trace.json"):
+                ...
+
+        Streams are tracks, runs bars on them; arrows lead from where a request was submitted to its run and to where it
+        was read; counters show what waits and what is inside. The newest `capacity` events are kept. The file (gzipped
+        if its name ends in .gz) is written at the end of the block, by `stop()`, or when the engine is closed.
+        InvalidOption if it cannot be, or if the engine is being traced.
+        """
+        trace = Trace(path, capacity=capacity, on_stop=self._stop_tracing)
+        with self.guard.lock:
+            if self.guard.trace is not None:
+                raise InvalidOption(f"this engine is being traced into {self.guard.trace.path}; stop that first")
+            trace.now = self.clock.now
+            self.guard.trace = trace
+        return trace
+
+    def dump_state(self) -> str:
+        """For a hang: what runs and since when, what waits and for whom, and who waits for room; as text."""
+        from headrace.engine.dump import dump
+
+        return dump(self)
 
     def statistics(self) -> EngineStatistics:
         """What the engine has done and what it does now: one moment's numbers."""
@@ -147,6 +192,9 @@ class Engine(Dispatch):
                 self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)
         finally:
+            trace = self.guard.trace
+            if trace is not None and not on_a_stream():
+                trace.stop()
             if first:
                 self._ended.set()
 
@@ -175,15 +223,31 @@ class Engine(Dispatch):
 
     # ---- what models call
 
-    def admit(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
+    def admit(
+        self, nbytes: int = 0, timeout: float | None = None, priority: float = 0, deadline: float | None = None
+    ) -> Permit:
         """A permit to be inside; Overloaded if there is none within `timeout` seconds, or at once as `on_full` says.
 
         Never waits where an event loop runs.
         """
         self.check_process()
+        if self._shedding is not None:
+            return self._admit_shedding(self._shedding, nbytes, priority, deadline)
         if self.on_full == "reject" or loop_runs_here():
             return self.budget.admit(nbytes)
         return self.budget.acquire(nbytes, timeout)
+
+    def _admit_shedding(self, shedding: Shedding[Any], nbytes: int, priority: float, deadline: float | None) -> Permit:
+        while True:
+            try:
+                return self.budget.admit(nbytes)
+            except Overloaded as full:
+                with self.guard.lock:
+                    victim = shedding.victim(priority, deadline)
+                if victim is None:
+                    raise
+                full.add_note("it had been taken in, and made room for what matters more")
+                victim.settle(error=full)
 
     def check_process(self) -> None:
         """Closed, in a child of the process that made this engine."""

@@ -17,11 +17,15 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 from headrace.engine.mailbox import Mailbox
-from headrace.errors import Cancelled, WouldDeadlock
+from headrace.engine.trace import DROP, READ, Trace
+from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
+
+if TYPE_CHECKING:
+    from headrace.engine.finished import Finished
 
 T = TypeVar("T")
 _here = threading.local()
@@ -30,11 +34,16 @@ _guards: WeakSet[Guard] = WeakSet()
 
 
 class Guard:
-    """The lock of a family of futures. An object of its own, so that a forked child can replace it for all of them."""
+    """What the futures of one engine share: its lock, and who is told of their ends and of looks at them.
 
-    __slots__ = ("__weakref__", "lock")
+    An object of its own, so that a forked child can replace the lock for all of them.
+    """
+
+    __slots__ = ("__weakref__", "finished", "lock", "trace")
 
     def __init__(self) -> None:
+        self.finished: Finished | None = None  # once the engine has been polled
+        self.trace: Trace | None = None  # while it is traced
         # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
         # (`Model.map`) or give back what they hold.
         self.lock = threading.RLock()
@@ -53,12 +62,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-class Tracing:
-    """Who is told when an outcome is read the first time: the recordings that go on, of all engines."""
-
-    recorders: tuple[Callable[[Future[Any]], object], ...] = ()
 
 
 def on_a_stream() -> bool:
@@ -183,6 +186,11 @@ class Future(Generic[T]):
             if self._done:
                 return False
             self._mark(value, error)
+            guard = self._guard
+            if guard.finished is not None:
+                guard.finished.note(self)
+            if guard.trace is not None and not self._begun and error is not None:
+                guard.trace.record((DROP, guard.trace.now(), id(self), _why(error)))
         try:
             self._settled()
         except Exception:  # those who wait below must hear all the same
@@ -229,8 +237,9 @@ class Future(Generic[T]):
     def _look(self) -> None:
         """Somebody sees the outcome for the first time."""
         self._seen = True
-        for record in Tracing.recorders:
-            record(self)
+        trace = self._guard.trace
+        if trace is not None:
+            trace.record((READ, trace.now(), id(self), threading.get_ident()))
 
     def _raise(self) -> None:
         if not self._seen:
@@ -290,3 +299,11 @@ class Future(Generic[T]):
         else:
             state = "ready"
         return f"<{type(self).__name__} {state}>"
+
+
+_WHY = {Cancelled: "cancelled", DeadlineExceeded: "late", Overloaded: "shed", Closed: "closed", PoisonedVar: "poisoned"}
+
+
+def _why(error: BaseException) -> str:
+    """In a word, why something was not run."""
+    return _WHY.get(type(error), type(error).__name__)

@@ -24,6 +24,7 @@ from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
+from headrace.tensor import nbytes_of
 
 TOMBSTONES = 256
 
@@ -57,8 +58,8 @@ class Operation(Future[Any]):
     """A function the engine runs once its reads and writes are granted; and the Future of what it returns."""
 
     __slots__ = (
-        "_code", "_failure", "_function", "_instruction", "_source", "deadline", "held", "nbytes", "needs", "priority",
-        "queued_at", "reads", "waiting_for", "writes",
+        "_code", "_failure", "_function", "_instruction", "_source", "deadline", "ended_at", "held", "nbytes", "needs",
+        "priority", "queued_at", "reads", "waiting_for", "who", "writes",
     )  # fmt: skip
 
     reads: Sequence[Var]
@@ -66,6 +67,8 @@ class Operation(Future[Any]):
     needs: Sequence[Var]
     waiting_for: int  # set when it is pushed
     queued_at: float  # seconds: when it could have started
+    ended_at: float  # seconds: when its run ended
+    who: object  # where bytes are bounded: the thread or task that pushed it
 
     def __init__(
         self,
@@ -106,16 +109,20 @@ class Operation(Future[Any]):
 
     def complete(self, now: float) -> None:
         source, failure = self._source, self._failure
+        budget = source.budget
+        self.ended_at = now
         if self._done:  # cancelled while it ran
             self._value = None
-        elif failure is None:
-            self._done = True
         else:
-            self._failure = None
-            self._fail(failure)
-        budget = source.budget
-        if self.nbytes or budget.crowded:
-            budget.leave(self)
+            if failure is None:
+                self._done = True
+            else:
+                self._failure = None
+                self._fail(failure)
+            if self._guard.finished is not None:
+                self._guard.finished.note(self)
+        if self.nbytes or budget.crowded or budget.max_bytes is not None:
+            budget.leave(self, 0 if budget.max_bytes is None or self._error is not None else nbytes_of((self._value,)))
         elif self.held:  # as `leave`, without the call
             self.held = False
             budget.inside -= 1
@@ -135,15 +142,23 @@ class Operation(Future[Any]):
 
     @property
     def name(self) -> str:
-        """What the function is called."""
-        function = self._function
-        return getattr(function, "__qualname__", None) or type(function).__name__
+        """The line that pushed it, short."""
+        return self.pushed_at.rpartition("/")[2]
 
     @property
     def pushed_at(self) -> str:
         """The line that pushed it."""
         lines = (line for begin, end, line in self._code.co_lines() if begin <= self._instruction < end)
         return f"{self._code.co_filename}:{next(lines, None) or self._code.co_firstlineno}"
+
+    @property
+    def is_queued(self) -> bool:
+        return not self._begun and not self._done
+
+    def _look(self) -> None:
+        super()._look()
+        if self.nbytes:
+            self._source.budget.was_read(self)
 
     def _fail(self, error: BaseException) -> None:
         note_where(error, self.pushed_at)

@@ -37,6 +37,9 @@ class Work(Protocol):
 
 
 class Source(Protocol):
+    def __len__(self) -> int:
+        """How many wait and could start."""
+
     def batches(self, now: float, busy: bool) -> int:
         """How many runs could begin now. `busy`: a stream of this source runs, so that company may be waited for."""
 

@@ -21,7 +21,7 @@ class Stream:
     def __init__(self, engine: Dispatch, port: Port, mask: int, index: int, name: str) -> None:
         self.port, self.index, self.name = port, index, name
         self.lane: Lane = port.group.add_lane(mask, self)
-        # Set and read under the engine's lock:
+        # Set and read under the engine's lock, once it has started:
         self.stopping = False  # end when there is nothing to do
         self.ended = False  # it stopped: set by `turn`, so that it cannot be granted cores on its way out
         self.rung = False  # a ring has been promised, and not been heard yet
@@ -38,6 +38,7 @@ class Stream:
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
+        self.rung = True  # it takes its first turn unasked: a ring before that would be one too many after it
         self._thread.start()
 
     def ring(self) -> None:

@@ -112,17 +112,6 @@ class CallableForms:
 Forms = TensorForms | CallableForms
 
 
-def nbytes_of(inputs: Sequence[Any]) -> int:
-    """What the inputs hold, as far as it can be told: arrays, bytes and text."""
-    total = 0
-    for value in inputs:
-        if isinstance(value, np.ndarray | memoryview):
-            total += value.nbytes
-        elif isinstance(value, bytes | bytearray | str):
-            total += len(value)
-    return total
-
-
 def _kind(value: Any) -> str:
     return "None" if value is None else f"a value of type {type(value).__name__}"
 

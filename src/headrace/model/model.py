@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from headrace.backends.base import Loaded
-from headrace.engine.admission import Budget, Permit
+from headrace.engine.admission import Budget, Permit, whoever_is_here
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.operations import is_number
@@ -18,13 +18,14 @@ from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
 from headrace.errors import Closed, InvalidOption, Overloaded
 from headrace.model.batcher import Batcher
-from headrace.model.forms import CallableForms, Forms, Read, TensorForms, nbytes_of
+from headrace.model.forms import CallableForms, Forms, Read, TensorForms
 from headrace.model.instance import Instance, LocalInstance
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
 from headrace.model.run import Requests
 from headrace.model.statistics import ModelStatistics
-from headrace.tensor import TensorSpec
+from headrace.model.working_set import WorkingSet, kind_of
+from headrace.tensor import TensorSpec, nbytes_of
 
 
 class Model(Owner):
@@ -70,6 +71,9 @@ class Model(Owner):
         self._closed = False
         self._port = None
         if engine is not None:
+            if engine.budget.max_bytes is not None:
+                self._source.working_set = WorkingSet(engine.budget.max_bytes)
+                self._source.is_alone = engine.runs_one
             self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name)
 
     # ---- what users call
@@ -109,7 +113,7 @@ class Model(Owner):
             self._budget.admit().hand_over(call)
             self._run_here(call)
         elif not engine.try_enter(port, self._batcher.add, call):
-            self._enter(call, engine.admit(nbytes_of(call.inputs), timeout))
+            self._enter(call, engine.admit(self._charge(call), timeout, priority, deadline))
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
@@ -126,7 +130,10 @@ class Model(Owner):
             call.alike = likeness(call.inputs)
         engine, port = self.engine, self._port
         if engine is None or port is None or not engine.try_enter(port, self._batcher.add, call):
-            permit = await self._budget.acquire_async(nbytes_of(call.inputs), timeout)
+            if engine is not None and engine.on_full == "shed":
+                permit = engine.admit(self._charge(call), timeout, priority, deadline)
+            else:
+                permit = await self._budget.acquire_async(self._charge(call), timeout)
             self._enter(call, permit)
         return await call
 
@@ -240,6 +247,15 @@ class Model(Owner):
         engine.check_deadline(port, len(self._batcher) // self._batcher.max_batch_size, priority, deadline)
         return deadline
 
+    def _charge(self, call: Call) -> int:
+        """Bytes it is charged with while it is inside."""
+        nbytes, working_set = nbytes_of(call.inputs), self._source.working_set
+        if working_set is None:
+            return nbytes
+        call.who = whoever_is_here()
+        with self.guard.lock:
+            return working_set.charge(kind_of(call.inputs), nbytes)
+
     def _enter(self, call: Call, permit: Permit) -> None:
         """A call that has waited for room."""
         if self._closed:  # meanwhile
@@ -307,7 +323,8 @@ class Model(Owner):
 class Call(Pending):
     """A request of the library: remembers the form it came in, and answers in that form."""
 
-    __slots__ = ("form",)
+    __slots__ = ("form", "who")
+    who: object  # where bytes are bounded: the thread or task that submitted it
     model: Model
 
     def __init__(self, model: Model, read: Read, priority: float, deadline: float | None) -> None:
@@ -320,7 +337,12 @@ class Call(Pending):
         return self.model._forms.write(outputs, self.form)
 
     def leave(self) -> None:
-        self.model._budget.leave(self)
+        self.model._budget.leave(self, self.unread if self._error is None else 0)
+
+    def _look(self) -> None:
+        super()._look()
+        if self.nbytes:
+            self.model._budget.was_read(self)
 
     def let_go(self) -> None:
         self.inputs = ()

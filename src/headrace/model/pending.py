@@ -18,12 +18,13 @@ class Pending(Future[Any]):
     """
 
     __slots__ = (
-        "alike", "deadline", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
-        "queued_at", "rows", "run",
+        "alike", "deadline", "ended_at", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
+        "queued_at", "rows", "run", "unread",
     )  # fmt: skip
 
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
+    ended_at: float  # seconds, once it ran
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -40,6 +41,7 @@ class Pending(Future[Any]):
         self.deadline: float | None = None
         self.failure: BaseException | None = None
         self.run: Run | None = None  # while it runs
+        self.unread = 0  # bytes of its outputs, where they are charged until they are read
         self.held = False  # inside the engine
         self.nbytes = 0  # that it is charged with there
 
@@ -47,8 +49,18 @@ class Pending(Future[Any]):
         """The value of the Future, of what its run gave. Outside the lock."""
         return outputs
 
-    def finish(self) -> None:
+    @property
+    def is_queued(self) -> bool:
+        return not self._begun and not self._done
+
+    @property
+    def name(self) -> str:
+        """Of its model."""
+        return self.model.name
+
+    def finish(self, now: float) -> None:
         """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""
+        self.ended_at = now
         if not self._done:
             failure = self.failure
             if failure is None:
@@ -57,6 +69,8 @@ class Pending(Future[Any]):
             else:
                 self._mark(None, failure)
                 self.model.on_error(self)
+            if self._guard.finished is not None:
+                self._guard.finished.note(self)
         self.run = self.outcome = self.failure = None  # a kept Future must not keep what it no longer needs
         self.inputs = ()
         self.leave()
@@ -88,6 +102,8 @@ class Pending(Future[Any]):
 
 class Owner:
     """What a Pending belongs to: told when one of its requests ends with an error."""
+
+    name: str
 
     def on_error(self, pending: Pending) -> None:
         raise NotImplementedError

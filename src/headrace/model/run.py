@@ -10,6 +10,8 @@ from headrace.errors import BackendError
 from headrace.model.batcher import Batcher
 from headrace.model.instance import Instance
 from headrace.model.pending import Pending
+from headrace.model.working_set import WorkingSet, kind_of, resident_bytes
+from headrace.tensor import nbytes_of
 
 
 class Run(Stop):
@@ -30,6 +32,12 @@ class Run(Stop):
         return self.batch
 
     def run(self) -> None:
+        if self._requests.working_set is None:
+            self._compute()
+        else:
+            self._compute_measured()
+
+    def _compute(self) -> None:
         batch = self.batch
         if self._instance.stoppable:
             for request in batch:
@@ -45,10 +53,27 @@ class Run(Stop):
                     request.failure = BackendError(f"the model's answer cannot be given: {error}")
                     request.failure.__cause__ = error
 
+    def _compute_measured(self) -> None:
+        """As `run`; and learn what it takes."""
+        requests, batch = self._requests, self.batch
+        assert requests.working_set is not None
+        before = resident_bytes() if requests.is_alone() else 0
+        inputs = [request.inputs for request in batch]
+        self._compute()
+        grew = resident_bytes() - before if before and requests.is_alone() else 0
+        # What was kept for the outputs is no memory of the run's own; and a batch's members share the rest.
+        outputs = [nbytes_of((request.outcome,)) if request.failure is None else 0 for request in batch]
+        own = max(0, grew - sum(outputs)) // len(batch)
+        with batch[0]._guard.lock:
+            for request, came, gave in zip(batch, inputs, outputs):
+                request.unread = gave
+                if request.failure is None:
+                    requests.working_set.learn(kind_of(came), nbytes_of(came), own, gave)
+
     def complete(self, now: float) -> None:
         self._requests.batcher.ended(self.batch)
         for request in self.batch:
-            request.finish()
+            request.finish(now)
 
     def deliver(self) -> None:
         for request in self.batch:
@@ -67,11 +92,16 @@ class Requests:
 
     def __init__(self, batcher: Batcher, instances: Sequence[Instance], name: str) -> None:
         self.batcher, self._instances, self.name = batcher, instances, name
+        self.working_set: WorkingSet | None = None  # where bytes are bounded
+        self.is_alone: Callable[[], bool] = lambda: True  # whether nothing else runs on the engine
         self.batches: Callable[[float, bool], int] = batcher.batches
         self.next_deadline: Callable[[], float | None] = batcher.next_deadline
         self.is_empty: Callable[[], bool] = batcher.is_empty
         self.abandon: Callable[[BaseException], None] = batcher.abandon
         self.waiting: Callable[[], Iterable[Pending]] = batcher.waiting
+
+    def __len__(self) -> int:
+        return len(self.batcher)
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | None:
         batch = self.batcher.pull(now, busy, refused)

@@ -16,6 +16,8 @@ class _Door(Owner):
     """Who owns a request of the server: not its model, which would have the engine remember a failed one for `waitall`,
     and with it, through the traceback, the body it came with."""
 
+    name = "the server"
+
     def on_error(self, pending: Pending) -> None:
         pass
 

@@ -1,0 +1,70 @@
+"""What has ended and nobody has looked at, in the order it ended: what `engine.poll` hands out.
+
+Kept from the first poll on, so that who never polls pays nothing; what ended before is found by looking through the
+objects there are, once. Futures are not kept alive: what the caller has let go of is gone, as ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Any
+
+from headrace.engine.future import Future, Guard, refuse_to_wait_on_a_stream
+
+SWEEP_AT = 4096
+
+
+class Finished:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._refs: deque[weakref.ref[Future[Any]]] = deque()
+        self._sweep_at = SWEEP_AT
+        self._pollers: list[threading.Lock] = []
+        before = [each for each in gc.get_objects() if isinstance(each, Future) and each._guard is guard]
+        with guard.lock:
+            ended = [future for future in before if future._done and not future._seen]
+            self._refs.extend(map(weakref.ref, sorted(ended, key=lambda future: getattr(future, "ended_at", 0.0))))
+            guard.finished = self
+
+    def note(self, future: Future[Any]) -> None:
+        """`future` has an outcome. With the guard's lock held."""
+        self._refs.append(weakref.ref(future))
+        for gate in self._pollers:
+            gate.release()
+        self._pollers.clear()
+        if len(self._refs) > self._sweep_at:  # polled no more, perhaps: what is gone or was read takes no room
+            self._refs = deque(ref for ref in self._refs if (each := ref()) is not None and not each._seen)
+            self._sweep_at = max(SWEEP_AT, 2 * len(self._refs))
+
+    def take(self, max_n: int | None, timeout: float) -> list[Future[Any]]:
+        """At most `max_n` of them; waits up to `timeout` seconds for the first."""
+        until = time.monotonic() + timeout if timeout > 0 else None
+        while True:
+            with self._guard.lock:
+                ready = self._take(max_n)
+                if ready or until is None or max_n == 0:
+                    return ready
+                gate = threading.Lock()
+                gate.acquire()
+                self._pollers.append(gate)
+            refuse_to_wait_on_a_stream()
+            try:
+                in_time = gate.acquire(timeout=max(0.0, until - time.monotonic()))
+            finally:
+                with self._guard.lock:
+                    if gate in self._pollers:
+                        self._pollers.remove(gate)
+            if not in_time:
+                until = None  # one last look
+
+    def _take(self, max_n: int | None) -> list[Future[Any]]:
+        ready: list[Future[Any]] = []
+        while self._refs and (max_n is None or len(ready) < max_n):
+            future = self._refs.popleft()()
+            if future is not None and not future._seen:
+                ready.append(future)
+        return ready
