@@ -1,56 +1,73 @@
-"""A small sequence-to-sequence model with attention and random weights, as ONNX: make_model.py OUT
+"""A small sequence-to-sequence model with random weights, as ONNX: make_model.py OUT
 
-An encoder GRU reads [length, 1, WIDTH] float32, a decoder GRU writes as many steps, and between them each step attends
-to each other: the time grows with the length, and the attention with its square. So a long sequence that comes first
-ends long after a short one that comes second, as in translation or speech.
+Tokens in, as many tokens out, one sequence a run. The encoder is a layer of self-attention; the decoder is a loop that
+writes one token a step, and at every step attends to all that the encoder has read. Both grow with the square of the
+length, so a long sequence that comes first ends long after a short one that comes second, as in translation or speech.
+(A trained model decides when to stop. This one writes as much as it has read.)
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 
-WIDTH = 64
+TOKENS, WIDTH = 256, 64
+
+GRAPH = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+sequence_to_sequence (int64[length] source) => (int64[length] translated) {{
+    embedded = Gather(embedding, source)
+    queries = MatMul(embedded, w_query)
+    keys = Transpose(embedded)
+    relevance = MatMul(queries, keys)
+    attention = Softmax(relevance)
+    attended = MatMul(attention, embedded)
+    encoded = Add(embedded, attended)
+    memory = Transpose(encoded)
+    steps = Size(source)
+    last_token, last_state, written = Loop(steps, always, first_token, first_state) <body = decoder_step (
+        int64 step, bool going, int64[1] token, float[1, {WIDTH}] state
+    ) => (bool go_on, int64[1] next_token, float[1, {WIDTH}] next_state, int64[1] written_token) {{
+        go_on = Identity(going)
+        word = Gather(embedding, token)
+        query = Add(word, state)
+        scores = MatMul(query, memory)
+        focus = Softmax(scores)
+        context = MatMul(focus, encoded)
+        heard = Add(query, context)
+        mixed = MatMul(heard, w_state)
+        next_state = Tanh(mixed)
+        logits = MatMul(next_state, w_out)
+        next_token = ArgMax <axis = 1, keepdims = 0> (logits)
+        written_token = Identity(next_token)
+    }}>
+    second_axis = Constant <value_ints = [1]> ()
+    translated = Squeeze(written, second_axis)
+}}
+"""
 
 
 def make_model() -> bytes:
     rng = np.random.default_rng(0)
-    nodes: list[Any] = []
-    weights: list[Any] = []
 
-    def weight(name: str, *shape: int) -> str:
-        weights.append(numpy_helper.from_array(rng.normal(0, 0.1, shape).astype(np.float32), name))
-        return name
+    def random(rows: int, columns: int) -> np.ndarray:
+        return rng.normal(0, rows**-0.5, (rows, columns)).astype(np.float32)
 
-    def gru(x: str, y: str) -> None:
-        inputs = [x, weight(f"{y}_w", 1, 3 * WIDTH, WIDTH), weight(f"{y}_r", 1, 3 * WIDTH, WIDTH)]
-        nodes.append(helper.make_node("GRU", inputs, [f"{y}_4d"], hidden_size=WIDTH))
-        # [length, directions=1, batch=1, WIDTH] -> [length, 1, WIDTH]
-        nodes.append(helper.make_node("Squeeze", [f"{y}_4d", "one"], [y]))
-
-    weights.append(numpy_helper.from_array(np.array([1]), "one"))
-    gru("sequence", "encoded")
-    nodes.append(helper.make_node("Squeeze", ["encoded", "one"], ["states"]))  # [length, WIDTH]
-    nodes.append(helper.make_node("Transpose", ["states"], ["keys"]))
-    nodes.append(helper.make_node("MatMul", ["states", "keys"], ["scores"]))  # [length, length]
-    nodes.append(helper.make_node("Softmax", ["scores"], ["attention"], axis=1))
-    nodes.append(helper.make_node("MatMul", ["attention", "states"], ["context"]))
-    nodes.append(helper.make_node("Unsqueeze", ["context", "one"], ["attended"]))
-    gru("attended", "translated")
-    shape = ["length", 1, WIDTH]
-    graph = helper.make_graph(
-        nodes,
-        "sequence_to_sequence",
-        [helper.make_tensor_value_info("sequence", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("translated", TensorProto.FLOAT, shape)],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
+    weights = {
+        "embedding": random(TOKENS, WIDTH),
+        "w_query": random(WIDTH, WIDTH),
+        "w_state": random(WIDTH, WIDTH),
+        "w_out": random(WIDTH, TOKENS),
+        "first_token": np.zeros(1, np.int64),
+        "first_state": np.zeros((1, WIDTH), np.float32),
+        "always": np.array(True),
+    }
+    model = parser.parse_model(GRAPH)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    onnx.checker.check_model(model, full_check=True)
     serialized: bytes = model.SerializeToString()
     return serialized
 

@@ -5,7 +5,6 @@ Shapes are in elements; None stands for a dimension that is free. Only protocol 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,22 +62,3 @@ class TensorSpec:
     def __str__(self) -> str:
         shape = ", ".join("any" if n is None else str(n) for n in self.shape)
         return f"{self.name}: {'text' if self.dtype.kind == 'O' else self.dtype} [{shape}]"
-
-
-def nbytes_of(values: Iterable[Any]) -> int:
-    """What the values hold, as far as it can be told: arrays, bytes and text, and those in a list, tuple or dict."""
-    total = 0
-    for value in values:
-        if isinstance(value, list | tuple):
-            total += sum(map(_nbytes, value))
-        elif isinstance(value, dict):
-            total += sum(map(_nbytes, value.values()))
-        else:
-            total += _nbytes(value)
-    return total
-
-
-def _nbytes(value: object) -> int:
-    if isinstance(value, np.ndarray | memoryview):
-        return value.nbytes
-    return len(value) if isinstance(value, bytes | bytearray | str) else 0

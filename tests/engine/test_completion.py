@@ -188,3 +188,23 @@ def test_a_slow_one_does_not_hold_up_the_quick_ones() -> None:
         assert [next(done).result() for _ in range(10)] == list(range(10))
         gate.open()
         assert next(done) is slow
+
+
+@pytest.mark.parametrize("how", ["for", "async for"])
+def test_an_iteration_that_is_left_early_leaves_nothing_on_the_futures(how: str) -> None:
+    ready, waiting = Future[int](), Future[int]()
+    ready.settle(1)
+
+    async def first() -> object:
+        async for future in hr.as_completed([ready, waiting]):
+            return future
+        return None
+
+    if how == "for":
+        for future in hr.as_completed([ready, waiting]):
+            assert future is ready
+            break
+    else:
+        assert asyncio.run(first()) is ready
+    gc.collect()
+    assert not waiting._callbacks

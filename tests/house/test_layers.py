@@ -14,7 +14,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     **dict.fromkeys(
-        ("errors", "config", "tensor", "request", "clock", "counters", "trace", "log", "version", "progress"), 0
+        ("errors", "config", "sizes", "tensor", "request", "clock", "counters", "trace", "log", "version", "progress"),
+        0,
     ),
     "__init__": 0,  # the façade: it imports names when they are asked for
     "engine": 1,

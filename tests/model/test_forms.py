@@ -12,7 +12,8 @@ from headrace.backends import backend_for
 from headrace.backends.base import Loaded, LoadOptions
 from headrace.errors import InvalidInput
 from headrace.model.forms import CallableForms, Form, TensorForms
-from headrace.tensor import nbytes_of, Array, TensorSpec
+from headrace.sizes import nbytes_of
+from headrace.tensor import Array, TensorSpec
 
 
 def spec(name: str, dtype: Any = np.float32, shape: tuple[int | None, ...] = (None, 2)) -> TensorSpec:

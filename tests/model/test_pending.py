@@ -19,6 +19,8 @@ from headrace.model.run import Run
 class Looking(Owner):
     """What a `Call` needs of its model. Sees what a request still holds when its error is told."""
 
+    name = "m"
+
     def __init__(self) -> None:
         self.guard = Guard()
         self._budget = Budget(1, guard=self.guard)
@@ -44,7 +46,7 @@ def ran(pending: Pending, outcome: Any = None, failure: BaseException | None = N
     """Its run has ended, as `Run` says it."""
     pending.outcome, pending.failure = outcome, failure
     with pending._guard.lock:
-        pending.finish()
+        pending.finish(1.0)
     pending.delivered()
 
 

@@ -31,7 +31,7 @@ class Nobody(Owner):
 class Request(Pending):
     def __init__(self, name: str, priority: float, alike: Hashable, rows: int, deadline: float | None) -> None:
         super().__init__(Nobody(), (name,), GUARD)
-        self.name, self.priority, self.alike, self.rows, self.deadline = name, priority, alike, rows, deadline
+        self.label, self.priority, self.alike, self.rows, self.deadline = name, priority, alike, rows, deadline
 
 
 def add(
@@ -44,7 +44,7 @@ def add(
 
 
 def pulled(batcher: Batcher, now: float = 0.0, busy: bool = False) -> list[str]:
-    return [one.name for one in batcher.pull(now, busy, [])]  # type: ignore[attr-defined]
+    return [one.label for one in batcher.pull(now, busy, [])]  # type: ignore[attr-defined]
 
 
 def order(batcher: Batcher, now: float = 0.0) -> str:

@@ -85,7 +85,7 @@ class Budget:
         self.inside = 0
         self.nbytes = 0
         self.ceiling = max_count if max_bytes is None else 0
-        """Who finds `inside` below it, with the lock held, may add one and be in: nobody waits, no bytes are bounded."""
+        """Who finds `inside` below it, with the lock held, may add one and be in: nobody waits, no bytes count."""
         self.woken: list[Callable[[], object]] = []
         """Who is to be told that there is room: by `wake`, once the lock is let go."""
         self.crowded = False

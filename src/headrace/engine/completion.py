@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from headrace.engine.future import Future, refuse_to_wait_on_a_stream
@@ -18,7 +18,8 @@ class as_completed(Iterator[F], AsyncIterator[F]):
     """The futures in completion order, not submission order: `for f in as_completed(fs)`, or `async for`.
 
     Each is handed out once, also if it was given twice. TimeoutError when `timeout` seconds have passed since the
-    first was asked for and one is still missing. WouldDeadlock on a stream.
+    first was asked for and one is still missing. WouldDeadlock on a stream. Nothing is left on the futures when it is
+    let go of before its end, say by a `break`.
     """
 
     def __init__(self, futures: Iterable[F], timeout: float | None = None) -> None:
@@ -27,6 +28,7 @@ class as_completed(Iterator[F], AsyncIterator[F]):
         self._timeout = timeout
         self._until: float | None = None
         self._ready: queue.SimpleQueue[F] | asyncio.Queue[F] | None = None
+        self._callback: Callable[[Any], object] | None = None
 
     def __iter__(self) -> Iterator[F]:
         return self
@@ -37,7 +39,7 @@ class as_completed(Iterator[F], AsyncIterator[F]):
         refuse_to_wait_on_a_stream()
         if self._ready is None:
             ready: queue.SimpleQueue[F] = queue.SimpleQueue()
-            self._begin(ready)
+            self._begin(ready, ready.put)
             for future in self._futures:
                 future.add_done_callback(ready.put)  # type: ignore[arg-type]
         assert isinstance(self._ready, queue.SimpleQueue), "iterate with `for` or with `async for`, not with both"
@@ -58,12 +60,16 @@ class as_completed(Iterator[F], AsyncIterator[F]):
         if self._ready is None:
             ready: asyncio.Queue[F] = asyncio.Queue()
             box = Mailbox.here()
-            self._begin(ready)
+
+            def tell(done: Any) -> None:
+                box.post(ready.put_nowait, done)
+
+            self._begin(ready, tell)
             for future in self._futures:
                 if future.can_read():  # put at once: by way of the mailbox it would come too late for a timeout of 0
                     ready.put_nowait(future)
                 else:
-                    future.add_done_callback(lambda done: box.post(ready.put_nowait, done))
+                    future.add_done_callback(tell)
         assert isinstance(self._ready, asyncio.Queue), "iterate with `for` or with `async for`, not with both"
         try:
             async with asyncio.timeout(self._seconds_left()):  # what is there already comes also after the time is up
@@ -73,8 +79,14 @@ class as_completed(Iterator[F], AsyncIterator[F]):
         self._left -= 1
         return future
 
-    def _begin(self, ready: Any) -> None:
-        self._ready = ready
+    def __del__(self) -> None:
+        callback = getattr(self, "_callback", None)
+        if callback is not None and self._left:
+            for future in self._futures:
+                future.remove_done_callback(callback)
+
+    def _begin(self, ready: Any, callback: Callable[[Any], object]) -> None:
+        self._ready, self._callback = ready, callback
         if self._timeout is not None:
             self._until = time.monotonic() + self._timeout
 

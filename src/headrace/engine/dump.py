@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headrace.engine.dependencies import Var
+from headrace.engine.dispatch import Port
+from headrace.engine.engine import Engine
 from headrace.engine.operations import Operation, OperationSource
-
-if TYPE_CHECKING:
-    from headrace.engine.dispatch import Port
-    from headrace.engine.engine import Engine
-    from headrace.engine.stream import Stream
+from headrace.engine.stream import Stream
 
 MOST = 20
 """Of waiting things so many are listed; the others are counted."""
@@ -100,7 +98,7 @@ def _more(listed: list[Any]) -> Iterator[str]:
 
 
 def _behind(granted: Iterable[Operation]) -> list[Operation]:
-    """All operations that wait for a Var. Each stands behind one that holds it, or behind one that stands behind one."""
+    """All operations that wait for a Var. Each stands behind one that holds it, or behind one that does so."""
     found: dict[Operation, None] = {}
     look_at = list(granted)
     seen: set[Var] = set()

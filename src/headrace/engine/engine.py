@@ -71,6 +71,7 @@ class Engine(Dispatch):
             self._shedding = Shedding(lambda item: item.is_queued)
         self.forked = False
         """This is a child of the process that made it: its streams were not copied."""
+        self._finished: Finished | None = None  # once it has been polled
         self._ended = threading.Event()  # the first `close` is over
 
     # ---- what users call
@@ -134,8 +135,10 @@ class Engine(Dispatch):
         """
         if max_n is not None and (not isinstance(max_n, int) or max_n < 0):
             raise InvalidOption(f"max_n is a whole number from 0, or None for all, not {max_n!r}")
-        finished = self.guard.finished or Finished(self.guard)
-        return finished.take(max_n, timeout)
+        with self.guard.lock:
+            if self._finished is None:
+                self._finished = Finished(self.guard)
+        return self._finished.take(max_n, timeout)
 
     def trace(self, path: str | os.PathLike[str], *, capacity: int = 1_000_000) -> Trace:
         """Record what happens from now on, into a file that ui.perfetto.dev and chrome://tracing open.

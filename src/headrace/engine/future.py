@@ -17,20 +17,24 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from headrace.engine.mailbox import Mailbox
 from headrace.engine.trace import DROP, READ, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
-if TYPE_CHECKING:
-    from headrace.engine.finished import Finished
-
 T = TypeVar("T")
 _here = threading.local()
 _log = logging.getLogger("headrace.engine")
 _guards: WeakSet[Guard] = WeakSet()
+
+
+class Ends(Protocol):
+    """Who wants to know what has ended: `engine.poll`."""
+
+    def note(self, future: Future[Any]) -> None:
+        """`future` has an outcome. With the guard's lock held."""
 
 
 class Guard:
@@ -42,7 +46,7 @@ class Guard:
     __slots__ = ("__weakref__", "finished", "lock", "trace")
 
     def __init__(self) -> None:
-        self.finished: Finished | None = None  # once the engine has been polled
+        self.finished: Ends | None = None  # once the engine has been polled
         self.trace: Trace | None = None  # while it is traced
         # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
         # (`Model.map`) or give back what they hold.
@@ -175,10 +179,14 @@ class Future(Generic[T]):
     def remove_done_callback(self, callback: Callable[[Future[T]], object]) -> bool:
         """Take `callback` back. False if it was not waiting to be called."""
         with self._guard.lock:
-            if not self._callbacks or callback not in self._callbacks:
+            callbacks = self._callbacks
+            if not callbacks or callback not in callbacks:
                 return False
-            self._callbacks = [kept for kept in self._callbacks if kept != callback]
-            return True
+            try:
+                while True:  # in place: `_tell` may be taking the others out meanwhile
+                    callbacks.remove(callback)
+            except ValueError:
+                return True
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Give the outcome. False if there was one already: the client may have left meanwhile."""
@@ -217,12 +225,15 @@ class Future(Generic[T]):
         """What a kind of future does once `settle` has given an outcome, before its callbacks are called."""
 
     def _tell(self) -> None:
-        """Call the callbacks. Once, after `_mark`, without the lock."""
+        """Call the callbacks, after `_mark` and without the lock. Each once, also when two tell at the same time: who
+        cancelled what runs, and the stream that ran it. `list.pop` is atomic."""
         callbacks = self._callbacks
         if callbacks is not None:
-            self._callbacks = None
-            for callback in callbacks:
-                self._call(callback)
+            try:
+                while True:
+                    self._call(callbacks.pop(0))
+            except IndexError:
+                self._callbacks = None
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:

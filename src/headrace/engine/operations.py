@@ -24,7 +24,7 @@ from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
-from headrace.tensor import nbytes_of
+from headrace.sizes import nbytes_of
 
 TOMBSTONES = 256
 

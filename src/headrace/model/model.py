@@ -25,7 +25,8 @@ from headrace.model.pending import Owner, Pending
 from headrace.model.run import Requests
 from headrace.model.statistics import ModelStatistics
 from headrace.model.working_set import WorkingSet, kind_of
-from headrace.tensor import TensorSpec, nbytes_of
+from headrace.sizes import nbytes_of
+from headrace.tensor import TensorSpec
 
 
 class Model(Owner):

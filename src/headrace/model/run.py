@@ -11,7 +11,7 @@ from headrace.model.batcher import Batcher
 from headrace.model.instance import Instance
 from headrace.model.pending import Pending
 from headrace.model.working_set import WorkingSet, kind_of, resident_bytes
-from headrace.tensor import nbytes_of
+from headrace.sizes import nbytes_of
 
 
 class Run(Stop):

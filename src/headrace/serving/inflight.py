@@ -28,7 +28,7 @@ _door = _Door()
 class InFlight(Pending):
     """Holds the model it is pinned to and its permit. `deliver` is called once, on the thread that settles it."""
 
-    __slots__ = ("deliver", "permit", "served")
+    __slots__ = ("_ran", "deliver", "permit", "served")
 
     def __init__(self, served: Served, permit: Permit) -> None:
         super().__init__(_door, (), served.model.guard)
@@ -42,9 +42,14 @@ class InFlight(Pending):
             self.deliver = None
             self.cancel()
 
+    def finish(self, now: float) -> None:
+        self._ran = not self._done  # else it was cancelled meanwhile, and whoever did that replied
+        super().finish(now)
+
     def delivered(self) -> None:
         self.let_go()
-        self._reply()
+        if self._ran:
+            self._reply()
 
     def let_go(self) -> None:
         super().let_go()
