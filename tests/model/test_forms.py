@@ -251,5 +251,7 @@ def test_the_bytes_of_what_has_bytes_are_counted() -> None:
     array = np.zeros((2, 3), np.float32)
     assert nbytes_of([array, array[:, ::2]]) == 24 + 16
     assert nbytes_of([b"abc", bytearray(2), "text", memoryview(array)]) == 3 + 2 + 4 + 24
-    assert nbytes_of([None, 5, [b"abc"], {}]) == 0
+    assert nbytes_of([None, 5, object(), {}, []]) == 0
+    assert nbytes_of([[b"abc", array], (b"d",), {"key": b"ef", "n": 1}]) == 3 + 24 + 1 + 2
+    assert nbytes_of([[[b"abc"]]]) == 0, "it looks no deeper"
     assert nbytes_of([]) == 0

@@ -486,8 +486,9 @@ def test_what_is_cancelled_while_it_runs_stays_inside_until_its_run_has_ended(ma
         with pytest.raises(hr.Cancelled):
             future.result()
         inside = engine.statistics().budget
-        # Without a bound on them, bytes are not counted.
-        assert (inside.inside, inside.nbytes) == (1, 8000 if max_bytes else 0), "the run still reads its inputs"
+        assert inside.inside == 1
+        if max_bytes:  # else bytes are not counted
+            assert inside.nbytes >= 8000, "the run still reads its inputs"
         gate.open()
         model.close()
         assert future.cancelled(), "what the run returned is dropped"
