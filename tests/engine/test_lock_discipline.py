@@ -123,8 +123,7 @@ def test_so_do_models_and_event_loops(engine: hr.Engine, watched: Watched, loop:
                     answer: int = await compiled.submit(i)
                     return answer
                 except Overloaded:
-                    answer = await compiled.asubmit(i)
-                    return answer
+                    return int(await compiled.asubmit(i))
 
         return await asyncio.gather(*map(one, range(100)))
 

@@ -1,4 +1,4 @@
-"""What statistics say of times must agree with what they say of numbers: L = lambda W, over any span that ends empty."""
+"""What statistics say of times agrees with what they say of numbers: L = lambda W, over any span that ends empty."""
 
 import random
 
