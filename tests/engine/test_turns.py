@@ -2,16 +2,20 @@
 
 A stream is asleep, has heard its bell (or its alarm) and not acted yet, runs, or has ended. A ring that was promised
 arrives some time later. So every window between two steps of two streams is tried, also those that threads hit rarely.
+Runs take as long as the test says: `pace`. Some hang for as long as the test likes.
 """
 
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 
 from headrace.engine.dependencies import Var
+from headrace.engine.dispatch import PATIENCE, SHORT
 from headrace.engine.engine import Engine, Port
 from headrace.engine.future import Future
 from headrace.engine.placement import Placement
@@ -20,6 +24,29 @@ from headrace.engine.stream import Stream
 from headrace.engine.topology import made_up
 from headrace.errors import Closed, DeadlineExceeded, NotEnoughCores, PoisonedVar
 from headrace.testing import FakeClock
+
+
+PACES: dict[str, Callable[[random.Random], float]] = {
+    "at once": lambda rng: 0.0,
+    "short": lambda rng: rng.uniform(0.1, 0.9) * SHORT,
+    "long": lambda rng: rng.uniform(1.1, 5) * SHORT,
+    "mixed": lambda rng: rng.choice([0.2 * SHORT, 0.5 * SHORT, 2 * SHORT, 1.5 * PATIENCE]),
+}
+"""How many seconds a run takes."""
+
+
+class Job(Future[int]):
+    """A Future that is its own permit."""
+
+    __slots__ = ("budget", "deadline", "held", "nbytes", "priority")
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.guard)
+        self.budget, self.held, self.nbytes = engine.budget, False, 0
+        self.priority, self.deadline = 0.0, None
+
+    def _settled(self) -> None:
+        self.budget.release(self)
 
 
 class Batch:
@@ -83,37 +110,56 @@ class Stage:
     """An engine whose streams do a step when `step` says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-        monkeypatch.setattr(Stream, "start", lambda stream: self.awake.add(stream))
-        monkeypatch.setattr(Stream, "join", lambda stream, timeout=None: None)
-        monkeypatch.setattr(Stream, "ring", lambda stream: self.promised.append(stream))
+        thread = lambda target, name, daemon: SimpleNamespace(  # noqa: E731
+            name=name, ident=0, start=lambda: self.awake.add(target.__self__), join=lambda timeout=None: None
+        )
+        threads = SimpleNamespace(Thread=thread, Lock=threading.Lock, current_thread=threading.current_thread)
+        monkeypatch.setattr("headrace.engine.stream.threading", threads)
+        monkeypatch.setattr(Stream, "ring", lambda stream: self.promise(stream))
         self.clock = FakeClock()
         self.engine = Engine(topology=made_up(cores=cores), clock=self.clock, max_operations=10_000)
+        self.pace: Callable[[], float] = lambda: 0.0
         self.awake: set[Stream] = set()  # will take their turn
         self.asleep: set[Stream] = set()
         self.must_hear: set[Stream] = set()  # their alarm went when a ring was on its way: they wait for it
         self.running: dict[Stream, Work] = {}
+        self.hung: set[Stream] = set()  # they run, and the test does not let them end
         self.ended: set[Stream] = set()
         self.promised: list[Stream] = []  # rings on their way
+        self.happened: Counter[str] = Counter()
+
+    def promise(self, stream: Stream) -> None:
+        assert stream not in self.promised, "its bell would be rung twice"
+        assert stream.rung
+        self.promised.append(stream)
 
     def able(self) -> list[Stream]:
         now = self.clock.now()
         late = [s for s in self.asleep if s.alarm is not None and s.alarm <= now and s not in self.must_hear]
         # By name, so that a seed does the same each time.
-        return sorted([*self.awake, *self.running, *late], key=lambda stream: stream._thread.name)
+        return sorted([*self.awake, *(self.running.keys() - self.hung), *late], key=lambda stream: stream.name)
 
     def step(self, stream: Stream) -> None:
         done: Work | None = None
+        looked = False
         if stream in self.asleep:  # its alarm goes
             if self.engine.woke_by_itself(stream):
                 self.must_hear.add(stream)
                 return
             self.asleep.remove(stream)
+            looked = not stream.lane.running
         elif stream in self.running:
             done = self.running.pop(stream)
+            self.clock.advance(self.pace())
             done.run()
         else:
             self.awake.remove(stream)
         work = self.engine.turn(stream, done)
+        port = stream.port
+        if port.typical < SHORT and port.group.running > (work is not None):
+            self.happened["joined in"] += looked and work is not None
+            self.happened["retired"] += done is not None and work is None and len(port.source) > 0
+            self.happened["watched on"] += looked and work is None and port.watcher is stream
         if work is not None:
             self.running[stream] = work
         elif stream.ended:
@@ -123,6 +169,7 @@ class Stage:
         else:
             self.asleep.add(stream)
         self.check()
+        self.check_work(port)
 
     def hear(self, stream: Stream) -> None:
         """A ring arrives."""
@@ -138,6 +185,46 @@ class Stage:
         for a, b in combinations(self.running, 2):
             assert not a.lane.mask & b.lane.mask, "two runs share a core"
         assert not any(stream.ended for stream in self.running)
+        leases = self.engine._leases
+        available = leases.free
+        for group in leases.line:
+            for lane in group.idle:
+                assert lane.mask & ~available, "it stands in line, and its cores are free"
+            for lane in group.idle:
+                available &= ~lane.mask
+        for port in self.engine._ports:
+            watching = [s for s in port.streams if s.alarm is not None and not s.lane.running]
+            assert len(watching) <= 1, "two watch the clock"
+            assert port.watcher is None or port.watcher.alarm is not None
+
+    def parked(self, port: Port) -> bool:
+        """Whether a run could begin now, and an idle stream that could do it stands in no line."""
+        group, source = port.group, port.source
+        if not port.attached or not group.idle or group.in_line:
+            return False
+        return source.batches(self.clock.now(), group.running > 0) > group.waking
+
+    def check_work(self, port: Port) -> None:
+        """No time has passed since the port was touched: its idle streams have been woken, or one waits to join in."""
+        if not self.parked(port):
+            return
+        assert port.group.running, "work waits, and nobody was woken"
+        assert port.typical < SHORT, "work waits, a stream is idle, and runs are not short"
+        watcher = port.watcher
+        if not any(stream.rung for stream in port.streams):  # else one is about to look
+            assert watcher is not None, "work waits, and nobody watches"
+            assert watcher.alarm is not None
+            # A batch that waits for company has the watcher look when its time is up: see the test of that.
+            if not getattr(port.source, "delay", 0.0):
+                assert watcher.alarm <= self.clock.now() + PATIENCE * 1.001
+
+    def offer(self, port: Port, job: Job, *, enter: bool = False) -> None:
+        if enter:
+            assert self.engine.try_enter(port, port.source.add, job)  # type: ignore[attr-defined]
+        else:
+            self.engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
+        self.check()
+        self.check_work(port)
 
     def settle_down(self, rng: random.Random) -> None:
         """Until nothing can happen any more, however long one waits."""
@@ -146,8 +233,10 @@ class Stage:
                 self.something(rng)
             alarms = [s.alarm for s in self.asleep if s.alarm is not None]
             if not alarms:
-                return
+                break
             self.clock.advance(max(0.0, min(alarms) - self.clock.now()))
+        for port in self.engine._ports:
+            assert not self.parked(port), "work waits for ever, and a stream is idle"
 
     def something(self, rng: random.Random) -> None:
         choices = [*self.able(), *([None] * len(self.promised))]
@@ -169,14 +258,14 @@ def masks_of(rng: random.Random, cores: int) -> list[int]:
     return [Placement(tuple(range(at, at + width))).mask for at in range(0, cores - width + 1, width)]
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage: Stage, seed: int) -> None:
-    rng, engine = random.Random(seed), stage.engine
+def explore(stage: Stage, seed: int, pace: str) -> None:
+    rng, engine = random.Random(f"{seed} {pace}"), stage.engine
+    stage.pace = lambda: PACES[pace](rng)
     ports: list[Port] = []
     for i in range(rng.randint(0, 3)):
-        source = Line(rng.choice([1, 1, 2, 4]), rng.choice([0.0, 0.5, 3.0]))
+        source = Line(rng.choice([1, 1, 2, 4]), rng.choice([0.0, 0.5 * PATIENCE, 0.5, 3.0]))
         ports.append(engine.attach(source, masks_of(rng, 4), f"model{i}"))
-    jobs: list[Future[int]] = []
+    jobs: list[Job] = []
     variables = [Var() for _ in range(3)]
     operations: list[Future[int]] = []
     attached = list(ports)
@@ -184,9 +273,8 @@ def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage:
     for _ in range(300):
         event = rng.random()
         if event < 0.2 and ports:
-            port = rng.choice(ports)  # also to one that was detached
-            jobs.append(Future())
-            engine.offer(port, port.source.add, jobs[-1])  # type: ignore[attr-defined]
+            jobs.append(Job(engine))
+            stage.offer(rng.choice(ports), jobs[-1], enter=rng.random() < 0.7)  # also to one that was detached
         elif event < 0.35:
             how = rng.choices("r.w", k=3)
             operations.append(
@@ -198,10 +286,13 @@ def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage:
                     deadline=stage.clock.now() + 1 if rng.random() < 0.1 else None,
                 )
             )
+            stage.check()
+            assert engine._operations is not None
+            stage.check_work(engine._operations)
         elif event < 0.4 and jobs + operations:
             rng.choice(jobs + operations).cancel()
         elif event < 0.45:
-            stage.clock.advance(rng.choice([0.1, 0.5, 2.0]))
+            stage.clock.advance(rng.choice([0.1 * PATIENCE, PATIENCE, 0.1, 0.5, 2.0]))
         elif event < 0.455 and attached:
             engine.detach(attached.pop(rng.randrange(len(attached))))
         elif event < 0.465 and ports:
@@ -209,8 +300,14 @@ def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage:
             if port.group.running or not port.source.is_empty():  # `drain`, up to its wait
                 port.drained = port.drained or threading.Event()
                 drains.append((port, port.drained))
+        elif event < 0.475 and stage.running:
+            stage.hung.add(rng.choice(sorted(stage.running, key=lambda stream: stream.name)))
+        elif event < 0.485:
+            stage.hung.clear()
         else:
             stage.something(rng)
+    stage.settle_down(rng)  # round what hangs
+    stage.hung.clear()
     closed = rng.random() < 0.5
     if closed:
         engine.close(drain=False)
@@ -229,6 +326,22 @@ def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage:
         assert {*port.streams} <= (stage.asleep if port in engine._ports else stage.ended)
     if closed:
         assert not stage.asleep, "every stream has ended"
+
+
+@pytest.mark.parametrize("pace", PACES)
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_the_order_every_job_ends_once_and_every_core_comes_back(stage: Stage, seed: int, pace: str) -> None:
+    explore(stage, seed, pace)
+
+
+def test_the_orders_that_are_tried_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: Counter[str] = Counter()
+    for seed in range(60):
+        with monkeypatch.context() as patches:
+            stage = Stage(patches, cores=4)
+            explore(stage, seed, "short")
+            happened += stage.happened
+    assert min(happened[what] for what in ("joined in", "retired", "watched on")) > 10, happened
 
 
 def test_a_stream_that_is_stopped_before_it_woke_returns_its_cores(stage: Stage) -> None:

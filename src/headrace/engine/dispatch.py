@@ -143,17 +143,19 @@ class Dispatch:
                 self._later.append((port, add, item))
                 return True
             self._busy = True
-            now = self.clock.now()
-            if self.guard.trace is not None:
-                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
-            if self._shedding is not None:
-                self._can_be_shed(item)
-            add(item, now)
-            group = port.group
-            if group.idle and not (port.watcher is not None and group.running and port.typical < SHORT):
-                wake, refused = [], []
-                self._start_whoever_should(port, now, wake, refused)
-            self._busy = False
+            try:
+                now = self.clock.now()
+                if self.guard.trace is not None:
+                    self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+                if self._shedding is not None:
+                    self._can_be_shed(item)
+                add(item, now)
+                group = port.group
+                if group.idle and not (port.watcher is not None and group.running and port.typical < SHORT):
+                    wake, refused = [], []
+                    self._start_whoever_should(port, now, wake, refused)
+            finally:  # also after a KeyboardInterrupt
+                self._busy = False
         if wake or refused or self._later:
             self._follow_up(wake or (), refused or ())
         return True
@@ -172,15 +174,17 @@ class Dispatch:
                 self._later.append((port, add, item))
                 return
             self._busy = True
-            now = self.clock.now()
-            if self.guard.trace is not None:
-                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
-            if self._shedding is not None:
-                self._can_be_shed(item)
-            add(item, now)
-            if port.group.idle:
-                self._start_whoever_should(port, now, wake, refused)
-            self._busy = False
+            try:
+                now = self.clock.now()
+                if self.guard.trace is not None:
+                    self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+                if self._shedding is not None:
+                    self._can_be_shed(item)
+                add(item, now)
+                if port.group.idle:
+                    self._start_whoever_should(port, now, wake, refused)
+            finally:
+                self._busy = False
         self._follow_up(wake, refused)
 
     def drain(self, port: Port) -> None:

@@ -101,7 +101,10 @@ class Engine(Dispatch):
         source: OperationSource = port.source  # type: ignore[assignment]
         if deadline is not None:
             self.check_deadline(port, len(source), priority, deadline)
-        frame = sys._getframe(1)
+        try:
+            frame = sys._getframe(1)
+        except ValueError:  # the first thing a thread does
+            frame = sys._getframe()
         operation = Operation(fn, accesses(reads, writes), priority, deadline, source, frame.f_code, frame.f_lasti)
         if not self.try_enter(port, source.add, operation):
             permit = self.admit(0, None, priority, deadline)

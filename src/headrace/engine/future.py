@@ -266,9 +266,9 @@ class Future(Generic[T]):
         def release(_: object) -> None:
             settled.release()
 
-        self.add_done_callback(release)
         in_time = False
         try:
+            self.add_done_callback(release)
             in_time = settled.acquire(timeout=-1 if timeout is None else max(timeout, 0))
         finally:
             if not in_time:  # also if the wait was interrupted: nobody waits here any more

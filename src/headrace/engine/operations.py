@@ -27,6 +27,9 @@ from headrace.errors import DeadlineExceeded
 from headrace.sizes import nbytes_of
 
 TOMBSTONES = 256
+MOST_NAMES = 4096
+_names: dict[tuple[int, int], tuple[CodeType, str]] = {}
+"""What `Operation.name` has found out. Holds the code, so that no other code can come to have its id."""
 
 
 def check_push(function: object, priority: object, deadline: object) -> None:
@@ -142,8 +145,14 @@ class Operation(Future[Any]):
 
     @property
     def name(self) -> str:
-        """The line that pushed it, short."""
-        return self.pushed_at.rpartition("/")[2]
+        """The line that pushed it, short. Remembered: a trace asks for it with every run."""
+        key = (id(self._code), self._instruction)
+        known = _names.get(key)
+        if known is None:
+            if len(_names) >= MOST_NAMES:
+                _names.clear()
+            known = _names[key] = (self._code, self.pushed_at.rpartition("/")[2])
+        return known[1]
 
     @property
     def pushed_at(self) -> str:
