@@ -1,162 +1,199 @@
-"""One thread, hundreds of requests in flight, lengths that vary: read results as they complete, or in submission order?
+"""One thread, hundreds of requests in flight, lengths that vary: who reads which result next?
 
-    python examples/sequences/in_completion_order.py [--requests 1000] [--load 0.7] [--plot latency.png]
+    python examples/sequences/in_completion_order.py [--requests 750] [--load 0.6] [--rounds 5] [--plot latency.png]
 
-The same arrivals (Poisson, at `--load` of what the machine can do) are served twice by one thread that submits and
-reads. In submission order it waits for the oldest result, and while it waits it can neither read the others nor submit
-what arrives. In completion order it waits for whatever is ready first, and never longer than until the next arrival.
-Latency is from the arrival of a request to the moment its result is read.
+One thread accepts what arrives, submits it, and reads the results. Between arrivals it reads in one of these ways:
+
+    oldest             waits for the oldest result, as one must where results can only be waited for
+    can_read           asks every future in flight whether it can be read, and naps for a millisecond if none can
+    poll               `engine.poll`: what has ended, in the order it ended, or nothing once the next arrival is due
+    poll, short first  the same, and submitted with a priority that lets short sequences past long ones
+
+The same arrivals are served in each way. *steady*: at random, at `--load` of what the machine can do. *crowd*: as many,
+but the middle third comes at once. A latency is from the arrival to the moment the thread has the result. An arrival is
+kept waiting while the thread is blocked and cannot submit it.
 """
 
 from __future__ import annotations
 
 import argparse
-import queue
 import time
-from collections import deque
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make_model import WIDTH, make_model
+from make_model import TOKENS, make_model
 
 import headrace as hr
 
-SHORTEST, LONGEST = 8, 2048
+SHORTEST, LONGEST = 8, 1024
+
+InFlight = dict[hr.Future[Any], int]  # in the order of submission; the values are the requests' numbers
+Read = Callable[[hr.Engine, InFlight, float], list[hr.Future[Any]]]
 
 
-@dataclass
-class Outcome:
-    name: str
-    latencies: list[float] = field(default_factory=list)
-    """Milliseconds from arrival to reading, in the order of arrival."""
-    blocked: float = 0.0
-    """The longest a request that had arrived waited to be submitted, in milliseconds."""
-    in_flight: int = 0
-    """The most requests that were inside at once."""
+def read_oldest(_: hr.Engine, in_flight: InFlight, __: float) -> list[hr.Future[Any]]:
+    oldest = next(iter(in_flight))
+    oldest.wait_to_read()  # whatever else ends or arrives meanwhile waits as well
+    return [oldest]
 
-    def line(self) -> str:
-        mean, p50, p99 = np.mean(self.latencies), *np.percentile(self.latencies, [50, 99])
-        return (
-            f"  {self.name:<18} mean {mean:8.2f}   p50 {p50:8.2f}   p99 {p99:8.2f} ms   "
-            f"longest unsubmitted {self.blocked:7.2f} ms   most in flight {self.in_flight}"
-        )
+
+def ask_each(_: hr.Engine, in_flight: InFlight, idle: float) -> list[hr.Future[Any]]:
+    readable = [future for future in in_flight if future.can_read()]
+    if not readable:
+        time.sleep(min(idle, 0.001))
+    return readable
+
+
+def poll(engine: hr.Engine, _: InFlight, idle: float) -> list[hr.Future[Any]]:
+    return engine.poll(timeout=idle)
+
+
+WAYS: dict[str, tuple[Read, bool]] = {
+    "oldest": (read_oldest, False),
+    "can_read": (ask_each, False),
+    "poll": (poll, False),
+    "poll, short first": (poll, True),
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    order: list[int]
+    """The requests' numbers, in the order their results were read."""
+    latencies: Any
+    """Milliseconds, by the requests' numbers."""
+    kept_waiting: float
+    """The longest, in milliseconds, that an arrival waited for the thread."""
+    most_in_flight: int
+
+    def figures(self) -> list[float]:
+        p50, p99 = np.percentile(self.latencies, [50, 99])
+        return [float(np.mean(self.latencies)), p50, p99, self.kept_waiting, self.most_in_flight]
+
+
+def serve(
+    engine: hr.Engine, model: hr.Model, inputs: list[Any], arrivals: Any, read: Read, short_first: bool
+) -> Served:
+    """The one thread: requests come in at `arrivals` (seconds from now), their results go out."""
+    in_flight: InFlight = {}
+    order: list[int] = []
+    latencies = np.zeros(len(inputs))
+    arrived, most, kept_waiting = 0, 0, 0.0
+    begun = time.perf_counter()
+    while len(order) < len(inputs):
+        while arrived < len(inputs) and (late := time.perf_counter() - begun - arrivals[arrived]) >= 0:
+            kept_waiting = max(kept_waiting, late)
+            # A step of priority is worth a second of waiting: the longest lets others past for one second, no more.
+            priority = -len(inputs[arrived]) / LONGEST if short_first else 0
+            in_flight[model.submit(inputs[arrived], priority=priority)] = arrived
+            arrived += 1
+        most = max(most, len(in_flight))
+        idle = max(0.0, begun + arrivals[arrived] - time.perf_counter()) if arrived < len(inputs) else 1.0
+        if not in_flight:
+            time.sleep(idle)
+            continue
+        for future in read(engine, in_flight, idle):
+            number = in_flight.pop(future)
+            assert len(future.result()) == len(inputs[number])
+            latencies[number] = time.perf_counter() - begun - arrivals[number]
+            order.append(number)
+    return Served(order, latencies * 1000, kept_waiting * 1000, most)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--load", type=float, default=0.7, help="of what the streams can do")
+    parser.add_argument("--requests", type=int, default=750)
+    parser.add_argument("--load", type=float, default=0.6, help="of what the machine can do")
+    parser.add_argument("--rounds", type=int, default=5, help="of each figure their median is printed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="write a picture (needs matplotlib)")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     # Most are short, a few are very long: as sentences are.
-    lengths = np.clip(rng.lognormal(4.5, 1.2, options.requests), SHORTEST, LONGEST).astype(int)
-    inputs = [rng.random((n, 1, WIDTH), dtype=np.float32) for n in lengths]
-    with hr.compile_model(make_model(), scheduler="multi_stream", name="sequences") as model:
+    lengths = np.clip(rng.lognormal(4.0, 1.2, options.requests), SHORTEST, LONGEST).astype(int)
+    inputs = [rng.integers(0, TOKENS, length) for length in lengths]
+    steady = rng.exponential(size=options.requests)
+    crowd = steady.copy()
+    crowd[options.requests // 3 : 2 * options.requests // 3] = 0
+    rounds: dict[tuple[str, str], list[Served]] = {}
+    with hr.Engine() as engine, hr.compile_model(make_model(), scheduler="multi_stream", engine=engine) as model:
         capacity = measure_capacity(model, inputs)
-        arrivals = np.cumsum(rng.exponential(1 / (options.load * capacity), options.requests))
-        steps = f"{lengths.min()} to {lengths.max()} steps"
-        print(f"{options.requests} requests of {steps}, {options.load:.0%} of {capacity:.0f}/s")
-        outcomes = [in_submission_order(model, inputs, arrivals), in_completion_order(model, inputs, arrivals)]
-    for outcome in outcomes:
-        print(outcome.line())
+        engine.poll()  # the first poll looks for what has ended before, and takes its time
+        for _ in range(options.rounds):
+            for load, gaps in {"steady": steady, "crowd": crowd}.items():
+                arrivals = np.cumsum(gaps) / gaps.mean() / (options.load * capacity)
+                for way, (read, short_first) in WAYS.items():
+                    served = serve(engine, model, inputs, arrivals, read, short_first)
+                    rounds.setdefault((load, way), []).append(served)
+        streams = model.statistics().streams
+    print(f"{len(inputs)} requests of {lengths.min()} to {lengths.max()} tokens, {streams} streams, ", end="")
+    print(f"{options.load:.0%} of {capacity:.0f} requests a second; milliseconds, medians of {options.rounds} rounds\n")
+    print(f"{'':<27}{'mean':>8}{'p50':>8}{'p99':>8}{'longest kept waiting':>23}{'most in flight':>17}")
+    for (load, way), runs in rounds.items():
+        mean, p50, p99, kept_waiting, most = np.median([run.figures() for run in runs], axis=0)
+        print(f"{load:<8}{way:<19}{mean:8.1f}{p50:8.1f}{p99:8.1f}{kept_waiting:23.1f}{most:17.0f}")
     if options.plot:
-        plot(outcomes, lengths, options.plot)
-        print(f"  wrote {options.plot}")
+        plot(rounds, lengths, options.plot)
 
 
 def measure_capacity(model: hr.Model, inputs: list[Any]) -> float:
-    """Requests a second when as many as possible are inside; it warms the model up as well."""
+    """Requests a second with every stream busy; the better of two goes, for the first one warms up."""
+    seconds = []
     for _ in range(2):
         begun = time.perf_counter()
         for _answer in model.map(inputs):
             pass
-    return len(inputs) / (time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - begun)
+    return len(inputs) / min(seconds)
 
 
-def in_submission_order(model: hr.Model, inputs: list[Any], arrivals: Any) -> Outcome:
-    outcome = Outcome("submission order")
-    inside: deque[tuple[int, hr.Future[Any]]] = deque()
-    begun, submitted = time.perf_counter(), 0
-    while len(outcome.latencies) < len(inputs):
-        submitted = submit_arrived(model, inputs, arrivals, begun, submitted, outcome, inside)
-        if not inside:
-            time.sleep(max(0.0, begun + arrivals[submitted] - time.perf_counter()))
-            continue
-        number, future = inside.popleft()
-        future.wait_to_read()  # nothing else happens on this thread meanwhile
-        outcome.latencies.append((time.perf_counter() - begun - arrivals[number]) * 1000)
-    return outcome
-
-
-def in_completion_order(model: hr.Model, inputs: list[Any], arrivals: Any) -> Outcome:
-    outcome = Outcome("completion order")
-    latencies: dict[int, float] = {}
-    inside: deque[tuple[int, hr.Future[Any]]] = deque()
-    ready: queue.SimpleQueue[int] = queue.SimpleQueue()
-    begun, submitted = time.perf_counter(), 0
-    while len(latencies) < len(inputs):
-        submitted = submit_arrived(model, inputs, arrivals, begun, submitted, outcome, inside)
-        while inside:
-            number, future = inside.popleft()
-            future.add_done_callback(partial(tell, ready, number))
-        until = begun + arrivals[submitted] if submitted < len(inputs) else None
-        try:
-            number = ready.get(timeout=None if until is None else max(0.0, until - time.perf_counter()))
-        except queue.Empty:
-            continue
-        latencies[number] = (time.perf_counter() - begun - arrivals[number]) * 1000
-        outcome.in_flight = max(outcome.in_flight, submitted - len(latencies))
-    outcome.latencies = [latencies[number] for number in range(len(inputs))]
-    return outcome
-
-
-def tell(ready: queue.SimpleQueue[int], number: int, _: object) -> None:
-    ready.put(number)
-
-
-def submit_arrived(
-    model: hr.Model,
-    inputs: list[Any],
-    arrivals: Any,
-    begun: float,
-    submitted: int,
-    outcome: Outcome,
-    inside: deque[tuple[int, hr.Future[Any]]],
-) -> int:
-    """Submit everything that has arrived. How many have been submitted in all."""
-    while submitted < len(inputs) and (late := time.perf_counter() - begun - arrivals[submitted]) >= 0:
-        outcome.blocked = max(outcome.blocked, late * 1000)
-        inside.append((submitted, model.submit(inputs[submitted])))
-        submitted += 1
-    outcome.in_flight = max(outcome.in_flight, len(inside))
-    return submitted
-
-
-def plot(outcomes: list[Outcome], lengths: Any, path: Path) -> None:
+def plot(rounds: dict[tuple[str, str], list[Served]], lengths: Any, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    for outcome, colour in zip(outcomes, ("#b5533c", "#2a6f97")):
-        left.scatter(lengths, outcome.latencies, s=7, alpha=0.6, color=colour, label=outcome.name)
-        shares = np.arange(1, len(lengths) + 1) / len(lengths) * 100
-        right.plot(shares, np.sort(outcome.latencies), color=colour, label=outcome.name)
-    left.set(xscale="log", yscale="log", xlabel="length of the sequence", ylabel="latency, ms")
-    left.set_title("short requests no longer pay for long ones", fontsize=10)
-    right.set(xlabel="share of requests, %")
-    right.set_title("latency, sorted", fontsize=10)
-    right.legend(frameon=False)
-    for axes in (left, right):
+    # Told apart by the colour-blind as well (Okabe and Ito).
+    colours = dict(zip(WAYS, ("#d55e00", "#e69f00", "#0072b2", "#009e73")))
+    # One round stands for all: the one with the median mean.
+    shown = {
+        key: sorted(runs, key=lambda run: float(run.latencies.mean()))[len(runs) // 2] for key, runs in rounds.items()
+    }
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    edges = np.geomspace(SHORTEST, LONGEST + 1, 9)
+    for way in ("oldest", "poll"):
+        latencies = shown["steady", way].latencies
+        left.scatter(lengths, latencies, s=6, alpha=0.25, color=colours[way], linewidths=0)
+        bins = [latencies[(lengths >= low) & (lengths < high)] for low, high in zip(edges, edges[1:])]
+        medians = [np.median(each) if len(each) else np.nan for each in bins]
+        left.plot(np.sqrt(edges[1:] * edges[:-1]), medians, color=colours[way], linewidth=2.5, label=f"{way} (median)")
+    left.set(xscale="log", yscale="log", xlabel="length of the sequence, tokens", ylabel="latency, ms")
+    left.set_title("steady: the short wait for the long, or not")
+    for way, colour in colours.items():
+        latencies = np.sort(shown["crowd", way].latencies)
+        shares = np.arange(1, len(latencies) + 1) / len(latencies) * 100
+        style = "--" if way == "can_read" else "-"
+        middle.plot(latencies, shares, style, color=colour, linewidth=2, label=way)
+    most = max(run.most_in_flight for (load, _), run in shown.items() if load == "crowd")
+    middle.set(xscale="log", xlabel="latency, ms", ylabel="share of requests answered by then, %")
+    middle.set_title(f"crowd: up to {most} in flight")
+    longest = [float(np.median([run.kept_waiting for run in rounds["steady", way]])) for way in WAYS]
+    bars = right.barh(list(WAYS), longest, color=list(colours.values()))
+    right.bar_label(bars, fmt="%.1f", padding=4)
+    right.invert_yaxis()
+    right.margins(x=0.15)
+    right.set(xlabel="ms")
+    right.set_title("steady: longest an arrival was kept waiting")
+    left.legend(frameon=False)
+    middle.legend(frameon=False)
+    for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, which="major")
-    figure.savefig(path, dpi=120)
+    for axes in (left, middle):
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

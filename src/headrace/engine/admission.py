@@ -204,7 +204,9 @@ class Budget:
     def was_read(self, holder: Future[Any]) -> None:
         """Somebody has its value now: what becomes of it is theirs to bound."""
         with self.guard.lock:
-            holder.nbytes = 0  # type: ignore[attr-defined]  # a Holder too
+            if holder.held:  # type: ignore[attr-defined]  # a Holder too. Cancelled, and its run goes on: it is charged
+                return
+            holder.nbytes = 0  # type: ignore[attr-defined]
             self._no_longer_unread(id(holder))
         if self.woken:
             self.wake()

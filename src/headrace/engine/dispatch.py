@@ -79,6 +79,7 @@ class Dispatch:
         self.clock: Clock = clock or SystemClock()
         self.budget = budget
         self.guard = guard
+        guard.now = self.clock.now
         self._leases = Leases(mask_of(cores))
         self._ports: list[Port] = []
         self._closed = False
@@ -154,7 +155,10 @@ class Dispatch:
                 if group.idle and not (port.watcher is not None and group.running and port.typical < SHORT):
                     wake, refused = [], []
                     self._start_whoever_should(port, now, wake, refused)
-            finally:  # also after a KeyboardInterrupt
+            except BaseException:  # a KeyboardInterrupt, or something that should have been looked at before
+                self.budget.leave(item)
+                raise
+            finally:
                 self._busy = False
         if wake or refused or self._later:
             self._follow_up(wake or (), refused or ())
@@ -183,6 +187,10 @@ class Dispatch:
                 add(item, now)
                 if port.group.idle:
                     self._start_whoever_should(port, now, wake, refused)
+            except BaseException:
+                if permit is not None:
+                    self.budget.leave(item)
+                raise
             finally:
                 self._busy = False
         self._follow_up(wake, refused)

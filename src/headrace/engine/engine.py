@@ -100,7 +100,7 @@ class Engine(Dispatch):
             port = self._open_operations()
         source: OperationSource = port.source  # type: ignore[assignment]
         if deadline is not None:
-            self.check_deadline(port, len(source), priority, deadline)
+            self.check_deadline(port, priority, deadline, self.clock.now())
         try:
             frame = sys._getframe(1)
         except ValueError:  # the first thing a thread does
@@ -158,7 +158,6 @@ class Engine(Dispatch):
         with self.guard.lock:
             if self.guard.trace is not None:
                 raise InvalidOption(f"this engine is being traced into {self.guard.trace.path}; stop that first")
-            trace.now = self.clock.now
             self.guard.trace = trace
         return trace
 
@@ -263,16 +262,21 @@ class Engine(Dispatch):
                 "not copy them. Compile models after the fork, or start processes by spawn"
             )
 
-    def check_deadline(self, port: Port, waiting: int, priority: float, deadline: float) -> None:
-        """DeadlineExceeded if what comes now could not be started by `deadline`: it has passed, or all streams are busy
-        beyond it with the `waiting` runs in front, though each took no longer than the quickest have."""
-        now = self.clock.now()
+    def check_deadline(self, port: Port, priority: float, deadline: float, now: float, together: int = 1) -> None:
+        """DeadlineExceeded if what comes `now` could not be started by `deadline`: it has passed, or all streams are
+        busy beyond it with what stands in front, `together` to a run, though no run took longer than the quickest have.
+        """
         if now > deadline:
             raise DeadlineExceeded(f"the deadline had passed {now - deadline:.3f} s before this came")
-        wait = port.wait(waiting) if priority <= 0 else 0.0  # a higher priority may overtake them
+        source = port.source
+        if now + port.wait(len(source) // together) <= deadline:
+            return
+        with self.guard.lock:  # a closer look: who has left, or would be overtaken, is not in the way
+            waiting = sum(not each._done and each.priority >= priority for each in source.waiting())
+        wait = port.wait(waiting // together)
         if now + wait > deadline:
             raise DeadlineExceeded(
-                f"it could not be started in time: {waiting:,} runs wait, which is {wait:.3f} s of work, and the "
+                f"it could not be started in time: {waiting:,} wait in front, which is {wait:.3f} s of work, and the "
                 f"deadline is {deadline - now:.3f} s away"
             )
 

@@ -24,10 +24,11 @@ class Finished:
         self._refs: deque[weakref.ref[Future[Any]]] = deque()
         self._sweep_at = SWEEP_AT
         self._pollers: list[threading.Lock] = []
-        before = [each for each in gc.get_objects() if isinstance(each, Future) and each._guard is guard]
         with guard.lock:
-            ended = [future for future in before if future._done and not future._seen]
-            self._refs.extend(map(weakref.ref, sorted(ended, key=lambda future: getattr(future, "ended_at", 0.0))))
+            # `type`, because objects may lie about their class, or fail to say it; and some future may be half made.
+            futures: list[Future[Any]] = [each for each in gc.get_objects() if issubclass(type(each), Future)]
+            ended = [f for f in futures if getattr(f, "_guard", None) is guard and f._done and not f._seen]
+            self._refs.extend(map(weakref.ref, sorted(ended, key=lambda future: future._ended_at)))
             guard.finished = self
 
     def note(self, future: Future[Any]) -> None:
@@ -48,10 +49,10 @@ class Finished:
                 ready = self._take(max_n)
                 if ready or until is None or max_n == 0:
                     return ready
+                refuse_to_wait_on_a_stream()
                 gate = threading.Lock()
                 gate.acquire()
                 self._pollers.append(gate)
-            refuse_to_wait_on_a_stream()
             try:
                 in_time = gate.acquire(timeout=max(0.0, until - time.monotonic()))
             finally:

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -43,11 +44,12 @@ class Guard:
     An object of its own, so that a forked child can replace the lock for all of them.
     """
 
-    __slots__ = ("__weakref__", "finished", "lock", "trace")
+    __slots__ = ("__weakref__", "finished", "lock", "now", "trace")
 
     def __init__(self) -> None:
         self.finished: Ends | None = None  # once the engine has been polled
         self.trace: Trace | None = None  # while it is traced
+        self.now: Callable[[], float] = time.monotonic  # the engine's clock, in seconds
         # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
         # (`Model.map`) or give back what they hold.
         self.lock = threading.RLock()
@@ -100,10 +102,12 @@ class Future(Generic[T]):
     """The value an operation will have. Settled once, from any thread; awaitable on any event loop."""
 
     __slots__ = (
-        "__weakref__", "_begun", "_callbacks", "_done", "_error", "_guard", "_seen", "_traceback", "_value",
+        "__weakref__", "_begun", "_callbacks", "_done", "_ended_at", "_error", "_guard", "_seen", "_traceback",
+        "_value",
     )  # fmt: skip
 
     _value: Any  # there once it is done
+    _ended_at: float  # so is this: when, in seconds of the engine's clock
     _traceback: TracebackType | None  # there once there is an error
 
     def __init__(self, guard: Guard = _nobody) -> None:
@@ -195,10 +199,11 @@ class Future(Generic[T]):
                 return False
             self._mark(value, error)
             guard = self._guard
+            self._ended_at = guard.now()
             if guard.finished is not None:
                 guard.finished.note(self)
             if guard.trace is not None and not self._begun and error is not None:
-                guard.trace.record((DROP, guard.trace.now(), id(self), _why(error)))
+                guard.trace.record((DROP, guard.now(), id(self), _why(error)))
         try:
             self._settled()
         except Exception:  # those who wait below must hear all the same
@@ -250,7 +255,7 @@ class Future(Generic[T]):
         self._seen = True
         trace = self._guard.trace
         if trace is not None:
-            trace.record((READ, trace.now(), id(self), threading.get_ident()))
+            trace.record((READ, self._guard.now(), id(self), threading.get_ident()))
 
     def _raise(self) -> None:
         if not self._seen:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from numbers import Real
 from types import CodeType
 from typing import Any
@@ -45,7 +46,7 @@ def check_push(function: object, priority: object, deadline: object) -> None:
 def is_number(value: object) -> bool:
     """Whether it can be compared and added to seconds: NaN would leave a heap without an order."""
     try:
-        return isinstance(value, Real) and float(value) == value
+        return isinstance(value, Real) and not isnan(float(value))
     except OverflowError:
         return False
 
@@ -61,7 +62,7 @@ class Operation(Future[Any]):
     """A function the engine runs once its reads and writes are granted; and the Future of what it returns."""
 
     __slots__ = (
-        "_code", "_failure", "_function", "_instruction", "_source", "deadline", "ended_at", "held", "nbytes", "needs",
+        "_code", "_failure", "_function", "_instruction", "_source", "deadline", "held", "nbytes", "needs",
         "priority", "queued_at", "reads", "waiting_for", "who", "writes",
     )  # fmt: skip
 
@@ -70,7 +71,6 @@ class Operation(Future[Any]):
     needs: Sequence[Var]
     waiting_for: int  # set when it is pushed
     queued_at: float  # seconds: when it could have started
-    ended_at: float  # seconds: when its run ended
     who: object  # where bytes are bounded: the thread or task that pushed it
 
     def __init__(
@@ -113,7 +113,7 @@ class Operation(Future[Any]):
     def complete(self, now: float) -> None:
         source, failure = self._source, self._failure
         budget = source.budget
-        self.ended_at = now
+        self._ended_at = now
         if self._done:  # cancelled while it ran
             self._value = None
         else:

@@ -69,6 +69,15 @@ class ReadyQueue(Generic[T]):
             return self._heap[0][2]
         return self._line[0] if self._line else None
 
+    def drop_heads(self, is_gone: Callable[[T], bool]) -> int:
+        """Take out what `is_gone` says, as far as it stands at the head of the line or of the heap. How many."""
+        before, line, heap = len(self), self._line, self._heap
+        while line and is_gone(line[0]):
+            line.popleft()
+        while heap and is_gone(heap[0][2]):
+            heappop(heap)
+        return before - len(self)
+
     def oldest(self) -> Iterable[T]:
         """A few of which one came first of all: the head of the plain line, and the others."""
         if self._line:

@@ -17,7 +17,6 @@ import os
 import re
 import secrets
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +75,6 @@ class Trace:
         self.path = _writable(path)
         self.capacity, self.process_name = capacity, process_name
         self.streams: Sequence[str] = ()
-        self.now: Callable[[], float] = time.monotonic  # the clock of what is traced
         self._ring = _Ring(capacity)
         self.record: Callable[[Event], None] = self._ring.append
         self._on_stop = on_stop

@@ -149,19 +149,20 @@ class Batcher:
 
     def _oldest(self) -> float:
         """When the oldest request came. It is not always the head: what matters more stands before it."""
-        return min(request.queued_at for request in self._waiting.oldest())
+        return min(request.queued_at for request in self._waiting.oldest() if not request._done)
 
     def _skip_departed(self) -> None:
-        waiting = self._waiting
-        while (head := waiting.head()) is not None and head._done:
-            waiting.pop()
-            self.counts.cancelled += 1
+        self.counts.cancelled += self._waiting.drop_heads(_has_left)
 
     def _sweep(self) -> None:
-        self.counts.cancelled += len(self._waiting.sweep(lambda request: request._done))
+        self.counts.cancelled += len(self._waiting.sweep(_has_left))
         self._sweep_at = max(256, 2 * len(self._waiting))
 
     def _refuse_all(self, error: BaseException, refused: Refused) -> None:
         self._sweep()  # what was cancelled before is counted as that
         self.counts.refused += len(self._waiting)
         refused.extend((request, error) for request in self._waiting.sweep(lambda _: True))
+
+
+def _has_left(request: Pending) -> bool:
+    return request._done

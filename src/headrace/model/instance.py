@@ -45,10 +45,10 @@ class LocalInstance:
             return
         try:
             answers = self._run_joined(batch, stop)
-        except BaseException:
+        except BaseException as error:
             for request in batch:
                 if request._done:  # it was cancelled meanwhile, perhaps to stop this very run
-                    request.outcome = None
+                    request.failure = _failure("raised", error)
                 else:
                     self._alone(request, stop)
             return

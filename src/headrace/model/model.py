@@ -102,10 +102,10 @@ class Model(Owner):
         """
         if self._closed:
             raise Closed(f"model {self.name} is closed")
+        if type(priority) is not int or priority:
+            _check_priority(priority)
         deadline = None if timeout is None else self._deadline(timeout, priority)
         call = Call(self, self._forms.read(value), priority, deadline)
-        if priority:
-            _check_priority(priority)
         engine, port = self.engine, self._port
         if self._joins_rows:
             call.rows = call.inputs[0].shape[0]
@@ -122,10 +122,10 @@ class Model(Owner):
         self._may_wait()
         if self._closed:
             raise Closed(f"model {self.name} is closed")
+        if type(priority) is not int or priority:
+            _check_priority(priority)
         deadline = None if timeout is None else self._deadline(timeout, priority)
         call = Call(self, self._forms.read(value), priority, deadline)
-        if priority:
-            _check_priority(priority)
         if self._joins_rows:
             call.rows = call.inputs[0].shape[0]
             call.alike = likeness(call.inputs)
@@ -244,9 +244,9 @@ class Model(Owner):
         engine, port = self.engine, self._port
         if engine is None or port is None:
             return timeout + time.monotonic()
-        deadline = timeout + engine.clock.now()
-        engine.check_deadline(port, len(self._batcher) // self._batcher.max_batch_size, priority, deadline)
-        return deadline
+        now = engine.clock.now()
+        engine.check_deadline(port, priority, timeout + now, now, self._batcher.max_batch_size)
+        return timeout + now
 
     def _charge(self, call: Call) -> int:
         """Bytes it is charged with while it is inside."""

@@ -18,13 +18,12 @@ class Pending(Future[Any]):
     """
 
     __slots__ = (
-        "alike", "deadline", "ended_at", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
+        "alike", "deadline", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
         "queued_at", "rows", "run", "unread",
     )  # fmt: skip
 
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
-    ended_at: float  # seconds, once it ran
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -60,7 +59,7 @@ class Pending(Future[Any]):
 
     def finish(self, now: float) -> None:
         """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""
-        self.ended_at = now
+        self._ended_at = now
         if not self._done:
             failure = self.failure
             if failure is None:

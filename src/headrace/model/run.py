@@ -42,6 +42,7 @@ class Run(Stop):
         if self._instance.stoppable:
             for request in batch:
                 request.run = self
+            self.stop_if_nobody_is_left()  # somebody may have been cancelled before it knew its run
             self._instance.run(batch, self)
         else:
             self._instance.run(batch)
