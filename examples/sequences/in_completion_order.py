@@ -4,7 +4,7 @@
 
 One thread accepts what arrives, submits it, and reads the results. Between arrivals it reads in one of these ways:
 
-    oldest             waits for the oldest result, as one must where results can only be waited for
+    submission order   waits for the oldest result, as one must where results can only be waited for
     can_read           asks every future in flight whether it can be read, and naps for a millisecond if none can
     poll               `engine.poll`: what has ended, in the order it ended, or nothing once the next arrival is due
     poll, short first  the same, and submitted with a priority that lets short sequences past long ones
@@ -48,11 +48,11 @@ def ask_each(_: hr.Engine, in_flight: InFlight, idle: float) -> list[hr.Future[A
 
 
 def poll(engine: hr.Engine, _: InFlight, idle: float) -> list[hr.Future[Any]]:
-    return engine.poll(timeout=idle)
+    return engine.poll(32, timeout=idle)
 
 
 WAYS: dict[str, tuple[Read, bool]] = {
-    "oldest": (read_oldest, False),
+    "submission order": (read_oldest, False),
     "can_read": (ask_each, False),
     "poll": (poll, False),
     "poll, short first": (poll, True),
@@ -96,7 +96,7 @@ def serve(
             time.sleep(idle)
             continue
         for future in read(engine, in_flight, idle):
-            number = in_flight.pop(future)
+            number = in_flight.pop(future)  # KeyError if it had been handed out before
             assert len(future.result()) == len(inputs[number])
             latencies[number] = time.perf_counter() - begun - arrivals[number]
             order.append(number)
@@ -136,7 +136,9 @@ def main() -> None:
         mean, p50, p99, kept_waiting, most = np.median([run.figures() for run in runs], axis=0)
         print(f"{load:<8}{way:<19}{mean:8.1f}{p50:8.1f}{p99:8.1f}{kept_waiting:23.1f}{most:17.0f}")
     if options.plot:
-        plot(rounds, lengths, options.plot)
+        from picture import draw
+
+        draw(rounds, lengths, options.plot)
 
 
 def measure_capacity(model: hr.Model, inputs: list[Any]) -> float:
@@ -148,52 +150,6 @@ def measure_capacity(model: hr.Model, inputs: list[Any]) -> float:
             pass
         seconds.append(time.perf_counter() - begun)
     return len(inputs) / min(seconds)
-
-
-def plot(rounds: dict[tuple[str, str], list[Served]], lengths: Any, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    # Told apart by the colour-blind as well (Okabe and Ito).
-    colours = dict(zip(WAYS, ("#d55e00", "#e69f00", "#0072b2", "#009e73")))
-    # One round stands for all: the one with the median mean.
-    shown = {
-        key: sorted(runs, key=lambda run: float(run.latencies.mean()))[len(runs) // 2] for key, runs in rounds.items()
-    }
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
-    edges = np.geomspace(SHORTEST, LONGEST + 1, 9)
-    for way in ("oldest", "poll"):
-        latencies = shown["steady", way].latencies
-        left.scatter(lengths, latencies, s=6, alpha=0.25, color=colours[way], linewidths=0)
-        bins = [latencies[(lengths >= low) & (lengths < high)] for low, high in zip(edges, edges[1:])]
-        medians = [np.median(each) if len(each) else np.nan for each in bins]
-        left.plot(np.sqrt(edges[1:] * edges[:-1]), medians, color=colours[way], linewidth=2.5, label=f"{way} (median)")
-    left.set(xscale="log", yscale="log", xlabel="length of the sequence, tokens", ylabel="latency, ms")
-    left.set_title("steady: the short wait for the long, or not")
-    for way, colour in colours.items():
-        latencies = np.sort(shown["crowd", way].latencies)
-        shares = np.arange(1, len(latencies) + 1) / len(latencies) * 100
-        style = "--" if way == "can_read" else "-"
-        middle.plot(latencies, shares, style, color=colour, linewidth=2, label=way)
-    most = max(run.most_in_flight for (load, _), run in shown.items() if load == "crowd")
-    middle.set(xscale="log", xlabel="latency, ms", ylabel="share of requests answered by then, %")
-    middle.set_title(f"crowd: up to {most} in flight")
-    longest = [float(np.median([run.kept_waiting for run in rounds["steady", way]])) for way in WAYS]
-    bars = right.barh(list(WAYS), longest, color=list(colours.values()))
-    right.bar_label(bars, fmt="%.1f", padding=4)
-    right.invert_yaxis()
-    right.margins(x=0.15)
-    right.set(xlabel="ms")
-    right.set_title("steady: longest an arrival was kept waiting")
-    left.legend(frameon=False)
-    middle.legend(frameon=False)
-    for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in (left, middle):
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -195,30 +195,24 @@ def test_along_a_chain_the_first_failure_is_named(engine: Any) -> None:
 
 
 def test_what_was_late_or_refused_names_its_line() -> None:
-    clock, gate = FakeClock(), Gate()
+    clock, gate, hold = FakeClock(), Gate(), Gate()
     engine = Engine(topology=made_up(cores=1), clock=clock)
     engine.push(gate)
     gate.wait()
-    late, first = engine.push(lambda: None, deadline=clock.now() + 1, writes=[hr.Var()]), line()
-    clock.advance(2)
+    late, first = engine.push(lambda: None, deadline=clock.now() + 1, priority=10), line()
+    running = engine.push(hold, priority=5)
     refused, second = engine.push(lambda: None), line()
-    last, third = engine.push(lambda: None), line()
-    closing = threading.Thread(target=engine.close, kwargs={"drain": False})
-    with engine.guard.lock:  # late ones are found out before the rest is refused
-        pass
-    ended = threading.Event()
-    late.add_done_callback(lambda _: (closing.start(), ended.set()))
-    hold = Gate()
-    engine.push(hold, priority=-1)
-    del hold
+    clock.advance(2)
     gate.open()
-    assert ended.wait(PATIENCE)
+    hold.wait()
+    closing = threading.Thread(target=engine.close, kwargs={"drain": False})
+    closing.start()
+    errors = [late.exception(PATIENCE), refused.exception(PATIENCE)]
+    hold.open()
     closing.join(PATIENCE)
-    assert notes(late.exception(PATIENCE)) == [note(first)]
-    assert isinstance(late.exception(), DeadlineExceeded)
-    for future, number in ((refused, second), (last, third)):
-        if isinstance(future.exception(PATIENCE), Closed):
-            assert notes(future.exception()) == [note(number)]
+    assert [type(error) for error in errors] == [DeadlineExceeded, Closed]
+    assert [notes(error) for error in errors] == [[note(first)], [note(second)]]
+    assert running.exception(PATIENCE) is None
 
 
 # ---- errors that are not as errors use to be

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from headrace.engine.mailbox import Mailbox, loop_runs_here
+from headrace.engine.engine import Engine
+from headrace.engine.future import Future
+from headrace.engine.mailbox import HOLD, MANY, Hold, Mailbox, loop_runs_here
+from headrace.engine.topology import made_up
+from headrace.testing import FakeClock, Gate
 
 PATIENCE = 30.0
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -57,19 +61,39 @@ class Actor:
 
 
 class Loop:
-    """Of an event loop only what the mailbox uses: a queue of wake-ups."""
+    """Of an event loop only what the mailbox uses: a queue of wake-ups, and ticks that are due when the test says so."""
 
     def __init__(self) -> None:
         self.wakes: deque[Callable[[], object]] = deque()
+        self.ticks: deque[Callable[[], object]] = deque()
         self.woken = 0
 
     def call_soon_threadsafe(self, wake: Callable[[], object]) -> None:
         self.wakes.append(wake)
         self.woken += 1
 
+    def call_later(self, seconds: float, tick: Callable[[], object]) -> None:
+        self.ticks.append(tick)
+
+    def create_future(self) -> None:
+        pass
+
     def turn(self) -> None:
         if self.wakes:
             self.wakes.popleft()()
+
+    def tick(self) -> None:
+        if self.ticks:
+            self.ticks.popleft()()
+
+    def settle_down(self) -> None:
+        """Until it has nothing to do, and nothing to wait for."""
+        for _ in range(100):
+            self.turn()
+            self.tick()
+            if not self.wakes and not self.ticks:
+                return
+        raise AssertionError("it ticks for ever")
 
 
 class PopFirst(Mailbox):
@@ -83,24 +107,92 @@ class PopFirst(Mailbox):
         self._armed = False
 
 
-def explore(kind: type[Mailbox], posts_before: int, posters: int, turns: int, switches: int) -> tuple[int, int, int]:
+class TickPopsFirst(Mailbox):
+    """What must not be either: the tick drains, then says that it ticks no more."""
+
+    def _tick(self) -> None:
+        self._drain()
+        again = self._drained and self._waiting >= MANY
+        self._drained = False
+        self._ticking = again
+        if again:
+            self.loop.call_later(0.001, self._tick)
+
+
+class HoldsAlways(Mailbox):
+    """Nor this: a stream holds its wake-ups back whether the loop ticks or not."""
+
+    def post(self, function: Callable[[Any], object], argument: Any) -> None:
+        self._ticking = True
+        super().post(function, argument)
+
+
+class Scene:
+    """What some threads do with one mailbox. `acts`: functions; what they post is what `got` must come to."""
+
+    def __init__(self, kind: type[Mailbox]) -> None:
+        self.loop = Loop()
+        self.box = kind(self.loop)  # type: ignore[arg-type]
+        self.got: list[tuple[str, int]] = []
+        self.acts: list[Callable[[], object]] = []
+        self._posted: dict[str, int] = {}
+
+    def wait(self, tasks: int) -> None:
+        """So many tasks of the loop wait: it ticks, if they are many."""
+        for _ in range(tasks):
+            self.box.waiter()
+
+    def post(self, who: str) -> None:
+        count = self._posted[who] = self._posted.get(who, 0) + 1
+        self.box.post(self.got.append, (who, count))
+
+    def poster(self, who: str) -> None:
+        self.acts.append(lambda: self.post(who))
+
+    def stream(self, posts: int, comes_back: bool) -> None:
+        """It ends short runs one after the other; then, if it does not come back, its next run hangs."""
+
+        def work() -> None:
+            hold = Hold.here()
+            for i in range(posts):
+                hold.on = True
+                self.post("stream")
+                if comes_back or i < posts - 1:
+                    hold.let_go(1000.0 + HOLD * i)  # the first time it holds on, the second time it has held on enough
+            if comes_back:
+                hold.on = False
+                hold.let_go(1001.0)
+
+        self.acts.append(work)
+
+    def is_stranded(self) -> bool:
+        """Whether a message lies there when the loop has nothing else to do. And whoever comes now wakes it again."""
+        self.loop.settle_down()
+        self.post("late")
+        self.loop.settle_down()
+        for who, count in self._posted.items():
+            got = [i for name, i in self.got if name == who]
+            assert got == sorted(got), "messages of one thread come in the order they were posted"
+            if got != list(range(1, count + 1)):
+                return True
+        return False
+
+
+def explore(make: Callable[[], Scene], switches: int) -> tuple[int, int, int]:
     """(orders tried, orders that left a message lying, most wake-ups of one order).
 
-    `posters` threads post a message each, while the loop takes `turns` turns. All orders with at most `switches`
-    changes of thread between two lines where the first could have gone on.
+    All orders of the lines of the acts with at most `switches` changes of thread between two lines where the first
+    could have gone on.
     """
-    codes = {kind.post.__code__, kind._drain.__code__}
     tried = stranded = most = 0
     unexplored: list[list[int]] = [[]]
     while unexplored:
         path = unexplored.pop()
-        loop, got = Loop(), list[int]()
-        box = kind(loop)  # type: ignore[arg-type]
-        sent = list(range(posts_before + posters))
-        for i in sent[:posts_before]:
-            box.post(got.append, i)
-        actors = [Actor(lambda i=i: box.post(got.append, i), codes) for i in sent[posts_before:]]  # noqa: B023
-        actors += [Actor(lambda: [loop.turn() for _ in range(turns)], codes)]  # noqa: B023
+        scene = make()
+        kind = type(scene.box)
+        functions = kind.post, kind._drain, kind.ring, kind._tick, kind.waiter, Hold.add, Hold.let_go
+        codes = {function.__code__ for function in functions}
+        actors = [Actor(act, codes) for act in scene.acts]
         step, last, switched = 0, 0, 0
         while alive := [i for i, actor in enumerate(actors) if not actor.ended]:
             alive.sort(key=lambda i: i != last)  # going on is the first choice
@@ -117,39 +209,147 @@ def explore(kind: type[Mailbox], posts_before: int, posters: int, turns: int, sw
             actors[last].step()
             step += 1
         assert [actor.error for actor in actors] == [None] * len(actors)
-        while loop.wakes:  # the loop has nothing else to do
-            loop.turn()
         tried += 1
-        most = max(most, loop.woken)
-        late = sorted(got) != sent
-        if not late:  # and whoever comes now wakes it again
-            box.post(got.append, len(sent))
-            loop.turn()
-            late = got[len(sent) :] != [len(sent)]
-        stranded += late
-        if posters <= 1:
-            assert got == sorted(got), "messages of one thread come in the order they were posted"
+        stranded += scene.is_stranded()
+        most = max(most, scene.loop.woken - 1)  # without the late one's
     return tried, stranded, most
 
 
+def posts(kind: type[Mailbox], posts_before: int, posters: int, turns: int) -> Callable[[], Scene]:
+    """`posters` threads post a message each, while the loop takes `turns` turns."""
+
+    def make() -> Scene:
+        scene = Scene(kind)
+        for _ in range(posts_before):
+            scene.post("before")
+        for i in range(posters):
+            scene.poster(f"poster {i}")
+        scene.acts.append(lambda: [scene.loop.turn() for _ in range(turns)])
+        return scene
+
+    return make
+
+
+def holds(
+    kind: type[Mailbox], *, posts: int = 1, comes_back: bool = False, ticks: int = 1, posters: int = 0, more: int = 0
+) -> Callable[[], Scene]:
+    """A stream holds its wake-ups back while the loop ticks; `more` tasks come to wait, and others post."""
+
+    def make() -> Scene:
+        scene = Scene(kind)
+        scene.wait(MANY)
+        scene.stream(posts, comes_back)
+        for i in range(posters):
+            scene.poster(f"poster {i}")
+
+        def loop() -> None:
+            for _ in range(ticks):
+                scene.loop.tick()
+                scene.wait(more)
+                scene.loop.turn()
+
+        scene.acts.append(loop)
+        return scene
+
+    return make
+
+
 def test_no_order_of_lines_loses_a_wake_up() -> None:
-    tried, stranded, most = explore(Mailbox, posts_before=1, posters=1, turns=1, switches=5)
+    tried, stranded, most = explore(posts(Mailbox, posts_before=1, posters=1, turns=1), switches=4)
     assert tried > 500
     assert stranded == 0
     assert most == 2
 
 
 def test_clearing_the_flag_after_the_drain_strands_messages() -> None:
-    _, stranded, _ = explore(PopFirst, posts_before=1, posters=1, turns=1, switches=5)
+    _, stranded, _ = explore(posts(PopFirst, posts_before=1, posters=1, turns=1), switches=4)
     assert stranded > 0
 
 
 def test_no_order_of_two_posters_and_two_turns_loses_a_wake_up() -> None:
-    tried, stranded, most = explore(Mailbox, posts_before=1, posters=2, turns=2, switches=2)
+    tried, stranded, most = explore(posts(Mailbox, posts_before=1, posters=2, turns=2), switches=2)
     assert tried > 200
     assert stranded == 0
     assert most <= 3, "never more wake-ups than messages"
-    assert explore(PopFirst, posts_before=1, posters=2, turns=2, switches=1)[1] > 0
+    assert explore(posts(PopFirst, posts_before=1, posters=2, turns=2), switches=1)[1] > 0
+
+
+def test_what_a_stream_holds_back_is_found_by_the_tick_though_its_next_run_never_ends() -> None:
+    tried, stranded, most = explore(holds(Mailbox), switches=4)
+    assert tried > 200
+    assert stranded == 0
+    assert most <= 1, "only where the tick was too early to see the message"
+
+
+def test_a_tick_that_drains_first_and_clears_afterwards_strands_what_is_held_back() -> None:
+    assert explore(holds(TickPopsFirst), switches=2)[1] > 0
+    assert explore(holds(TickPopsFirst), switches=0)[1] == 0, "it takes a change of thread in the middle"
+
+
+def test_holding_back_from_a_loop_that_does_not_tick_strands_messages() -> None:
+    assert explore(holds(HoldsAlways), switches=2)[1] > 0
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_no_order_of_a_stream_and_a_loop_that_ticks_twice_loses_a_wake_up(comes_back: bool) -> None:
+    for more in 0, 1:
+        tried, stranded, _ = explore(holds(Mailbox, posts=3, comes_back=comes_back, ticks=2, more=more), switches=2)
+        assert tried > 200
+        assert stranded == 0
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_no_order_of_a_stream_that_holds_one_that_does_not_and_a_loop_loses_a_wake_up(comes_back: bool) -> None:
+    tried, stranded, _ = explore(holds(Mailbox, posts=2, comes_back=comes_back, posters=1), switches=2)
+    assert tried > 200
+    assert stranded == 0
+
+
+def test_what_is_held_back_costs_one_wake_up_when_it_is_let_go() -> None:
+    scene = Scene(Mailbox)
+    scene.wait(MANY)
+    hold = Hold.here()
+    hold.on = True
+    try:
+        for i in range(10):
+            scene.post("stream")
+            hold.let_go(1000.0 + 0.09 * i * HOLD)
+        assert scene.loop.woken == 0
+        hold.let_go(1000.0 + HOLD)
+        assert scene.loop.woken == 1
+        scene.post("stream")
+        scene.loop.turn()
+        assert len(scene.got) == 11
+        hold.let_go(1001.0)
+        hold.let_go(1002.0)
+        assert scene.loop.woken == 1, "it has been told by the wake-up before"
+        scene.post("stream")
+        hold.on = False
+        hold.let_go(1002.0)
+        assert scene.loop.woken == 2, "a stream that has no next run holds nothing back"
+    finally:
+        Hold.here()
+
+
+def test_a_loop_ticks_only_while_many_wait_and_something_comes() -> None:
+    scene = Scene(Mailbox)
+    scene.wait(MANY - 1)
+    assert not scene.loop.ticks
+    scene.wait(1)
+    assert len(scene.loop.ticks) == 1
+    scene.wait(1)
+    assert len(scene.loop.ticks) == 1, "one at a time"
+    scene.loop.tick()
+    assert not scene.loop.ticks, "nothing came"
+    scene.wait(1)
+    scene.post("somebody")
+    scene.loop.tick()
+    assert len(scene.loop.ticks) == 1
+    for _ in range(MANY):
+        scene.box.left()
+    scene.post("somebody")
+    scene.loop.tick()
+    assert not scene.loop.ticks, "few wait"
 
 
 def test_many_messages_cost_one_wake_up() -> None:
@@ -265,3 +465,154 @@ def test_each_loop_has_a_mailbox_of_its_own() -> None:
     assert asyncio.run(here()) is not asyncio.run(here())
     with pytest.raises(RuntimeError):
         Mailbox.here()
+
+
+def test_what_is_held_back_from_a_loop_that_was_closed_meanwhile_is_dropped() -> None:
+    for factory in LOOPS.values():
+        loop = factory()
+        box = Mailbox(loop)
+        for _ in range(MANY):
+            box.waiter()
+        hold = Hold.here()
+        hold.on = True
+        try:
+            box.post(print, "nobody is there")
+            loop.close()
+            hold.let_go(1000.0)
+            hold.let_go(1001.0)
+            assert not box._items
+        finally:
+            Hold.here()
+
+
+@pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)
+def test_a_loop_that_is_stopped_and_run_again_gets_what_was_held_back_meanwhile(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    loop, got = factory(), list[str]()
+
+    async def wait_for_what_comes(box: Mailbox) -> None:
+        waiters = [box.waiter() for _ in range(MANY)]
+        for waiter in waiters:
+            waiter.cancel()
+
+    async def until_it_came() -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not got:
+                await asyncio.sleep(0)
+
+    box = Mailbox(loop)
+    loop.run_until_complete(wait_for_what_comes(box))
+    assert box._ticking
+    hold = Hold.here()
+    hold.on = True
+    try:
+        box.post(got.append, "held back, and the stream never came back")
+    finally:
+        Hold.here()
+    assert got == []
+    loop.run_until_complete(until_it_came())
+    loop.close()
+
+
+@pytest.mark.parametrize("clock", [None, FakeClock()], ids=["real time", "no time passes"])
+def test_two_loops_in_two_threads_each_get_all_of_theirs(clock: FakeClock | None, in_threads: InThreads) -> None:
+    tasks, each = 2 * MANY, 100
+    got: dict[str, list[int]] = {}
+    with Engine(topology=made_up(2), clock=clock) as engine:
+
+        async def ask(name: str, task: int) -> None:
+            for i in range(each):
+                got[name].append(await engine.push(lambda i=i: task * each + i))
+
+        async def main(name: str) -> None:
+            got[name] = []
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*(ask(name, task) for task in range(tasks)))
+
+        def run(name: str) -> None:
+            with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
+                runner.run(main(name))
+
+        in_threads(*(lambda name=name: run(name) for name in LOOPS)).join()
+    for name in LOOPS:
+        assert sorted(got[name]) == list(range(tasks * each))
+
+
+@pytest.fixture
+def wakes(monkeypatch: pytest.MonkeyPatch) -> list[Mailbox]:
+    """Of which mailboxes the loop was woken, each time."""
+    wakes: list[Mailbox] = []
+    ring = Mailbox.ring
+
+    def counted(box: Mailbox) -> None:
+        if box._items and not box._armed:
+            wakes.append(box)
+        ring(box)
+
+    monkeypatch.setattr(Mailbox, "ring", counted)
+    return wakes
+
+
+@pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)
+def test_a_loop_that_is_busy_while_many_runs_end_is_woken_once_for_all_of_them(
+    factory: Callable[[], asyncio.AbstractEventLoop], wakes: list[Mailbox]
+) -> None:
+    rounds, tasks = 10, 64
+
+    async def wait(future: Future[int]) -> int:
+        return await future
+
+    async def main() -> None:
+        for _ in range(rounds):
+            gate = Gate()
+            first = engine.push(gate)
+            waiting = [asyncio.ensure_future(wait(engine.push(lambda i=i: i))) for i in range(tasks)]
+            await asyncio.sleep(0)  # all of them wait
+            gate.open()
+            first.wait_to_read(PATIENCE)
+            engine.waitall(PATIENCE)  # the loop does nothing else meanwhile
+            async with asyncio.timeout(PATIENCE):
+                assert await asyncio.gather(*waiting) == list(range(tasks))
+
+    with Engine(topology=made_up(1)) as engine, asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert 1 <= len(wakes) <= 2 * rounds
+
+
+@pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)
+def test_while_no_time_passes_a_stream_wakes_the_loop_only_when_it_has_nothing_left_to_do(
+    factory: Callable[[], asyncio.AbstractEventLoop], wakes: list[Mailbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, each = 64, 30
+    idle = 0
+    held_back = 0
+    turn, add = Engine.turn, Hold.add
+
+    def counted(self: Engine, stream: Any, done: Any) -> Any:
+        nonlocal idle
+        work = turn(self, stream, done)
+        idle += done is not None and work is None
+        return work
+
+    def counted_add(self: Hold, box: Mailbox) -> None:
+        nonlocal held_back
+        held_back += 1
+        add(self, box)
+
+    monkeypatch.setattr(Engine, "turn", counted)
+    monkeypatch.setattr(Hold, "add", counted_add)
+
+    async def ask() -> None:
+        for _ in range(each):
+            await engine.push(int)
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(ask() for _ in range(tasks)))
+
+    with Engine(topology=made_up(1), clock=FakeClock()) as engine, asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert held_back > 0
+    # Not held back is only what ends when the loop has ceased to tick, until the next of its tasks comes to wait.
+    assert len(wakes) <= idle + tasks * each - held_back

@@ -32,7 +32,7 @@ from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Core
-from headrace.engine.trace import COUNT, RUN, SUBMIT, Trace
+from headrace.engine.trace import COUNT, READ, RUN, SUBMIT, Trace
 from headrace.errors import Closed, NotEnoughCores
 
 _log = logging.getLogger("headrace.engine")
@@ -305,9 +305,15 @@ class Dispatch:
             running = sum(port.group.running for port in self._ports)
             trace.record((COUNT, now, waiting, self.budget.inside, self.budget.nbytes, running))
 
+    def _trace_look(self, future: Future[Any]) -> None:
+        trace = self.guard.trace
+        if trace is not None:
+            trace.record((READ, self.clock.now(), id(future), threading.get_ident()))
+
     def _stop_tracing(self, trace: Trace) -> None:
         with self.guard.lock:
             self.guard.trace = None
+            self.guard.looks = tuple(look for look in self.guard.looks if look != self._trace_look)
             now = self.clock.now()
             streams = [stream for port in self._ports for stream in port.streams]
             trace.streams = [stream.name for stream in streams]

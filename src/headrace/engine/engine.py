@@ -71,6 +71,8 @@ class Engine(Dispatch):
             self._shedding = Shedding(lambda item: item.is_queued)
         self.forked = False
         """This is a child of the process that made it: its streams were not copied."""
+        if max_bytes is not None:
+            guard.looks = (budget.was_read,)
         self._finished: Finished | None = None  # once it has been polled
         self._ended = threading.Event()  # the first `close` is over
 
@@ -159,6 +161,7 @@ class Engine(Dispatch):
             if self.guard.trace is not None:
                 raise InvalidOption(f"this engine is being traced into {self.guard.trace.path}; stop that first")
             self.guard.trace = trace
+            self.guard.looks = (*self.guard.looks, self._trace_look)
         return trace
 
     def dump_state(self) -> str:

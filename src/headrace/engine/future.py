@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from headrace.engine.mailbox import Mailbox
-from headrace.engine.trace import DROP, READ, Trace
+from headrace.engine.mailbox import Mailbox, wake_up
+from headrace.engine.trace import DROP, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
 T = TypeVar("T")
@@ -44,11 +44,12 @@ class Guard:
     An object of its own, so that a forked child can replace the lock for all of them.
     """
 
-    __slots__ = ("__weakref__", "finished", "lock", "now", "trace")
+    __slots__ = ("__weakref__", "finished", "lock", "looks", "now", "trace")
 
     def __init__(self) -> None:
         self.finished: Ends | None = None  # once the engine has been polled
         self.trace: Trace | None = None  # while it is traced
+        self.looks: tuple[Callable[[Future[Any]], object], ...] = ()  # who is told of the first look at an outcome
         self.now: Callable[[], float] = time.monotonic  # the engine's clock, in seconds
         # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
         # (`Model.map`) or give back what they hold.
@@ -145,7 +146,9 @@ class Future(Generic[T]):
         if self._error is not None:
             self._raise()
         if not self._seen:
-            self._look()
+            self._seen = True
+            if self._guard.looks:
+                self._look()
         value: T = self._value
         return value
 
@@ -154,6 +157,7 @@ class Future(Generic[T]):
         if not self._done:
             self._wait(timeout)
         if self._error is not None and not self._seen:
+            self._seen = True
             self._look()
         return self._error
 
@@ -235,10 +239,11 @@ class Future(Generic[T]):
         callbacks = self._callbacks
         if callbacks is not None:
             try:
-                while True:
+                while callbacks:
                     self._call(callbacks.pop(0))
-            except IndexError:
-                self._callbacks = None
+            except IndexError:  # the other was faster
+                pass
+            self._callbacks = None
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
@@ -251,14 +256,13 @@ class Future(Generic[T]):
             _log.exception("a callback of a future raised")
 
     def _look(self) -> None:
-        """Somebody sees the outcome for the first time."""
-        self._seen = True
-        trace = self._guard.trace
-        if trace is not None:
-            trace.record((READ, self._guard.now(), id(self), threading.get_ident()))
+        """Somebody has seen the outcome for the first time."""
+        for look in self._guard.looks:
+            look(self)
 
     def _raise(self) -> None:
         if not self._seen:
+            self._seen = True
             self._look()
         assert self._error is not None
         raise self._error.with_traceback(self._traceback)
@@ -283,12 +287,13 @@ class Future(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._done:
-            refuse_to_wait_on_a_stream()
+            if getattr(_here, "stream", False):  # as the function below asks, without two calls
+                refuse_to_wait_on_a_stream()
             box = Mailbox.here()
             waiter = box.waiter()
 
             def wake(_: object) -> None:
-                box.wake(waiter)
+                box.post(wake_up, waiter)
 
             self.add_done_callback(wake)
             try:
@@ -299,11 +304,13 @@ class Future(Generic[T]):
                     self.cancel()
                 raise
             finally:
-                box.left()
+                box.waiting -= 1
         if self._error is not None:
             self._raise()
         if not self._seen:
-            self._look()
+            self._seen = True
+            if self._guard.looks:
+                self._look()
         value: T = self._value
         return value
 

@@ -68,7 +68,7 @@ class Mailbox:
         self._items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._armed = False
         self._ticking = False
-        self._waiting = 0  # tasks of the loop; like `_drained`, used by the loop's thread alone
+        self.waiting = 0  # tasks of the loop; like `_drained`, used by the loop's thread alone
         self._drained = False  # something came since the last tick
 
     @classmethod
@@ -102,24 +102,21 @@ class Mailbox:
                 self._items.clear()
 
     def waiter(self) -> asyncio.Future[None]:
-        """What a task of the loop waits on; `wake(waiter)` ends it, from any thread. Follow with `left`."""
-        self._waiting += 1
-        if not self._ticking and self._waiting >= MANY:
+        """What a task of the loop waits on; `post(wake_up, waiter)` ends it, from any thread. Whoever waited counts
+        itself out of `waiting`."""
+        self.waiting += 1
+        if not self._ticking and self.waiting >= MANY:
             self._ticking = True
             self.loop.call_later(TICK, self._tick)
         return self.loop.create_future()
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
-        self.post(_wake, waiter)
-
-    def left(self) -> None:
-        """A task no longer waits."""
-        self._waiting -= 1
+        self.post(wake_up, waiter)
 
     def _tick(self) -> None:
         self._ticking = False
         self._drain()
-        if self._drained and self._waiting >= MANY:  # else it ticks again when one more comes to wait
+        if self._drained and self.waiting >= MANY:  # else it ticks again when one more comes to wait
             self._drained = False
             self._ticking = True
             self.loop.call_later(TICK, self._tick)
@@ -143,7 +140,8 @@ class Mailbox:
                 raise
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
+def wake_up(waiter: asyncio.Future[None]) -> None:
+    """End a wait that has not been given up. On the loop's thread."""
     if not waiter.done():
         waiter.set_result(None)
 

@@ -164,11 +164,6 @@ class Operation(Future[Any]):
     def is_queued(self) -> bool:
         return not self._begun and not self._done
 
-    def _look(self) -> None:
-        super()._look()
-        if self.nbytes:
-            self._source.budget.was_read(self)
-
     def _fail(self, error: BaseException) -> None:
         note_where(error, self.pushed_at)
         self._mark(None, error)

@@ -45,7 +45,7 @@ class Batcher:
     max_batch_delay: float = 0.0
     counts: Counts = field(default_factory=Counts)
     _waiting: ReadyQueue[Pending] = field(default_factory=ReadyQueue)
-    _sweep_at: int = 256
+    _sweep_at: int = 256  # at so many submitted: there are never more tombstones than came since the last sweep
     _abandoned: BaseException | None = None
 
     def __len__(self) -> int:
@@ -54,8 +54,9 @@ class Batcher:
 
     def add(self, request: Pending, now: float) -> None:
         self._waiting.add(request, now)
-        self.counts.submitted += 1
-        if len(self._waiting) > self._sweep_at:
+        counts = self.counts
+        counts.submitted += 1
+        if counts.submitted > self._sweep_at:
             self._sweep()
 
     def batches(self, now: float, busy: bool) -> int:
@@ -156,7 +157,7 @@ class Batcher:
 
     def _sweep(self) -> None:
         self.counts.cancelled += len(self._waiting.sweep(_has_left))
-        self._sweep_at = max(256, 2 * len(self._waiting))
+        self._sweep_at = self.counts.submitted + max(256, len(self._waiting))
 
     def _refuse_all(self, error: BaseException, refused: Refused) -> None:
         self._sweep()  # what was cancelled before is counted as that

@@ -340,11 +340,6 @@ class Call(Pending):
     def leave(self) -> None:
         self.model._budget.leave(self, self.unread if self._error is None else 0)
 
-    def _look(self) -> None:
-        super()._look()
-        if self.nbytes:
-            self.model._budget.was_read(self)
-
     def let_go(self) -> None:
         self.inputs = ()
         self.model._budget.release(self)

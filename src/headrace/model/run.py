@@ -42,7 +42,8 @@ class Run(Stop):
         if self._instance.stoppable:
             for request in batch:
                 request.run = self
-            self.stop_if_nobody_is_left()  # somebody may have been cancelled before it knew its run
+            if batch[0]._done:  # it may have been cancelled before it knew its run
+                self.stop_if_nobody_is_left()
             self._instance.run(batch, self)
         else:
             self._instance.run(batch)
