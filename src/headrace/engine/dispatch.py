@@ -132,36 +132,15 @@ class Dispatch:
 
     def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
         """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""
-        wake: list[Stream] | None = None
-        refused: Refused | None = None
         with self.guard.lock:
             budget = self.budget
             if budget.inside >= budget.ceiling:
                 return False
             budget.inside += 1
             item.held = True
-            if self._busy:
-                self._later.append((port, add, item))
-                return True
-            self._busy = True
-            try:
-                now = self.clock.now()
-                if self.guard.trace is not None:
-                    self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
-                if self._shedding is not None:
-                    self._can_be_shed(item)
-                add(item, now)
-                group = port.group
-                if group.idle and not (port.watcher is not None and group.running and port.typical < SHORT):
-                    wake, refused = [], []
-                    self._start_whoever_should(port, now, wake, refused)
-            except BaseException:  # a KeyboardInterrupt, or something that should have been looked at before
-                self.budget.leave(item)
-                raise
-            finally:
-                self._busy = False
-        if wake or refused or self._later:
-            self._follow_up(wake or (), refused or ())
+            follow_up = self._put(port, add, item)
+        if follow_up is not None or self._later:
+            self._follow_up(*follow_up or ((), ()))
         return True
 
     def offer(self, port: Port, add: Callable[[Any, float], None], item: Any, permit: Permit | None = None) -> None:
@@ -169,31 +148,11 @@ class Dispatch:
 
         It takes over `permit`. After `detach` it is refused: settled with Closed.
         """
-        wake: list[Stream] = []
-        refused: Refused = []
         with self.guard.lock:
             if permit is not None:
                 permit.hand_over(item)
-            if self._busy:
-                self._later.append((port, add, item))
-                return
-            self._busy = True
-            try:
-                now = self.clock.now()
-                if self.guard.trace is not None:
-                    self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
-                if self._shedding is not None:
-                    self._can_be_shed(item)
-                add(item, now)
-                if port.group.idle:
-                    self._start_whoever_should(port, now, wake, refused)
-            except BaseException:
-                if permit is not None:
-                    self.budget.leave(item)
-                raise
-            finally:
-                self._busy = False
-        self._follow_up(wake, refused)
+            follow_up = self._put(port, add, item)
+        self._follow_up(*follow_up or ((), ()))
 
     def drain(self, port: Port) -> None:
         """Wait until nothing of the port waits or runs. What is in its last run may still be about to be delivered."""
@@ -290,6 +249,35 @@ class Dispatch:
             return sum(port.group.running for port in self._ports) == 1
 
     # ---- with the lock held
+
+    def _put(self, port: Port, add: Callable[[Any, float], None], item: Any) -> tuple[list[Stream], Refused] | None:
+        """`item` enters the port's source. What `_follow_up` is to do, if anything."""
+        if self._busy:
+            self._later.append((port, add, item))
+            return None
+        self._busy = True
+        try:
+            now = self.clock.now()
+            if self.guard.trace is not None:
+                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            if self._shedding is not None:
+                self._can_be_shed(item)
+            add(item, now)
+            group = port.group
+            if not group.idle or (port.watcher is not None and group.running and port.typical < SHORT):
+                return None
+            wake: list[Stream] = []
+            refused: Refused = []
+            if port.attached:
+                self._arrange(port, now, wake)
+            else:
+                port.source.pull(now, False, 0, refused)
+            return wake, refused
+        except BaseException:  # a KeyboardInterrupt, or something that should have been looked at before
+            self.budget.leave(item)
+            raise
+        finally:
+            self._busy = False
 
     def _can_be_shed(self, item: Any) -> None:
         # Not what writes: those who read that must not take old data for new.
@@ -399,12 +387,6 @@ class Dispatch:
             stream is not me and stream.lane.running and (stream.lane.waking or now - stream.began < PATIENCE)
             for stream in port.streams
         )
-
-    def _start_whoever_should(self, port: Port, now: float, wake: list[Stream], refused: Refused) -> None:
-        if port.attached:
-            self._arrange(port, now, wake)
-        else:
-            port.source.pull(now, False, 0, refused)
 
     def _let_others_go_first(self, port: Port, lane: Lane, now: float, wake: list[Stream]) -> None:
         """`lane` has ended a run while others wait for cores: it stands behind them if it has more to do."""

@@ -100,39 +100,23 @@ class Model(Owner):
         an event loop: then, and there, it raises Overloaded. DeadlineExceeded where the run could not begin within
         `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future is done.
         """
-        if self._closed:
-            raise Closed(f"model {self.name} is closed")
-        if type(priority) is not int or priority:
-            _check_priority(priority)
-        deadline = None if timeout is None else self._deadline(timeout, priority)
-        call = Call(self, self._forms.read(value), priority, deadline)
+        call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
-        if self._joins_rows:
-            call.rows = call.inputs[0].shape[0]
-            call.alike = likeness(call.inputs)
         if engine is None or port is None:
             self._budget.admit().hand_over(call)
             self._run_here(call)
         elif not engine.try_enter(port, self._batcher.add, call):
-            self._enter(call, engine.admit(self._charge(call), timeout, priority, deadline))
+            self._enter(call, engine.admit(self._charge(call), timeout, priority, call.deadline))
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
         """As a call, for an event loop: waits for room and for the answer without blocking it."""
         self._may_wait()
-        if self._closed:
-            raise Closed(f"model {self.name} is closed")
-        if type(priority) is not int or priority:
-            _check_priority(priority)
-        deadline = None if timeout is None else self._deadline(timeout, priority)
-        call = Call(self, self._forms.read(value), priority, deadline)
-        if self._joins_rows:
-            call.rows = call.inputs[0].shape[0]
-            call.alike = likeness(call.inputs)
+        call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None or not engine.try_enter(port, self._batcher.add, call):
             if engine is not None and engine.on_full == "shed":
-                permit = engine.admit(self._charge(call), timeout, priority, deadline)
+                permit = engine.admit(self._charge(call), timeout, priority, call.deadline)
             else:
                 permit = await self._budget.acquire_async(self._charge(call), timeout)
             self._enter(call, permit)
@@ -219,8 +203,7 @@ class Model(Owner):
             pending.settle(error=Closed(f"model {self.name} is closed"))
             return
         if self._joins_rows:
-            pending.rows = pending.inputs[0].shape[0]
-            pending.alike = likeness(pending.inputs)
+            self._make_joinable(pending)
         if self.engine is None or self._port is None:
             self._run_here(pending)
         else:
@@ -247,6 +230,23 @@ class Model(Owner):
         now = engine.clock.now()
         engine.check_deadline(port, priority, timeout + now, now, self._batcher.max_batch_size)
         return timeout + now
+
+    def _read(self, value: Any, timeout: float | None, priority: float) -> Call:
+        """The call that `value` is, if it can be made."""
+        if self._closed:
+            raise Closed(f"model {self.name} is closed")
+        if type(priority) is not int or priority:
+            _check_priority(priority)
+        deadline = None if timeout is None else self._deadline(timeout, priority)
+        call = Call(self, self._forms.read(value), priority, deadline)
+        if self._joins_rows:
+            self._make_joinable(call)
+        return call
+
+    @staticmethod
+    def _make_joinable(pending: Pending) -> None:
+        pending.rows = pending.inputs[0].shape[0]
+        pending.alike = likeness(pending.inputs)
 
     def _charge(self, call: Call) -> int:
         """Bytes it is charged with while it is inside."""
