@@ -16,7 +16,7 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Headrace needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: $(BIN)/python pyproject.toml
+.venv/installed: $(BIN)/python pyproject.toml src/headrace/version.py
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

@@ -61,7 +61,7 @@ class Actor:
 
 
 class Loop:
-    """Of an event loop only what the mailbox uses: a queue of wake-ups, and ticks that are due when the test says so."""
+    """Of an event loop only what the mailbox uses: wake-ups, and ticks that are due when the test says so."""
 
     def __init__(self) -> None:
         self.wakes: deque[Callable[[], object]] = deque()
@@ -112,7 +112,7 @@ class TickPopsFirst(Mailbox):
 
     def _tick(self) -> None:
         self._drain()
-        again = self._drained and self._waiting >= MANY
+        again = self._drained and self.waiting >= MANY
         self._drained = False
         self._ticking = again
         if again:
@@ -158,7 +158,9 @@ class Scene:
                 hold.on = True
                 self.post("stream")
                 if comes_back or i < posts - 1:
-                    hold.let_go(1000.0 + HOLD * i)  # the first time it holds on, the second time it has held on enough
+                    hold.let_go(
+                        1000.0 + 1.5 * HOLD * i
+                    )  # the first time it holds on, the second time it has held on enough
             if comes_back:
                 hold.on = False
                 hold.let_go(1001.0)
@@ -166,15 +168,16 @@ class Scene:
         self.acts.append(work)
 
     def is_stranded(self) -> bool:
-        """Whether a message lies there when the loop has nothing else to do. And whoever comes now wakes it again."""
-        self.loop.settle_down()
-        self.post("late")
-        self.loop.settle_down()
-        for who, count in self._posted.items():
-            got = [i for name, i in self.got if name == who]
-            assert got == sorted(got), "messages of one thread come in the order they were posted"
-            if got != list(range(1, count + 1)):
-                return True
+        """Whether a message lies there when the loop has nothing else to do, or whoever comes now does not wake it."""
+        for late in False, True:
+            if late:
+                self.post("late")
+            self.loop.settle_down()
+            for who, count in self._posted.items():
+                got = [i for name, i in self.got if name == who]
+                assert got == sorted(got), "messages of one thread come in the order they were posted"
+                if got != list(range(1, count + 1)):
+                    return True
         return False
 
 
@@ -275,7 +278,7 @@ def test_no_order_of_two_posters_and_two_turns_loses_a_wake_up() -> None:
 
 
 def test_what_a_stream_holds_back_is_found_by_the_tick_though_its_next_run_never_ends() -> None:
-    tried, stranded, most = explore(holds(Mailbox), switches=4)
+    tried, stranded, most = explore(holds(Mailbox), switches=3)
     assert tried > 200
     assert stranded == 0
     assert most <= 1, "only where the tick was too early to see the message"
@@ -292,16 +295,17 @@ def test_holding_back_from_a_loop_that_does_not_tick_strands_messages() -> None:
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_no_order_of_a_stream_and_a_loop_that_ticks_twice_loses_a_wake_up(comes_back: bool) -> None:
-    for more in 0, 1:
-        tried, stranded, _ = explore(holds(Mailbox, posts=3, comes_back=comes_back, ticks=2, more=more), switches=2)
-        assert tried > 200
+    for posts, more, switches in (1, 1, 2), (3, 0, 1), (3, 1, 1):
+        scenes = holds(Mailbox, posts=posts, comes_back=comes_back, ticks=2, more=more)
+        tried, stranded, _ = explore(scenes, switches)
+        assert tried > 20
         assert stranded == 0
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_no_order_of_a_stream_that_holds_one_that_does_not_and_a_loop_loses_a_wake_up(comes_back: bool) -> None:
-    tried, stranded, _ = explore(holds(Mailbox, posts=2, comes_back=comes_back, posters=1), switches=2)
-    assert tried > 200
+    tried, stranded, _ = explore(holds(Mailbox, posts=2, comes_back=comes_back, posters=1), switches=1)
+    assert tried > 50
     assert stranded == 0
 
 
@@ -315,7 +319,7 @@ def test_what_is_held_back_costs_one_wake_up_when_it_is_let_go() -> None:
             scene.post("stream")
             hold.let_go(1000.0 + 0.09 * i * HOLD)
         assert scene.loop.woken == 0
-        hold.let_go(1000.0 + HOLD)
+        hold.let_go(1000.0 + 1.01 * HOLD)
         assert scene.loop.woken == 1
         scene.post("stream")
         scene.loop.turn()
@@ -345,8 +349,7 @@ def test_a_loop_ticks_only_while_many_wait_and_something_comes() -> None:
     scene.post("somebody")
     scene.loop.tick()
     assert len(scene.loop.ticks) == 1
-    for _ in range(MANY):
-        scene.box.left()
+    scene.box.waiting -= MANY
     scene.post("somebody")
     scene.loop.tick()
     assert not scene.loop.ticks, "few wait"
@@ -490,16 +493,12 @@ def test_a_loop_that_is_stopped_and_run_again_gets_what_was_held_back_meanwhile(
     factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     loop, got = factory(), list[str]()
+    came = asyncio.Event()
 
     async def wait_for_what_comes(box: Mailbox) -> None:
         waiters = [box.waiter() for _ in range(MANY)]
         for waiter in waiters:
             waiter.cancel()
-
-    async def until_it_came() -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not got:
-                await asyncio.sleep(0)
 
     box = Mailbox(loop)
     loop.run_until_complete(wait_for_what_comes(box))
@@ -507,11 +506,12 @@ def test_a_loop_that_is_stopped_and_run_again_gets_what_was_held_back_meanwhile(
     hold = Hold.here()
     hold.on = True
     try:
-        box.post(got.append, "held back, and the stream never came back")
+        box.post(lambda message: (got.append(message), came.set()), "held back, and the stream never came back")
     finally:
         Hold.here()
     assert got == []
-    loop.run_until_complete(until_it_came())
+    loop.run_until_complete(asyncio.wait_for(came.wait(), PATIENCE))
+    assert len(got) == 1
     loop.close()
 
 

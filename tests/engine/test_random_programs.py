@@ -99,6 +99,14 @@ def test_naive_has_the_outcome_when_push_returns() -> None:
     assert future.result(timeout=0) == 7
 
 
+def test_naive_can_be_polled() -> None:
+    engine = NaiveEngine()
+    futures = [engine.push(lambda i=i: i) for i in range(3)]
+    assert engine.poll(2) == futures[:2]
+    assert futures[2].result() == 2
+    assert engine.poll() == []
+
+
 def test_naive_is_reentrant_and_an_operation_follows_the_one_that_holds_its_var() -> None:
     engine, var, order = NaiveEngine(), hr.Var(), []
 

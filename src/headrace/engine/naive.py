@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
-from headrace.engine.future import Future, as_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.finished import Finished
+from headrace.engine.future import Future, Guard, as_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.operations import check_push, note_where
 from headrace.errors import Closed, DeadlineExceeded
 
@@ -24,6 +25,8 @@ class NaiveEngine:
         self._lock = threading.RLock()  # one operation at a time, in the order of the calls
         self._dependencies: Dependencies[_Operation] = Dependencies()
         self._unseen: deque[Future[Any]] = deque(maxlen=1000)
+        self._guard = Guard()
+        self._finished: Finished | None = None
         self._closed = False
 
     def push(
@@ -48,7 +51,7 @@ class NaiveEngine:
                 raise DeadlineExceeded(f"the deadline had passed {late:.3f} s before this came")
             caller = sys._getframe(1)
             operation = _Operation(
-                fn, accesses(reads, writes), deadline, f"{caller.f_code.co_filename}:{caller.f_lineno}"
+                self._guard, fn, accesses(reads, writes), deadline, f"{caller.f_code.co_filename}:{caller.f_lineno}"
             )
             # Not granted: it was pushed by an operation that holds one of its Vars, and follows when that has ended.
             ready = deque([operation] if self._dependencies.push(operation) else [])
@@ -81,6 +84,13 @@ class NaiveEngine:
             return DeadlineExceeded("the deadline passed before the start")
         return self._dependencies.poison(operation)
 
+    def poll(self, max_n: int | None = None, timeout: float = 0.0) -> list[Future[Any]]:
+        """As `Engine.poll`."""
+        with self._guard.lock:
+            if self._finished is None:
+                self._finished = Finished(self._guard)
+        return self._finished.take(max_n, timeout)
+
     def waitall(self, timeout: float | None = None) -> None:
         refuse_to_wait_on_a_stream()
         with self._lock:
@@ -105,6 +115,7 @@ class _Operation:
 
     def __init__(
         self,
+        guard: Guard,
         function: Callable[[], Any],
         sets: tuple[tuple[Var, ...], tuple[Var, ...], tuple[Var, ...]],
         deadline: float | None,
@@ -115,4 +126,4 @@ class _Operation:
         self.writes: Sequence[Var] = sets[1]
         self.needs: Sequence[Var] = sets[2]
         self.waiting_for = 0
-        self.future: Future[Any] = Future()
+        self.future: Future[Any] = Future(guard)
