@@ -328,9 +328,14 @@ def test_what_is_held_back_costs_one_wake_up_when_it_is_let_go() -> None:
         hold.let_go(1002.0)
         assert scene.loop.woken == 1, "it has been told by the wake-up before"
         scene.post("stream")
+        hold.let_go(1003.0)
+        assert scene.loop.woken == 1, "each time it is held back anew"
         hold.on = False
         hold.let_go(1002.0)
         assert scene.loop.woken == 2, "a stream that has no next run holds nothing back"
+        scene.loop.turn()
+        scene.post("stream")
+        assert scene.loop.woken == 3
     finally:
         Hold.here()
 
@@ -490,8 +495,9 @@ def test_what_is_held_back_from_a_loop_that_was_closed_meanwhile_is_dropped() ->
 
 @pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)
 def test_a_loop_that_is_stopped_and_run_again_gets_what_was_held_back_meanwhile(
-    factory: Callable[[], asyncio.AbstractEventLoop],
+    factory: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("headrace.engine.mailbox.TICK", 0.2)  # not before the loop is stopped
     loop, got = factory(), list[str]()
     came = asyncio.Event()
 

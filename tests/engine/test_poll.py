@@ -13,6 +13,7 @@ import headrace as hr
 from headrace.engine import finished
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future
+from headrace.engine.naive import NaiveEngine
 from headrace.engine.topology import made_up
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, InvalidOption, Overloaded, PoisonedVar, WouldDeadlock
 from headrace.testing import FakeClock, Gate
@@ -132,17 +133,20 @@ def test_what_failed_or_was_never_run_is_handed_out_too(polled_before: bool) -> 
         assert set(found) == {failed, late, poisoned, cancelled}
 
 
-def test_the_first_poll_knows_when_a_future_was_cancelled(narrow: Engine) -> None:
-    gate = Gate()
-    first = narrow.push(lambda: 1)
-    ended(first)
-    second = narrow.push(gate)
-    gate.wait()
-    cancelled = narrow.push(lambda: 3)
-    cancelled.cancel()
-    gate.open()
-    ended(second)
-    assert narrow.poll() == [first, cancelled, second]
+def test_the_first_poll_knows_when_a_future_was_cancelled() -> None:
+    clock, gate = FakeClock(), Gate()
+    with Engine(topology=made_up(cores=1), clock=clock) as engine:
+        first = engine.push(lambda: 1)
+        ended(first)
+        second = engine.push(gate)
+        gate.wait()
+        cancelled = engine.push(lambda: 3)
+        clock.advance(1)
+        cancelled.cancel()
+        clock.advance(1)
+        gate.open()
+        ended(second)
+        assert engine.poll() == [first, cancelled, second]
 
 
 def test_a_cancelled_future_comes_when_it_is_cancelled_and_not_again_when_its_run_ends(narrow: Engine) -> None:
@@ -251,6 +255,18 @@ def test_engines_do_not_see_each_others(narrow: Engine, engine: Engine) -> None:
     ended(mine, others)
     assert narrow.poll() == [mine]
     assert engine.poll() == [others], "nor the first time, when it looks through all there are"
+
+
+def test_the_naive_engine_can_be_polled_too() -> None:
+    engine = NaiveEngine()
+    first = engine.push(lambda: 1)
+    futures = [first, engine.push(fail), engine.push(lambda: 3), engine.push(lambda: 4)]
+    assert futures[2].result() == 3
+    assert engine.poll(1) == [first]
+    assert engine.poll(timeout=0.001) == [futures[1], futures[3]]
+    with pytest.raises(ValueError, match="on purpose"):
+        futures[1].result()
+    assert engine.poll() == []
 
 
 # ---- waiting

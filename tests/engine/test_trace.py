@@ -273,6 +273,23 @@ def test_what_is_not_run_is_dropped_with_the_reason(tmp_path: Path) -> None:
     assert len(waits(drawn)) == 8, "and it is seen to wait until it is dropped"
 
 
+def test_a_drop_is_drawn_when_it_happened(narrow: Engine, tmp_path: Path) -> None:
+    clock, path, gate = narrow.clock, tmp_path / "t.json", Gate()
+    assert isinstance(clock, FakeClock)
+    with narrow.trace(path):
+        running = narrow.push(gate)
+        gate.wait()
+        cancelled = narrow.push(lambda: None)
+        clock.advance(0.5)
+        cancelled.cancel()
+        clock.advance(0.5)
+        gate.open()
+        running.result(PATIENCE)
+    drawn = read(path)
+    assert [each["ts"] for each in drawn if each.get("cat") == "drop"] == [500_000]
+    assert sorted(waits(drawn)) == [0, 500_000]
+
+
 def test_what_is_cancelled_while_it_runs_is_drawn_as_a_run(narrow: Engine, tmp_path: Path) -> None:
     path, gate = tmp_path / "t.json", Gate()
     with narrow.trace(path):
@@ -464,7 +481,8 @@ def test_while_it_is_traced_an_engine_refuses_a_second_trace(narrow: Engine, tmp
         narrow.push(lambda: 2).result(PATIENCE)
         narrow.push(lambda: 3).result(PATIENCE)
     assert len(runs(read(tmp_path / "first.json"))) == 1
-    assert len(runs(read(tmp_path / "second.json"))) == 2
+    drawn = read(tmp_path / "second.json")
+    assert len(runs(drawn)) == len([each for each in drawn if each["name"] == "read"]) == 2
     assert narrow.guard.trace is None
 
 
