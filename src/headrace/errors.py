@@ -124,9 +124,17 @@ class PoisonedVar(HeadraceError):
     """An operation was not run, because the last writer of a Var it reads failed. `origin` is that failure."""
 
     def __init__(self, name: str, origin: BaseException) -> None:
-        said = "; ".join([repr(origin), *getattr(origin, "__notes__", ())])
-        super().__init__(f"not run: its input {name} was to be written by an operation that failed ({said})")
+        super().__init__(name, origin)
         self.name, self.origin = name, origin
+
+    def __str__(self) -> str:
+        # Not before somebody asks: what an error of the user's own says of itself is the user's code, and a lock is
+        # held where this is made. It may also be of a kind that cannot be shown; that must not hide the rest.
+        try:
+            said = "; ".join([repr(self.origin), *map(str, getattr(self.origin, "__notes__", ()))])
+        except Exception:
+            said = type(self.origin).__name__
+        return f"not run: its input {self.name} was to be written by an operation that failed ({said})"
 
 
 class WouldDeadlock(HeadraceError, RuntimeError):

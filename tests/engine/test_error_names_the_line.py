@@ -247,7 +247,6 @@ ODD = [lambda: Frozen(7), NotesOfItsOwn, NoNotes, Mute, NotesThatAreNoText]
 
 
 @pytest.mark.parametrize("make", ODD, ids=["frozen", "notes of its own", "no notes", "mute", "notes that are no text"])
-@pytest.mark.xfail(run=False, reason="the note raises with the engine's lock held: its stream ends, and all hangs")
 def test_an_error_that_cannot_be_noted_or_shown_is_an_error_all_the_same(make: Callable[[], Exception]) -> None:
     error, var = make(), hr.Var("v")
 

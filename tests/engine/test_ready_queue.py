@@ -168,9 +168,7 @@ def test_what_is_swept_out_is_told_though_more_is_gone_while_it_is_looked_for() 
 ROUNDED = pytest.mark.xfail(strict=True, reason="the key is a NumPy scalar of the priority's type")
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(np.float16, marks=ROUNDED), pytest.param(np.float32, marks=ROUNDED), np.int8, np.float64]
-)
+@pytest.mark.parametrize("number", [pytest.param(np.float16, marks=ROUNDED), np.float32, np.int8, np.float64])
 def test_a_priority_of_few_bits_does_not_cost_the_clock_its_own(number: Callable[[float], Any]) -> None:
     queue: ReadyQueue[Item] = ReadyQueue()
     now = 1e6 + 0.01  # the machine has been up for some days

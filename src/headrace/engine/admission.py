@@ -224,15 +224,19 @@ class Budget:
 
     def statistics(self) -> BudgetStatistics:
         with self.guard.lock:
-            return BudgetStatistics(
-                inside=self.inside,
-                nbytes=self.nbytes,
-                max_count=self.max_count,
-                max_bytes=self.max_bytes,
-                waiting=len(self._line),
-                refused=self._refused,
-                unread=len(self._unread),
-            )
+            return self.look()
+
+    def look(self) -> BudgetStatistics:
+        """As `statistics`, with the lock held; or without, when nobody can have it."""
+        return BudgetStatistics(
+            inside=self.inside,
+            nbytes=self.nbytes,
+            max_count=self.max_count,
+            max_bytes=self.max_bytes,
+            waiting=len(self._line),
+            refused=self._refused,
+            unread=len(self._unread),
+        )
 
     # ---- with the lock held
 

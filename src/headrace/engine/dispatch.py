@@ -82,6 +82,8 @@ class Dispatch:
         guard.now = self.clock.now
         self._leases = Leases(mask_of(cores))
         self._ports: list[Port] = []
+        self._leaving: list[Port] = []  # detached, and a last run of theirs goes on
+        self._names: set[str] = set()  # of both: streams are told apart by them, in traces and dumps
         self._closed = False
         self._busy = False  # somebody is between taking the lock and letting it go
         self._later: deque[tuple[Port, Callable[[Any, float], None], Any]] = deque()  # entered by finalisers
@@ -97,7 +99,9 @@ class Dispatch:
         """
         from headrace.engine.ownership import deciding
 
-        name = self._unique(name)
+        with self.guard.lock:
+            name = next(each for i in count(1) if (each := name if i == 1 else f"{name}.{i}") not in self._names)
+            self._names.add(name)
         port = Port(source, name)
         port.streams = tuple(Stream(self, port, mask, i, f"headrace-{name}-{i}") for i, mask in enumerate(masks))
         started: list[Stream] = []
@@ -118,6 +122,7 @@ class Dispatch:
                 self._ports.append(port)
         except BaseException:
             with self.guard.lock:
+                self._names.discard(name)
                 port.attached = False
                 wake: list[Stream] = []
                 for stream in port.streams:
@@ -173,6 +178,7 @@ class Dispatch:
             if port.attached:
                 port.attached = False
                 self._ports.remove(port)
+                self._leaving.append(port)
                 port.source.abandon(Closed("the model or the engine was closed"))
                 port.source.pull(self.clock.now(), False, 0, refused)
                 self._leases.leave(port.group)
@@ -185,6 +191,10 @@ class Dispatch:
         until = None if timeout is None else time.monotonic() + timeout
         for stream in port.streams:
             stream.join(None if until is None else max(0.0, until - time.monotonic()))
+        with self.guard.lock:
+            if port in self._leaving and all(stream.ended for stream in port.streams):
+                self._leaving.remove(port)
+                self._names.discard(port.name)
 
     # ---- what streams call
 
@@ -286,7 +296,17 @@ class Dispatch:
 
     def _trace_run(self, trace: Trace, stream: Stream, work: Work, now: float) -> None:
         ids = tuple(id(future) for future in work.futures())
-        trace.record((RUN, stream.began, now, stream.name, ids, work.name, len(ids)))
+        trace.record(
+            (
+                RUN,
+                stream.began,
+                now,
+                stream.name,
+                ids,
+                work.name,
+                sum(getattr(future, "rows", 1) for future in work.futures()),
+            )
+        )
         if now - self._counted >= COUNT_EVERY:
             self._counted = now
             waiting = sum(len(port.source) for port in self._ports)
@@ -303,7 +323,7 @@ class Dispatch:
             self.guard.trace = None
             self.guard.looks = tuple(look for look in self.guard.looks if look != self._trace_look)
             now = self.clock.now()
-            streams = [stream for port in self._ports for stream in port.streams]
+            streams = [stream for port in (*self._ports, *self._leaving) for stream in port.streams]
             trace.streams = [stream.name for stream in streams]
             for stream in streams:
                 if stream.work is not None:
@@ -344,11 +364,6 @@ class Dispatch:
             leases.release(lane)
             if leases.line:
                 self._grant(wake, stream)
-
-    def _unique(self, name: str) -> str:
-        """Streams are told apart by their names, in traces and dumps: two models may have one."""
-        taken = {port.name for port in self._ports}
-        return next(each for i in count(1) if (each := name if i == 1 else f"{name}.{i}") not in taken)
 
     def _arrange(
         self, port: Port, now: float, wake: list[Stream], me: Stream | None = None, looked: bool = False

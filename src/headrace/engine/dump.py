@@ -36,13 +36,13 @@ def dump(engine: Engine) -> str:
 
 def _lines(engine: Engine) -> Iterator[str]:
     now = engine.clock.now()
-    said = engine.budget.statistics()
+    said = engine.budget.look()
     state = "closed" if engine.closed else "open"
-    yield f"engine, {state}: {len(engine.cores)} cores, {engine.statistics().cores_leased} leased"
+    yield f"engine, {state}: {len(engine.cores)} cores, {engine._leases.leased} leased"
     bound = f", {said.nbytes:,} of {said.max_bytes:,} bytes" if said.max_bytes is not None else ""
     unread = f", {said.unread:,} results charged and not read" if said.unread else ""
     yield f"  inside: {said.inside:,} of {said.max_count:,}{bound}{unread}; {said.waiting:,} callers wait for room"
-    for port in list(engine._ports):
+    for port in (*engine._ports, *engine._leaving):
         yield from _port(port, now)
 
 
@@ -61,19 +61,30 @@ def _port(port: Port, now: float) -> Iterator[str]:
 
 
 def _stream(stream: Stream, now: float) -> Iterator[str]:
+    stack = list(_stack(stream))
     if stream.work is None:
         watching = f", watching until {stream.alarm - now:+.4f} s" if stream.alarm is not None else ""
-        yield f"  {stream.name}: idle{watching}"
-        return
-    count = sum(1 for _ in stream.work.futures())
-    several = f", {count} requests" if count > 1 else ""
-    yield f"  {stream.name}: runs {stream.work.name}{several} for {now - stream.began:.3f} s"
+        yield f"  {stream.name}: {'in a callback' if stack else 'idle'}{watching}"
+    else:
+        count = sum(1 for _ in stream.work.futures())
+        several = f", {count} requests" if count > 1 else ""
+        yield f"  {stream.name}: runs {stream.work.name}{several} for {now - stream.began:.3f} s"
+    yield from stack
+
+
+def _stack(stream: Stream) -> Iterator[str]:
+    """What it does outside of the engine."""
     frame = sys._current_frames().get(stream.thread or 0)
-    if frame is not None:
-        stack = [each for each in traceback.extract_stack(frame) if "/headrace/engine/" not in each.filename]
-        for each in stack[-FRAMES:]:
-            if each.name not in ("_bootstrap", "_bootstrap_inner"):
-                yield f"      {each.filename}:{each.lineno} in {each.name}: {each.line}"
+    frames = traceback.extract_stack(frame) if frame is not None else []
+    own = [each for each in frames if not _is_machinery(each.filename, each.name)]
+    for each in own[-FRAMES:]:
+        yield f"      {each.filename}:{each.lineno} in {each.name}: {each.line}"
+
+
+def _is_machinery(filename: str, name: str) -> bool:
+    if filename.endswith("/threading.py") and name in ("_bootstrap", "_bootstrap_inner", "run"):
+        return True
+    return "/headrace/engine/" in filename
 
 
 def _operations(source: OperationSource, port: Port, now: float) -> Iterator[str]:
@@ -83,7 +94,7 @@ def _operations(source: OperationSource, port: Port, now: float) -> Iterator[str
         yield f"  ready for {now - operation.queued_at:.3f} s: pushed at {operation.pushed_at}"
     yield from _more(ready)
     waiting = [each for each in _behind([*running, *source.waiting()]) if not each._done]
-    holders = _holders([*running, *source.waiting()])
+    holders = _holders([*running, *source.waiting()], waiting)
     for operation in waiting[:MOST]:
         yield f"  waits: pushed at {operation.pushed_at}"
         for var in dict.fromkeys((*operation.reads, *operation.writes)):
@@ -114,9 +125,14 @@ def _behind(granted: Iterable[Operation]) -> list[Operation]:
     return list(found)
 
 
-def _holders(granted: Iterable[Operation]) -> dict[Var, list[tuple[str, str]]]:
-    """Who holds each Var: read or written, and where that was pushed."""
+def _holders(granted: Iterable[Operation], waiting: Iterable[Operation]) -> dict[Var, list[tuple[str, str]]]:
+    """Who holds each Var: read or written, and where that was pushed. Also who has been granted one and waits for
+    another."""
     holders: dict[Var, list[tuple[str, str]]] = {}
+    for operation in waiting:
+        for var in dict.fromkeys((*operation.reads, *operation.writes)):
+            if all(queued is not operation for queued, _ in var._queue or ()):
+                holders.setdefault(var, []).append(("held", operation.pushed_at))
     for operation in granted:
         for var in operation.reads:
             holders.setdefault(var, []).append(("read", operation.pushed_at))

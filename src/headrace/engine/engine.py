@@ -17,7 +17,7 @@ from headrace.clock import Clock
 from headrace.engine.admission import Budget, Permit, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
-from headrace.engine.finished import Finished
+from headrace.engine.finished import Finished, check_poll
 from headrace.engine.future import Future, Guard, on_a_stream
 from headrace.engine.leases import Leases
 from headrace.engine.mailbox import loop_runs_here
@@ -132,14 +132,14 @@ class Engine(Dispatch):
         if errors:
             raise BaseExceptionGroup("work on this engine failed, and nobody has looked", errors)
 
-    def poll(self, max_n: int | None = None, timeout: float = 0.0) -> list[Future[Any]]:
+    def poll(self, max_n: int | None = None, timeout: float | None = 0.0) -> list[Future[Any]]:
         """What has ended since the last poll and nobody has looked at, in the order it ended: at most `max_n`.
 
-        Never blocks, unless a `timeout` in seconds is given: then it waits so long for the first. Futures the caller
-        has let go of are not among them. The first call is slow: it looks for what has ended before.
+        Never blocks, unless a `timeout` in seconds is given (None: for ever): then it waits so long for the first.
+        What another thread or task was waiting for when it ended is theirs, and is not handed out; nor are futures the
+        caller has let go of. The first call is slow: it looks for what has ended before.
         """
-        if max_n is not None and (not isinstance(max_n, int) or max_n < 0):
-            raise InvalidOption(f"max_n is a whole number from 0, or None for all, not {max_n!r}")
+        check_poll(max_n)
         with self.guard.lock:
             if self._finished is None:
                 self._finished = Finished(self.guard)
@@ -200,11 +200,13 @@ class Engine(Dispatch):
                 self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)
         finally:
-            trace = self.guard.trace
-            if trace is not None and not on_a_stream():
-                trace.stop()
-            if first:
-                self._ended.set()
+            try:
+                trace = self.guard.trace
+                if trace is not None and not on_a_stream():
+                    trace.stop()
+            finally:
+                if first:
+                    self._ended.set()
 
     def __enter__(self) -> Engine:
         return self

@@ -13,7 +13,8 @@ import weakref
 from collections import deque
 from typing import Any
 
-from headrace.engine.future import Future, Guard, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future, Guard, Waiter, refuse_to_wait_on_a_stream
+from headrace.errors import InvalidOption
 
 SWEEP_AT = 4096
 
@@ -33,6 +34,8 @@ class Finished:
 
     def note(self, future: Future[Any]) -> None:
         """`future` has an outcome. With the guard's lock held."""
+        if future._callbacks and any(isinstance(callback, Waiter) for callback in future._callbacks):
+            return  # somebody waits for it: it is theirs
         self._refs.append(weakref.ref(future))
         for gate in self._pollers:
             gate.release()
@@ -41,26 +44,27 @@ class Finished:
             self._refs = deque(ref for ref in self._refs if (each := ref()) is not None and not each._seen)
             self._sweep_at = max(SWEEP_AT, 2 * len(self._refs))
 
-    def take(self, max_n: int | None, timeout: float) -> list[Future[Any]]:
-        """At most `max_n` of them; waits up to `timeout` seconds for the first."""
-        until = time.monotonic() + timeout if timeout > 0 else None
+    def take(self, max_n: int | None, timeout: float | None) -> list[Future[Any]]:
+        """At most `max_n` of them; waits up to `timeout` seconds for the first, None: for ever."""
+        seconds = threading.TIMEOUT_MAX if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        until = time.monotonic() + seconds
+        in_time = True
         while True:
             with self._guard.lock:
                 ready = self._take(max_n)
-                if ready or until is None or max_n == 0:
+                if ready or not in_time or not seconds or max_n == 0:
                     return ready
                 refuse_to_wait_on_a_stream()
                 gate = threading.Lock()
                 gate.acquire()
                 self._pollers.append(gate)
             try:
-                in_time = gate.acquire(timeout=max(0.0, until - time.monotonic()))
+                left = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+                in_time = gate.acquire(timeout=left)  # if not, one last look
             finally:
                 with self._guard.lock:
                     if gate in self._pollers:
                         self._pollers.remove(gate)
-            if not in_time:
-                until = None  # one last look
 
     def _take(self, max_n: int | None) -> list[Future[Any]]:
         ready: list[Future[Any]] = []
@@ -69,3 +73,9 @@ class Finished:
             if future is not None and not future._seen:
                 ready.append(future)
         return ready
+
+
+def check_poll(max_n: object) -> None:
+    """InvalidOption for what is no number of futures."""
+    if max_n is not None and (isinstance(max_n, bool) or not isinstance(max_n, int) or max_n < 0):
+        raise InvalidOption(f"max_n is a whole number from 0, or None for all, not {max_n!r}")

@@ -11,12 +11,11 @@ Rule 5: a stream never waits: it would have to do the work it waits for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
@@ -80,14 +79,15 @@ def mark_stream_thread() -> None:
     _here.stream = True
 
 
-@contextlib.contextmanager
-def as_a_stream() -> Iterator[None]:
+class as_a_stream:
     """The caller does a stream's work in here, on its own thread."""
-    before, _here.stream = on_a_stream(), True
-    try:
-        yield
-    finally:
-        _here.stream = before
+
+    # Not by contextlib: it sets the traceback of what is raised, and an error may be frozen.
+    def __enter__(self) -> None:
+        self._before, _here.stream = on_a_stream(), True
+
+    def __exit__(self, *_: object) -> None:
+        _here.stream = self._before
 
 
 def refuse_to_wait_on_a_stream() -> None:
@@ -97,6 +97,30 @@ def refuse_to_wait_on_a_stream() -> None:
             "this code runs on a stream of the engine and waits for work the engine still has to do; "
             "use add_done_callback, or name what the work reads: engine.push(fn, reads=[...])"
         )
+
+
+class Waiter:
+    """A callback of somebody who waits for the outcome, and will look at it."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: threading.Lock) -> None:
+        self._gate = gate
+
+    def __call__(self, _: object) -> None:
+        self._gate.release()
+
+
+class Awaiter(Waiter):
+    """The same on an event loop."""
+
+    __slots__ = ("_box", "_waiter")
+
+    def __init__(self, box: Mailbox, waiter: asyncio.Future[None]) -> None:
+        self._box, self._waiter = box, waiter
+
+    def __call__(self, _: object) -> None:
+        self._box.post(wake_up, self._waiter)
 
 
 class Future(Generic[T]):
@@ -271,10 +295,7 @@ class Future(Generic[T]):
         refuse_to_wait_on_a_stream()
         settled = threading.Lock()  # a Lock, not an Event: half the price, and made only when someone waits
         settled.acquire()
-
-        def release(_: object) -> None:
-            settled.release()
-
+        release = Waiter(settled)
         in_time = False
         try:
             self.add_done_callback(release)
@@ -291,10 +312,7 @@ class Future(Generic[T]):
                 refuse_to_wait_on_a_stream()
             box = Mailbox.here()
             waiter = box.waiter()
-
-            def wake(_: object) -> None:
-                box.post(wake_up, waiter)
-
+            wake = Awaiter(box, waiter)
             self.add_done_callback(wake)
             try:
                 yield from waiter

@@ -59,6 +59,11 @@ class Leases:
         self.line: deque[Group] = deque()
         """Who waits for cores."""
 
+    @property
+    def leased(self) -> int:
+        """How many cores are in use."""
+        return (self.cores & ~self.free).bit_count()
+
     def want(self, group: Group) -> Lane | None:
         """`group` has work for one more lane. The lane that may run now; None: none is idle, or it stands in line."""
         if not group.idle or group.in_line:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
-from headrace.engine.finished import Finished
+from headrace.engine.finished import Finished, check_poll
 from headrace.engine.future import Future, Guard, as_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.operations import check_push, note_where
 from headrace.errors import Closed, DeadlineExceeded
@@ -49,7 +49,10 @@ class NaiveEngine:
                 raise Closed("the engine is closed")
             if deadline is not None and (late := time.monotonic() - deadline) > 0:
                 raise DeadlineExceeded(f"the deadline had passed {late:.3f} s before this came")
-            caller = sys._getframe(1)
+            try:
+                caller = sys._getframe(1)
+            except ValueError:  # the first thing a thread does
+                caller = sys._getframe()
             operation = _Operation(
                 self._guard, fn, accesses(reads, writes), deadline, f"{caller.f_code.co_filename}:{caller.f_lineno}"
             )
@@ -84,8 +87,9 @@ class NaiveEngine:
             return DeadlineExceeded("the deadline passed before the start")
         return self._dependencies.poison(operation)
 
-    def poll(self, max_n: int | None = None, timeout: float = 0.0) -> list[Future[Any]]:
+    def poll(self, max_n: int | None = None, timeout: float | None = 0.0) -> list[Future[Any]]:
         """As `Engine.poll`."""
+        check_poll(max_n)
         with self._guard.lock:
             if self._finished is None:
                 self._finished = Finished(self._guard)

@@ -11,6 +11,7 @@ Rule 4: `OperationSource` is called with the engine's lock held, and so is `Oper
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,9 @@ def is_number(value: object) -> bool:
 def note_where(error: BaseException, pushed_at: str) -> None:
     """Have `error` name the line that pushed the operation it is of. Once: several may raise the same object."""
     note = f"in an operation pushed at {pushed_at}"
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    with contextlib.suppress(Exception):  # an error may be frozen, or have notes of its own kind
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 class Operation(Future[Any]):
@@ -108,6 +110,7 @@ class Operation(Future[Any]):
         try:
             self._value = function()
         except BaseException as error:  # also SystemExit: it is for whoever reads the Future, not for the stream
+            note_where(error, self.pushed_at)
             self._failure = error
 
     def complete(self, now: float) -> None:
@@ -165,7 +168,6 @@ class Operation(Future[Any]):
         return not self._begun and not self._done
 
     def _fail(self, error: BaseException) -> None:
-        note_where(error, self.pushed_at)
         self._mark(None, error)
         self._source.on_failure(self)
 

@@ -58,7 +58,7 @@ class EngineStatistics:
         """With the engine's lock held."""
         return cls(
             cores=leases.cores.bit_count(),
-            cores_leased=(leases.cores & ~leases.free).bit_count(),
+            cores_leased=leases.leased,
             streams=sum(len(port.streams) for port in ports),
             streams_running=sum(port.group.running for port in ports),
             ports=len(ports),
