@@ -415,13 +415,8 @@ def test_threads_and_tasks_never_pass_the_bound_and_leave_nothing(
             tasks = [asyncio.create_task(m.model.asubmit(raw(rng.choice([1, 5, 50])))) for _ in range(5)]
             await asyncio.sleep(0)
             look()
-            for each in rng.sample(tasks, 2):
-                each.cancel()
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                assert isinstance(outcome, asyncio.CancelledError | np.ndarray), outcome
-            # A task that was cancelled when its answer had come keeps that, by its traceback.
-            outcome = tasks = each = None
-            gc.collect()
+            for answer in await asyncio.gather(*tasks):
+                assert answer.size > 1
 
     threads = [lambda i=i: thread(random.Random(seed * 10 + i)) for i in range(3)]
     in_threads(*threads, lambda: asyncio.run(loop(random.Random(seed)))).join()
@@ -497,7 +492,6 @@ def test_who_is_told_may_let_go_of_its_results_instead(machine: Made) -> None:
     assert len(m.model(raw(10))) == 20
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the error stands in a cycle with its own traceback")
 def test_the_error_that_tells_keeps_nothing_once_it_is_gone(machine: Made) -> None:
     m = machine(100).knows(10)
     futures = [m.model.submit(raw(10)) for _ in range(4)]
@@ -507,14 +501,13 @@ def test_the_error_that_tells_keeps_nothing_once_it_is_gone(machine: Made) -> No
         try:
             m.model.submit(raw(10))
         except hr.WouldDeadlock as error:
-            assert len(error.futures) == 4
+            told = len(error.futures)
         futures.clear()
-        assert m.charged == 0
+        assert (told, m.charged) == (4, 0)
     finally:
         gc.enable()
 
 
-@pytest.mark.xfail(strict=True, raises=hr.Overloaded, reason="who waited for a result is taken to have read it")
 def test_who_waited_for_its_results_and_did_not_read_them_is_told_too(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:
@@ -552,8 +545,8 @@ def test_who_began_to_wait_before_its_results_were_there_is_told_too(
 def test_a_task_that_waits_for_itself_is_told_and_one_that_does_not_waits_on(machine: Made) -> None:
     m = machine(100).knows(10, 30)
 
-    async def fills() -> list[hr.Future[Any]]:
-        mine = [m.model.submit(raw(10)) for _ in range(4)]
+    async def fills() -> list[Any]:
+        mine = [m.model.submit(raw(10)) for _ in range(3)]
         for future in mine:
             while not future.done():  # noqa: ASYNC110 - looking is no waiting, which would be reading
                 await asyncio.sleep(0)
@@ -573,7 +566,7 @@ def test_a_task_that_waits_for_itself_is_told_and_one_that_does_not_waits_on(mac
         while not m.waiting:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0)
         may_go_on.set()  # until then it could have read its own
-        assert [len(each) for each in await task] == [20] * 4
+        assert [len(each) for each in await task] == [20] * 3
         assert len(await other) == 60
 
     filled, may_go_on = asyncio.Event(), asyncio.Event()
@@ -632,7 +625,6 @@ def test_nobody_is_told_while_others_results_are_charged(machine: Made, in_threa
     assert told.value.futures == (mine,)
 
 
-@pytest.mark.xfail(strict=True, raises=hr.WouldDeadlock, reason="the stream itself still holds what it has just run")
 def test_who_keeps_none_of_its_results_does_not_wait_for_itself(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:
@@ -646,7 +638,6 @@ def test_who_keeps_none_of_its_results_does_not_wait_for_itself(
         crowd.join()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the charge stays with whoever holds the traceback")
 def test_an_answer_that_came_when_its_task_was_cancelled_is_charged_no_more(machine: Made, until: Until) -> None:
     m = machine(100).knows(30)
 
@@ -666,7 +657,6 @@ def test_an_answer_that_came_when_its_task_was_cancelled_is_charged_no_more(mach
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
-@pytest.mark.xfail(strict=True, raises=hr.WouldDeadlock, reason="who hands its results on is taken to keep them")
 def test_nobody_is_told_while_another_thread_reads_one_result_after_the_other(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:
@@ -692,9 +682,6 @@ def test_nobody_is_told_while_another_thread_reads_one_result_after_the_other(
         crowd.join()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TimeoutError, reason="who waits for the end of all is not one who waits for room"
-)
 def test_waiting_for_the_end_of_all_ends_where_another_waits_for_what_this_thread_does_not_read(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:
@@ -704,7 +691,7 @@ def test_waiting_for_the_end_of_all_ends_where_another_waits_for_what_this_threa
 
     def wait() -> None:
         with pytest.raises((hr.Overloaded, hr.WouldDeadlock)):
-            m.model.submit(raw(30), timeout=5.0)
+            m.model.submit(raw(30), timeout=0.5)
 
     crowd = in_threads(wait)
     until(lambda: m.waiting == 1)

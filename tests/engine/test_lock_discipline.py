@@ -42,6 +42,9 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def _is_owned(self) -> bool:
+        return bool(getattr(self._mine, "depth", 0))
+
     def must_be_free(self, what: str) -> None:
         self.seen += 1
         if getattr(self._mine, "depth", 0):

@@ -546,8 +546,8 @@ def test_before_whatever_line_it_happens_nothing_is_lost_and_the_order_is_kept(
 
             def finalise() -> None:
                 if "push" in act:
-                    push("x")  # noqa: B023
-                    push("y")  # noqa: B023
+                    push("x")
+                    push("y")
                 if act == "push and cancel":
                     pushed[-2].cancel()  # noqa: B023
                 elif act == "cancel one that waits":
@@ -559,12 +559,12 @@ def test_before_whatever_line_it_happens_nothing_is_lost_and_the_order_is_kept(
                         future.cancel()
 
             def program() -> None:
-                push("a")  # noqa: B023
+                push("a")
                 push("b", reads=[other])  # noqa: B023
-                push("c", priority=2)  # noqa: B023
+                push("c", priority=2)
                 alone.drive()  # noqa: B023
                 push("d", reads=[var], writes=[other])  # noqa: B023
-                push("e")  # noqa: B023
+                push("e")
                 alone.drive()  # noqa: B023
 
             engine.push(int)

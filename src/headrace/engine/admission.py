@@ -27,6 +27,8 @@ from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import Closed, HeadraceError, Overloaded, WouldDeadlock
 
+MOST_KNOWN = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatistics:
@@ -94,6 +96,9 @@ class Budget:
         self._line: deque[_Waiter] = deque()
         self._idle: list[threading.Lock] = []  # who waits for nobody to be inside
         self._unread: dict[int, _Unread] = {}
+        self.holding = 0
+        """Streams that still have in hand what they have run: results nobody else keeps are about to go."""
+        self._read_by_others: set[object] = set()  # threads and tasks whose results another one reads
         self._closed = False
 
     def admit(self, nbytes: int = 0) -> Permit:
@@ -149,7 +154,7 @@ class Budget:
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nobody is inside. False if the time is up."""
         with self.guard.lock:
-            if not self.inside and not self._line:
+            if not self.inside:  # who stands in line all the same waits for others to read their results
                 return True
             gate = threading.Lock()
             gate.acquire()
@@ -207,7 +212,21 @@ class Budget:
             if holder.held:  # type: ignore[attr-defined]  # a Holder too. Cancelled, and its run goes on: it is charged
                 return
             holder.nbytes = 0  # type: ignore[attr-defined]
+            unread = self._unread.get(id(holder))
+            if unread is not None and unread.who is not None and unread.who != whoever_is_here():
+                if len(self._read_by_others) >= MOST_KNOWN:
+                    self._read_by_others.clear()
+                self._read_by_others.add(unread.who)
             self._no_longer_unread(id(holder))
+        if self.woken:
+            self.wake()
+
+    def let_go(self) -> None:
+        """A stream has nothing in hand any more."""
+        with self.guard.lock:
+            self.holding -= 1
+            if self._line:
+                self._make_room()
         if self.woken:
             self.wake()
 
@@ -284,16 +303,18 @@ class Budget:
             self.woken.append(waiter.wake)
         if not line:
             self.ceiling = 0 if self._closed or self.max_bytes is not None else self.max_count
-            if self._idle and not self.inside:
-                self.woken += [gate.release for gate in self._idle]
-                self._idle = []
+        if self._idle and not self.inside:
+            self.woken += [gate.release for gate in self._idle]
+            self._idle = []
         self.crowded = bool(line or self._idle)
 
     def _one_who_waits_for_itself(self) -> _Waiter | None:
         """Nothing is inside, and all results that are charged for belong to those who wait: one of them is told."""
-        if self.inside or not self._unread:
+        if self.inside or self.holding or not self._unread:
             return None
         unread = list(self._unread.values())
+        if any(each.who in self._read_by_others for each in unread):
+            return None
         waiting = {waiter.who for waiter in self._line}
         if any(each.who not in waiting for each in unread):
             return None
@@ -330,13 +351,18 @@ class Budget:
             if waiter.permit is not None:
                 return waiter.permit
             if waiter.error is not None:
-                raise waiter.error
+                error, waiter.error = waiter.error, None
+                try:
+                    raise error
+                finally:
+                    del error  # else it would stand in a cycle with its traceback, and keep the futures it names
             if self._closed:
                 raise Closed("the engine was closed while this call waited for room in it")
             self._line.remove(waiter)
             self._make_room()  # a wide one that leaves may have kept narrow ones waiting
         self.wake()
-        return self._refuse(waiter.nbytes)
+        with self.guard.lock:
+            return self._refuse(waiter.nbytes)
 
     def _give_up(self, waiter: _Waiter) -> None:
         """`waiter` goes without using what it may have been given meanwhile."""
@@ -373,8 +399,10 @@ class _Unread:
 
         self.future = weakref.ref(future, dropped)
         self.nbytes = nbytes
-        # Where somebody waits for it already, it will be read, whatever its owner does.
-        self.who: object = None if future._callbacks else getattr(future, "who", None)
+        self.who: object = getattr(future, "who", None)
+        # Where somebody else waits for it already, it will be read, whatever its owner does.
+        if any(getattr(callback, "who", None) != self.who for callback in future._callbacks or ()):
+            self.who = None
 
 
 def whoever_is_here() -> object:

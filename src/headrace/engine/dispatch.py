@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
@@ -61,6 +62,7 @@ class Port:
         self.streams: tuple[Stream, ...] = ()
         self.attached = True
         self.watcher: Stream | None = None  # the idle stream that watches the clock
+        self.vigilant = False  # it watches that runs end, and so looks again within PATIENCE
         self.seen = -1  # how many runs had ended when it began to
         self.runs = 0  # that have ended
         self.run_seconds = 0.0
@@ -88,7 +90,7 @@ class Dispatch:
         self._busy = False  # somebody is between taking the lock and letting it go
         self._later: deque[tuple[Port, Callable[[Any, float], None], Any]] = deque()  # entered by finalisers
         self._counted = 0.0  # when the counters were last traced
-        self._shedding: Shedding[Any] | None = None  # who could make room, if the engine sheds
+        self._shedding: Shedding[weakref.ref[Any]] | None = None  # who could make room, if the engine sheds
 
     # ---- what the engine and models call
 
@@ -215,18 +217,21 @@ class Dispatch:
                 port.run_seconds += seconds
                 if self.guard.trace is not None:
                     self._trace_run(self.guard.trace, stream, done, now)
+                if self.budget.max_bytes is not None and not stream.holds:
+                    stream.holds = True
+                    self.budget.holding += 1
                 done.complete(now)
                 if not (leases.line or stream.stopping or (group.running > 1 and port.typical < SHORT)):
                     # What happens most: the next run, at once.
                     work = port.source.pull(now, group.running > 1, stream.index, refused)
-                if work is None or (group.idle and (port.watcher is None or port.typical >= SHORT)):
+                if work is None or (group.idle and not (port.vigilant and port.typical < SHORT)):
                     wake = []
             else:
                 wake = []
                 stream.rung = False
                 stream.alarm = None
                 if port.watcher is stream:
-                    port.watcher = None
+                    port.watcher, port.vigilant = None, False
             if wake is not None:
                 work = self._next(stream, done, work, now, wake)
             stream.work, stream.began = work, now
@@ -274,7 +279,7 @@ class Dispatch:
                 self._can_be_shed(item)
             add(item, now)
             group = port.group
-            if not group.idle or (port.watcher is not None and group.running and port.typical < SHORT):
+            if not group.idle or (port.vigilant and group.running and port.typical < SHORT):
                 return None
             wake: list[Stream] = []
             refused: Refused = []
@@ -292,7 +297,7 @@ class Dispatch:
     def _can_be_shed(self, item: Any) -> None:
         # Not what writes: those who read that must not take old data for new.
         if self._shedding is not None and not getattr(item, "writes", ()):
-            self._shedding.add(item, item.priority, item.deadline)
+            self._shedding.add(weakref.ref(item), item.priority, item.deadline)
 
     def _trace_run(self, trace: Trace, stream: Stream, work: Work, now: float) -> None:
         ids = tuple(id(future) for future in work.futures())
@@ -385,16 +390,20 @@ class Dispatch:
                 return
             if lane.stream is not me:
                 self._wake(lane.stream, wake)
-        if group.idle and port.watcher is None and not group.in_line:
-            if until is None and not group.waking:
-                until = source.next_deadline()
-            if until is not None:
-                watcher: Stream = group.idle[-1].stream
-                if me is not None and not me.lane.running:
-                    watcher = me
-                port.watcher, watcher.alarm, port.seen = watcher, until, port.runs
-                if watcher is not me:
-                    self._wake(watcher, wake)
+        if not group.idle or group.in_line:
+            return
+        vigilant = until is not None
+        if until is None and not group.waking:
+            until = source.next_deadline()
+        if until is None or (port.watcher is not None and not (vigilant and not port.vigilant)):
+            return
+        watcher: Stream = port.watcher or group.idle[-1].stream
+        if me is not None and not me.lane.running and port.watcher is None:
+            watcher = me
+        port.watcher, port.vigilant, port.seen = watcher, vigilant, port.runs
+        watcher.alarm = until
+        if watcher is not me:
+            self._wake(watcher, wake)
 
     def _another_gets_on(self, port: Port, me: Stream, now: float) -> bool:
         """Whether another stream of the port is in a run that has just begun, so that this one need not help."""

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,7 +19,7 @@ from headrace.engine.admission import Budget, Permit, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
 from headrace.engine.finished import Finished, check_poll
-from headrace.engine.future import Future, Guard, on_a_stream
+from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_inside
 from headrace.engine.leases import Leases
 from headrace.engine.mailbox import loop_runs_here
 from headrace.engine.operations import Operation, OperationSource, check_push
@@ -68,7 +69,7 @@ class Engine(Dispatch):
         self._operations: Port | None = None
         self._unseen: deque[Future[Any]] = deque(maxlen=UNSEEN)
         if on_full == "shed":
-            self._shedding = Shedding(lambda item: item.is_queued)
+            self._shedding = Shedding(_is_queued)
         self.forked = False
         """This is a child of the process that made it: its streams were not copied."""
         if max_bytes is not None:
@@ -123,6 +124,7 @@ class Engine(Dispatch):
         """
         if on_a_stream():
             raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
+        refuse_to_wait_inside(self.guard)
         if not self.budget.wait_until_idle(timeout):
             raise TimeoutError(f"work is still inside after {timeout} s")
         with self.guard.lock:
@@ -184,6 +186,7 @@ class Engine(Dispatch):
         """
         if self.forked:
             return
+        refuse_to_wait_inside(self.guard)
         with self.guard.lock:
             first, self._closed = not self._closed, True
         self.budget.close()
@@ -241,23 +244,29 @@ class Engine(Dispatch):
         Never waits where an event loop runs.
         """
         self.check_process()
+        if self.guard.lock._is_owned():  # type: ignore[attr-defined]  # see `refuse_to_wait_inside`
+            return self.budget.admit(nbytes)
         if self._shedding is not None:
             return self._admit_shedding(self._shedding, nbytes, priority, deadline)
         if self.on_full == "reject" or loop_runs_here():
             return self.budget.admit(nbytes)
         return self.budget.acquire(nbytes, timeout)
 
-    def _admit_shedding(self, shedding: Shedding[Any], nbytes: int, priority: float, deadline: float | None) -> Permit:
+    def _admit_shedding(
+        self, shedding: Shedding[weakref.ref[Any]], nbytes: int, priority: float, deadline: float | None
+    ) -> Permit:
         while True:
             try:
                 return self.budget.admit(nbytes)
             except Overloaded as full:
-                with self.guard.lock:
-                    victim = shedding.victim(priority, deadline)
-                if victim is None:
-                    raise
-                full.add_note("it had been taken in, and made room for what matters more")
-                victim.settle(error=full)
+                with self.guard.lock:  # found and settled in one step: it could begin in between
+                    found = shedding.victim(priority, deadline)
+                    victim = found() if found is not None else None
+                    if victim is None:
+                        raise
+                    full.add_note("it had been taken in, and made room for what matters more")
+                    victim.end(error=full)
+                victim.follow_up()
 
     def check_process(self) -> None:
         """Closed, in a child of the process that made this engine."""
@@ -277,11 +286,11 @@ class Engine(Dispatch):
         if now + port.wait(len(source) // together) <= deadline:
             return
         with self.guard.lock:  # a closer look: who has left, or would be overtaken, is not in the way
-            waiting = sum(not each._done and each.priority >= priority for each in source.waiting())
-        wait = port.wait(waiting // together)
+            runs = sum(not each._done and each.priority >= priority for each in source.waiting()) // together
+        wait = port.wait(runs)
         if now + wait > deadline:
             raise DeadlineExceeded(
-                f"it could not be started in time: {waiting:,} wait in front, which is {wait:.3f} s of work, and the "
+                f"it could not be started in time: {runs:,} runs wait in front, which is {wait:.3f} s of work, and the "
                 f"deadline is {deadline - now:.3f} s away"
             )
 
@@ -300,3 +309,9 @@ class Engine(Dispatch):
                 source = OperationSource(self.remember, self.budget)
                 self._operations = self.attach(source, [1 << core.cpu for core in self.cores], "operations")
             return self._operations
+
+
+def _is_queued(item: weakref.ref[Any]) -> bool:
+    """Whether it can still be shed. By weak reference: what has ended is its owner's, to keep or to let go of."""
+    queued = item()
+    return queued is not None and queued.is_queued

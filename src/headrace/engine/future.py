@@ -90,6 +90,16 @@ class as_a_stream:
         _here.stream = self._before
 
 
+def refuse_to_wait_inside(guard: Guard) -> None:
+    """WouldDeadlock where this thread holds the engine's lock: in a finaliser or a signal handler that has come between
+    two steps of the engine."""
+    if guard.lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks a lock, too
+        raise WouldDeadlock(
+            "this code runs in a finaliser or a signal handler, in the middle of a step of the engine: waiting for the "
+            "engine here could never end"
+        )
+
+
 def refuse_to_wait_on_a_stream() -> None:
     """WouldDeadlock on a stream's thread, also inside an event loop that work has started there."""
     if on_a_stream():
@@ -102,22 +112,23 @@ def refuse_to_wait_on_a_stream() -> None:
 class Waiter:
     """A callback of somebody who waits for the outcome, and will look at it."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "who")
 
     def __init__(self, gate: threading.Lock) -> None:
-        self._gate = gate
+        self._gate, self.who = gate, threading.get_ident()
 
     def __call__(self, _: object) -> None:
         self._gate.release()
 
 
 class Awaiter(Waiter):
-    """The same on an event loop."""
+    """The same on an event loop: it takes the value."""
 
     __slots__ = ("_box", "_waiter")
 
     def __init__(self, box: Mailbox, waiter: asyncio.Future[None]) -> None:
         self._box, self._waiter = box, waiter
+        self.who = -1  # nobody who could wait for room meanwhile
 
     def __call__(self, _: object) -> None:
         self._box.post(wake_up, self._waiter)
@@ -225,19 +236,27 @@ class Future(Generic[T]):
         with self._guard.lock:
             if self._done:
                 return False
-            self._mark(value, error)
-            guard = self._guard
-            self._ended_at = guard.now()
-            if guard.finished is not None:
-                guard.finished.note(self)
-            if guard.trace is not None and not self._begun and error is not None:
-                guard.trace.record((DROP, guard.now(), id(self), _why(error)))
+            self.end(value, error)
+        self.follow_up()
+        return True
+
+    def end(self, value: Any = None, error: BaseException | None = None) -> None:
+        """The first half of `settle`: with the lock held, and only if there is no outcome."""
+        guard = self._guard
+        self._mark(value, error)
+        self._ended_at = guard.now()
+        if guard.finished is not None:
+            guard.finished.note(self)
+        if guard.trace is not None and not self._begun and error is not None:
+            guard.trace.record((DROP, guard.now(), id(self), _why(error)))
+
+    def follow_up(self) -> None:
+        """The second half: without the lock."""
         try:
             self._settled()
         except Exception:  # those who wait below must hear all the same
             _log.exception("a future was settled, and what follows from that raised")
         self._tell()
-        return True
 
     def begin(self) -> bool:
         """The work starts now. False if there is an outcome already (it was cancelled): do not run it."""
@@ -293,6 +312,7 @@ class Future(Generic[T]):
 
     def _wait(self, timeout: float | None) -> None:
         refuse_to_wait_on_a_stream()
+        refuse_to_wait_inside(self._guard)
         settled = threading.Lock()  # a Lock, not an Event: half the price, and made only when someone waits
         settled.acquire()
         release = Waiter(settled)

@@ -25,7 +25,7 @@ from headrace.engine.dependencies import Dependencies, Var
 from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
-from headrace.errors import DeadlineExceeded
+from headrace.errors import DeadlineExceeded, Overloaded
 from headrace.sizes import nbytes_of
 
 TOMBSTONES = 256
@@ -177,9 +177,9 @@ class Operation(Future[Any]):
         if self._begun:  # it runs: it is inside until it ends, and `complete` lets it go
             return
         self._function = None
-        if self.cancelled():
+        if self.cancelled() or isinstance(self._error, Overloaded):  # Overloaded: it was shed
             source.tombstones.append(self)
-        elif self._error is not None:
+        if self._error is not None and not self.cancelled():
             # First the error, then the room: `waitall`, which waits for nobody to be inside, must find every error.
             source.on_failure(self)
         # Before anybody hears of the outcome: whoever then pushes the next operation must find the room.

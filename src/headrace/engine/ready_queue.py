@@ -50,7 +50,7 @@ class ReadyQueue(Generic[T]):
         item.queued_at = now
         if item.priority:
             self._count += 1
-            heappush(self._heap, (now - AGING * item.priority, self._count, item))
+            heappush(self._heap, (now - AGING * float(item.priority), self._count, item))
         else:
             self._line.append(item)
 
@@ -90,15 +90,23 @@ class ReadyQueue(Generic[T]):
         for item in reversed(list(items)):
             if item.priority:
                 self._front -= 1
-                heappush(self._heap, (item.queued_at - AGING * item.priority, self._front, item))
+                heappush(self._heap, (item.queued_at - AGING * float(item.priority), self._front, item))
             else:
                 self._line.appendleft(item)
 
     def sweep(self, is_gone: Callable[[T], bool]) -> list[T]:
         """Take out all that `is_gone` says, wherever they are."""
-        gone = [item for item in self if is_gone(item)]
+        gone: list[T] = []
+        line: deque[T] = deque()
+        for item in self._line:  # each is asked once: the answer may change while others are asked
+            (gone if is_gone(item) else line).append(item)
+        heap: list[tuple[float, int, T]] = []
+        for entry in self._heap:
+            if is_gone(entry[2]):
+                gone.append(entry[2])
+            else:
+                heap.append(entry)
         if gone:
-            self._line = deque(item for item in self._line if not is_gone(item))
-            self._heap = [entry for entry in self._heap if not is_gone(entry[2])]
-            heapify(self._heap)
+            heapify(heap)
+            self._line, self._heap = line, heap
         return gone

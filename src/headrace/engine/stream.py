@@ -29,6 +29,7 @@ class Stream:
         self.looked = False  # its alarm woke it: it has watched for as long as it was told to
         self.work: Work | None = None  # what it runs
         self.began = 0.0  # since when
+        self.holds = False  # results it has just made: where bytes are bounded, who waits for itself is told after that
         # Its own: used in its turns alone.
         self.refused: Refused = []
         self.hold = Hold()
@@ -61,6 +62,9 @@ class Stream:
         done: Work | None = None
         while not self.ended:
             done = turn(self, done)
+            if self.holds:
+                self.holds = False
+                self._engine.budget.let_go()
             if done is not None:
                 done.run()
             elif not self.ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -120,7 +121,11 @@ class Model(Owner):
             else:
                 permit = await self._budget.acquire_async(self._charge(call), timeout)
             self._enter(call, permit)
-        return await call
+        try:
+            return await call
+        except asyncio.CancelledError:
+            call.forsake()  # whoever keeps this error keeps the call, and nobody can read it
+            raise
 
     def map(
         self, values: Iterable[Any], *, window: int | None = None, progress: bool = False, total: int | None = None
@@ -343,6 +348,12 @@ class Call(Pending):
     def let_go(self) -> None:
         self.inputs = ()
         self.model._budget.release(self)
+
+    def forsake(self) -> None:
+        """Nobody will read it: if it has an outcome, that is charged no more."""
+        if self._done and not self._seen:
+            self._seen = True
+            self._look()
 
 
 def _check_priority(priority: object) -> None:
