@@ -146,8 +146,8 @@ class Dispatch:
             budget.inside += 1
             item.held = True
             follow_up = self._put(port, add, item)
-        if follow_up is not None or self._later:
-            self._follow_up(*follow_up or ((), ()))
+        if follow_up is not None:
+            self._follow_up(*follow_up)
         return True
 
     def offer(self, port: Port, add: Callable[[Any, float], None], item: Any, permit: Permit | None = None) -> None:
@@ -159,7 +159,8 @@ class Dispatch:
             if permit is not None:
                 permit.hand_over(item)
             follow_up = self._put(port, add, item)
-        self._follow_up(*follow_up or ((), ()))
+        if follow_up is not None:
+            self._follow_up(*follow_up)
 
     def drain(self, port: Port) -> None:
         """Wait until nothing of the port waits or runs. What is in its last run may still be about to be delivered."""
@@ -178,6 +179,7 @@ class Dispatch:
         wake: list[Stream] = []
         with self.guard.lock:
             if port.attached:
+                self._busy = True
                 port.attached = False
                 self._ports.remove(port)
                 self._leaving.append(port)
@@ -189,6 +191,8 @@ class Dispatch:
                     stream.stopping = True
                     if not stream.lane.running:  # one that runs sees it when it looks for its next run
                         self._wake(stream, wake)
+                self._put_what_was_put_off(wake, refused)
+                self._busy = False
         self._follow_up(wake, refused)
         until = None if timeout is None else time.monotonic() + timeout
         for stream in port.streams:
@@ -235,8 +239,11 @@ class Dispatch:
             if wake is not None:
                 work = self._next(stream, done, work, now, wake)
             stream.work, stream.began = work, now
+            if self._later:
+                wake = wake or []
+                self._put_what_was_put_off(wake, refused)
             self._busy = False
-        if wake or refused or self._later:
+        if wake or refused:
             self._follow_up(wake or (), refused)
             refused.clear()
         if done is not None:
@@ -279,20 +286,39 @@ class Dispatch:
                 self._can_be_shed(item)
             add(item, now)
             group = port.group
-            if not group.idle or (port.vigilant and group.running and port.typical < SHORT):
+            if not self._later and (not group.idle or (port.vigilant and group.running and port.typical < SHORT)):
                 return None
             wake: list[Stream] = []
             refused: Refused = []
-            if port.attached:
-                self._arrange(port, now, wake)
-            else:
-                port.source.pull(now, False, 0, refused)
+            self._start_whoever_should(port, now, wake, refused)
+            if self._later:
+                self._put_what_was_put_off(wake, refused)
             return wake, refused
         except BaseException:  # a KeyboardInterrupt, or something that should have been looked at before
             self.budget.leave(item)
             raise
         finally:
             self._busy = False
+
+    def _put_what_was_put_off(self, wake: list[Stream], refused: Refused) -> None:
+        """What finalisers have entered meanwhile. The last thing before `_busy` ends, so that it keeps its order."""
+        while self._later:
+            port, add, item = self._later.popleft()
+            now = self.clock.now()
+            if self.guard.trace is not None:
+                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+            if self._shedding is not None:
+                self._can_be_shed(item)
+            add(item, now)
+            self._start_whoever_should(port, now, wake, refused)
+
+    def _start_whoever_should(self, port: Port, now: float, wake: list[Stream], refused: Refused) -> None:
+        if not port.group.idle:
+            return
+        if port.attached:
+            self._arrange(port, now, wake)
+        else:
+            port.source.pull(now, False, 0, refused)
 
     def _can_be_shed(self, item: Any) -> None:
         # Not what writes: those who read that must not take old data for new.
@@ -445,12 +471,6 @@ class Dispatch:
             stream.ring()
         for future, error in refused:
             future.settle(error=error)
-        while self._later:
-            try:
-                port, add, item = self._later.popleft()
-            except IndexError:  # another thread was faster
-                return
-            self.offer(port, add, item)
 
 
 def _bits(mask: int) -> set[int]:

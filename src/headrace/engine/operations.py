@@ -71,7 +71,6 @@ class Operation(Future[Any]):
     reads: Sequence[Var]
     writes: Sequence[Var]
     needs: Sequence[Var]
-    waiting_for: int  # set when it is pushed
     queued_at: float  # seconds: when it could have started
     who: object  # where bytes are bounded: the thread or task that pushed it
 
@@ -95,7 +94,7 @@ class Operation(Future[Any]):
         self.priority = priority
         self.deadline = deadline
         self.held = False
-        self.nbytes = 0
+        self.nbytes = self.waiting_for = 0
         self._function: Callable[[], Any] | None = function
         self._source = source
         self._code = code
