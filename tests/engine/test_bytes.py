@@ -522,6 +522,33 @@ def test_who_waited_for_its_results_and_did_not_read_them_is_told_too(
     assert told.value.futures == (mine,)
 
 
+@pytest.mark.xfail(strict=True, raises=hr.Overloaded, reason="a callback is taken for one that reads")
+def test_a_callback_that_does_not_read_hides_nobody_who_waits_for_itself(
+    machine: Made, in_threads: InThreads, until: Until
+) -> None:
+    m = machine(100).knows(30)
+    gate, called = m.hold(), []
+    mine = m.model.submit(raw(30))
+    mine.add_done_callback(lambda future: called.append("done"))
+    gate.open()
+    until(lambda: called)
+    m.quiet()
+    with pytest.raises(hr.WouldDeadlock) as told:
+        m.model.submit(raw(30), timeout=0.5)  # without one it waits for ever
+    assert told.value.futures == (mine,)
+
+
+def test_a_callback_that_reads_makes_room_for_who_waits(machine: Made) -> None:
+    m = machine(100).knows(30)
+    sizes: list[int] = []
+    for _ in range(20):
+        m.model.submit(raw(30)).add_done_callback(lambda future: sizes.append(future.result().size))
+    m.quiet()
+    m.engine.close()
+    assert sizes == [60] * 20
+    assert m.charged == 0
+
+
 def test_who_began_to_wait_before_its_results_were_there_is_told_too(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:

@@ -45,6 +45,12 @@ class Garbage:
         self.act()
 
 
+def collect(*acts: Callable[[], object]) -> None:
+    for act in acts:
+        Garbage(act)
+    gc.collect()
+
+
 class Littered(FakeClock):
     """The engine asks it for the time with its lock held: what was dropped here is collected then."""
 
@@ -53,7 +59,6 @@ class Littered(FakeClock):
         self.engine: Engine | None = None
         self.thread: threading.Thread | None = None  # None: whichever comes first
         self.acts: deque[Callable[[], object]] = deque()
-        self.collected = 0
 
     def drop(self, act: Callable[[], object], thread: threading.Thread | None = None) -> None:
         self.thread = thread
@@ -61,12 +66,11 @@ class Littered(FakeClock):
 
     def now(self) -> float:
         engine = self.engine
-        if self.acts and engine is not None and engine.guard.lock._is_owned():  # type: ignore[attr-defined]
-            if self.thread in (None, threading.current_thread()):
-                while self.acts:
-                    self.collected += 1
-                    Garbage(self.acts.popleft())
-                gc.collect()
+        here = self.thread in (None, threading.current_thread())
+        if self.acts and here and engine is not None and engine.guard.lock._is_owned():  # type: ignore[attr-defined]
+            acts = [*self.acts]
+            self.acts.clear()
+            collect(*acts)
         return super().now()
 
 
@@ -256,11 +260,19 @@ def no_wait_with_the_lock(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> No
                 return self._lock.acquire(*args, **kwargs)
             return True
 
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if not self.is_set():
+                check()
+            return super().wait(timeout)
+
     join = Stream.join
     monkeypatch.setattr(Stream, "join", lambda stream, timeout=None: (check(), join(stream, timeout)))
-    for module in "admission", "future":
+    for module in "admission", "future", "finished":
         watched = SimpleNamespace(**{**vars(threading), "Lock": Lock})
         monkeypatch.setattr(f"headrace.engine.{module}.threading", watched)
+    watched = SimpleNamespace(**{**vars(threading), "Event": Event})
+    monkeypatch.setattr("headrace.engine.dispatch.threading", watched)
 
 
 WAITS = pytest.mark.xfail(strict=True, reason="it waits with the engine's lock held, for ever")
@@ -270,10 +282,13 @@ WAITS = pytest.mark.xfail(strict=True, reason="it waits with the engine's lock h
 @pytest.mark.parametrize(
     "what",
     [
-        pytest.param(lambda engine, inside: engine.close(), id="close", marks=WAITS),
-        pytest.param(lambda engine, inside: engine.close(drain=False), id="close at once", marks=WAITS),
-        pytest.param(lambda engine, inside: engine.waitall(), id="waitall", marks=WAITS),
-        pytest.param(lambda engine, inside: inside.wait_to_read(), id="wait_to_read", marks=WAITS),
+        pytest.param(lambda engine, inside: engine.close(), id="close"),
+        pytest.param(lambda engine, inside: engine.close(drain=False), id="close at once"),
+        pytest.param(lambda engine, inside: engine.waitall(), id="waitall"),
+        pytest.param(lambda engine, inside: inside.wait_to_read(), id="wait_to_read"),
+        pytest.param(lambda engine, inside: engine.poll(timeout=1000), id="poll", marks=WAITS),
+        pytest.param(lambda engine, inside: engine.detach(engine._operations), id="detach", marks=WAITS),
+        pytest.param(lambda engine, inside: engine.drain(engine._operations), id="drain", marks=WAITS),
     ],
 )
 def test_a_finaliser_that_would_wait_is_refused_or_does_not_wait(
@@ -293,7 +308,6 @@ def test_a_finaliser_that_would_wait_is_refused_or_does_not_wait(
 
 
 @pytest.mark.parametrize("how", ["finaliser", "signal"])
-@pytest.mark.xfail(strict=True, reason="it waits for room with the engine's lock held, for ever")
 def test_a_push_in_the_middle_of_a_push_does_not_wait_for_room(
     clock: Littered, raised: list[BaseException], monkeypatch: pytest.MonkeyPatch, how: str, request: Any
 ) -> None:
@@ -434,7 +448,7 @@ class Line:
 def test_a_source_in_the_middle_of_an_add_is_not_entered_again(engine: Engine) -> None:
     source, jobs = Line(), [Future[Any]() for _ in range(2)]
     port = engine.attach(source, [0b1], "line")  # type: ignore[arg-type]
-    source.collect = lambda: (Garbage(lambda: engine.offer(port, source.add, jobs[1])), gc.collect())
+    source.collect = lambda: collect(lambda: engine.offer(port, source.add, jobs[1]))
     engine.offer(port, source.add, jobs[0])
     assert source.waiting == jobs
     assert not source.entered_twice
@@ -442,12 +456,11 @@ def test_a_source_in_the_middle_of_an_add_is_not_entered_again(engine: Engine) -
     assert all(isinstance(job.exception(0), Closed) for job in jobs)
 
 
-@pytest.mark.xfail(strict=True, reason="`detach` does not say that it is in the middle of things")
 def test_a_source_in_the_middle_of_being_abandoned_is_not_entered_again(engine: Engine) -> None:
     source, jobs = Line(), [Future[Any]() for _ in range(2)]
     port = engine.attach(source, [0b1], "line")  # type: ignore[arg-type]
     engine.offer(port, source.add, jobs[0])
-    source.collect = lambda: (Garbage(lambda: engine.offer(port, source.add, jobs[1])), gc.collect())
+    source.collect = lambda: collect(lambda: engine.offer(port, source.add, jobs[1]))
     engine.detach(port)
     assert all(isinstance(job.exception(0), Closed) for job in jobs)
     assert not source.entered_twice
@@ -488,7 +501,7 @@ class Alone:
         )
         threads = SimpleNamespace(Thread=thread, Lock=threading.Lock, current_thread=threading.current_thread)
         monkeypatch.setattr("headrace.engine.stream.threading", threads)
-        monkeypatch.setattr(Stream, "ring", self.rung.append)
+        monkeypatch.setattr(Stream, "ring", lambda stream: self.rung.append(stream))
         self.engine = Engine(topology=made_up(2), clock=FakeClock(), **options)
         self.interrupted = False
 
@@ -525,7 +538,16 @@ class Alone:
         return left < 0
 
 
-ACTS = ["push", "push and cancel", "cancel one that waits", "cancel the one that comes", "cancel all"]
+BEGUN = pytest.mark.xfail(
+    strict=True, reason="cancelled between the look whether it was, and the mark that it has begun"
+)
+ACTS = [
+    "push",
+    "push and cancel",
+    pytest.param("cancel one that waits", marks=BEGUN),
+    pytest.param("cancel the one that comes", marks=BEGUN),
+    pytest.param("cancel all", marks=BEGUN),
+]
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -540,9 +562,12 @@ def test_before_whatever_line_it_happens_nothing_is_lost_and_the_order_is_kept(
             var, other = Var(), Var()
             order: list[str] = []
             pushed: list[Future[Any]] = []
+            named: dict[str, Future[Any]] = {}
 
             def push(name: str, **how: Any) -> None:
-                pushed.append(engine.push(lambda: order.append(name), **{"writes": [var], **how}))  # noqa: B023
+                future = engine.push(lambda: order.append(name), **{"writes": [var], **how})  # noqa: B023
+                pushed.append(future)  # noqa: B023
+                named[name] = future  # noqa: B023
 
             def finalise() -> None:
                 if "push" in act:
@@ -582,8 +607,10 @@ def test_before_whatever_line_it_happens_nothing_is_lost_and_the_order_is_kept(
                 assert future.cancelled() or future.exception(0) is None, where
             main = [name for name in order if name in "abcde"]
             assert main == sorted(main), where
-            assert len(order) == len([future for future in pushed[2:] if not future.cancelled()]), where
-            if act == "push":
+            assert len(order) == len({*order}), where
+            for name, future in named.items():  # one that is cancelled may run all the same: it had begun
+                assert future.cancelled() or name in order, where
+            if act == "push" and there_is_more:
                 assert order.index("x") < order.index("y"), where
                 assert len(order) == 7, where
             statistics = engine.statistics()

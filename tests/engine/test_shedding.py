@@ -360,7 +360,6 @@ def test_threads_that_shed_each_other_never_pass_the_bound(seed: int, in_threads
 # ---- what shed work leaves behind
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the heap of what could be shed holds what has ended")
 def test_a_result_that_was_let_go_of_is_not_kept_by_an_engine_that_sheds(held: Callable[..., Held]) -> None:
     here = held()
     future = here.engine.push(lambda: np.zeros(8))
@@ -372,7 +371,6 @@ def test_a_result_that_was_let_go_of_is_not_kept_by_an_engine_that_sheds(held: C
     assert gone() is None
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what was shed is no tombstone that is swept")
 def test_shed_readers_behind_a_stuck_write_take_a_bounded_room(held: Callable[..., Held]) -> None:
     here, var = held(max_operations=3), hr.Var()
     here.hold(writes=[var])
@@ -382,7 +380,6 @@ def test_shed_readers_behind_a_stuck_write_take_a_bounded_room(held: Callable[..
     assert sum(each() is not None for each in pushed) < 2000
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the heap of what could be shed holds what has ended")
 def test_a_result_that_was_let_go_of_makes_room_in_an_engine_that_sheds(held: Callable[..., Held]) -> None:
     here = held(max_bytes=100, max_operations=8)
     for _ in range(5):

@@ -218,9 +218,7 @@ class Stage:
         if not any(stream.rung for stream in port.streams):  # else one is about to look
             assert watcher is not None, "work waits, and nobody watches"
             assert watcher.alarm is not None
-            # Where batches wait for company, it may look too late: see the test that is expected to fail.
-            if not getattr(port.source, "delay", 0.0):
-                assert watcher.alarm <= self.clock.now() + PATIENCE * 1.001
+            assert watcher.alarm <= self.clock.now() + PATIENCE * 1.001
 
     def offer(self, port: Port, job: Job, *, enter: bool = False) -> None:
         if enter:
@@ -617,7 +615,6 @@ def test_streams_that_are_ended_before_their_first_turn_end_in_it(stage: Stage) 
     assert stage.engine.statistics().cores_leased == 0
 
 
-@pytest.mark.xfail(strict=True, reason="who watches for the end of a delay is taken for one who watches short runs")
 def test_a_full_batch_does_not_wait_as_long_as_one_that_has_room_for_company(stage: Stage) -> None:
     port = after_short_runs(stage, cores=2, size=2, delay=3.0)
     jobs = [Job(stage.engine) for _ in range(5)]

@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from headrace.engine.future import Future, refuse_to_wait_on_a_stream
+from headrace.engine.future import FORKED, Future, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
+from headrace.errors import Closed
 
 F = TypeVar("F", bound=Future[Any])
 
@@ -81,11 +82,13 @@ class as_completed(Iterator[F], AsyncIterator[F]):
 
     def __del__(self) -> None:
         callback = getattr(self, "_callback", None)
-        if callback is not None and self._left:
+        if callback is not None:
             for future in self._futures:
                 future.remove_done_callback(callback)
 
     def _begin(self, ready: Any, callback: Callable[[Any], object]) -> None:
+        if any(future._guard.forked and not future._done for future in self._futures):
+            raise Closed(FORKED)
         self._ready, self._callback = ready, callback
         if self._timeout is not None:
             self._until = time.monotonic() + self._timeout

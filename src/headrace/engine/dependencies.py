@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from headrace.errors import PoisonedVar
+from headrace.errors import InvalidOption, PoisonedVar
+
+APPENDING = -1
+"""What an operation waits for while it is being appended to its Vars."""
 
 
 class Var:
@@ -25,7 +28,7 @@ class Var:
     `version` counts the writes that succeeded. `error` is what the last writer raised, or None.
     """
 
-    __slots__ = ("_queue", "_readers", "_writing", "error", "name", "version")
+    __slots__ = ("_owner", "_queue", "_readers", "_writing", "error", "name", "version")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
@@ -34,6 +37,7 @@ class Var:
         # Waiting accesses, oldest first: (operation, writes?). Made when the first one has to wait: there may be a Var
         # for every array, and an empty deque is 600 bytes.
         self._queue: deque[tuple[Node, bool]] | None = None
+        self._owner: Dependencies[Any] | None = None  # whose lock guards it: one engine's
         self._readers = 0  # how many readers run now
         self._writing = False  # whether a writer runs now
 
@@ -94,20 +98,37 @@ class Dependencies(Generic[N]):
     """Who waits for whom. All state is in the Vars and in each operation's `waiting_for`."""
 
     def push(self, op: N) -> bool:
-        """Append `op` to all of its Vars. True if it may start now."""
-        waiting = 0
+        """Append `op` to all of its Vars. True if it may start now.
+
+        InvalidOption, and nothing changed, if another engine is at work on one of them. Nothing is changed either if it
+        is interrupted (Ctrl-C comes between any two steps).
+        """
         for var in op.reads:
-            if var._writing or var._queue:
-                var._wait(op, False)
-                waiting += 1
-            else:
-                var._readers += 1
+            if var._owner is not self:
+                self._adopt(var)
         for var in op.writes:
-            if var._writing or var._readers or var._queue:
-                var._wait(op, True)
-                waiting += 1
-            else:
-                var._writing = True
+            if var._owner is not self:
+                self._adopt(var)
+        op.waiting_for = APPENDING
+        waiting = done = 0
+        try:
+            for var in op.reads:
+                if var._writing or var._queue:
+                    var._wait(op, False)
+                    waiting += 1
+                else:
+                    var._readers += 1
+                done += 1
+            for var in op.writes:
+                if var._writing or var._readers or var._queue:
+                    var._wait(op, True)
+                    waiting += 1
+                else:
+                    var._writing = True
+                done += 1
+        except BaseException:
+            self._take_back(op, done)
+            raise
         op.waiting_for = waiting
         return not waiting
 
@@ -163,6 +184,30 @@ class Dependencies(Generic[N]):
         for var in touched:
             self._start(var, ready)
         return ready
+
+    def _adopt(self, var: Var) -> None:
+        if var._owner is not None and (var._readers or var._writing or var._queue):
+            raise InvalidOption(
+                f"{var} is in use by another engine: one Var can be guarded by one engine at a time. Wait until that "
+                "one is done with it, or give each its own"
+            )
+        var._owner = self
+
+    @staticmethod
+    def _take_back(op: N, done: int) -> None:
+        """`op` was appended to `done` of its Vars, and perhaps stands in the queue of the next: nobody else could
+        append meanwhile, so it is the last there."""
+        accesses = [*((var, False) for var in op.reads), *((var, True) for var in op.writes)]
+        for var, write in accesses[: done + 1]:
+            if var._queue and var._queue[-1][0] is op:
+                var._queue.pop()
+            elif done <= 0:
+                return
+            elif write:
+                var._writing = False
+            else:
+                var._readers -= 1
+            done -= 1
 
     @staticmethod
     def poison(op: Node) -> PoisonedVar | None:

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
 from headrace.engine.admission import Budget, Permit
-from headrace.engine.future import Future, Guard
+from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
@@ -40,6 +40,8 @@ _log = logging.getLogger("headrace.engine")
 
 SHORT = 20e-6
 """Seconds. Two threads that hand the interpreter to and fro lose more than that for each run."""
+KNOWN = 8
+"""Runs after which the quickest of them says how long one takes at the least: the first ones warm up."""
 COUNT_EVERY = 500e-6
 """Seconds between two looks at the counters while the engine is traced."""
 PATIENCE = 500e-6
@@ -68,11 +70,13 @@ class Port:
         self.run_seconds = 0.0
         self.typical = float("inf")
         """Seconds a run takes when nothing disturbs it: falls at once to what was measured, and rises slowly."""
+        self.quickest = float("inf")
+        """Seconds the quickest run took."""
         self.drained: threading.Event | None = None  # set when nothing waits or runs, if someone waits for that
 
     def wait(self, batches: int) -> float:
         """Seconds until so many runs have at the least begun; 0 where nothing has been measured."""
-        return 0.0 if self.typical == float("inf") else batches // max(1, len(self.streams)) * self.typical
+        return 0.0 if self.runs < KNOWN else batches // max(1, len(self.streams)) * self.quickest
 
 
 class Dispatch:
@@ -139,15 +143,19 @@ class Dispatch:
 
     def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
         """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""
-        with self.guard.lock:
-            budget = self.budget
-            if budget.inside >= budget.ceiling:
-                return False
-            budget.inside += 1
-            item.held = True
-            follow_up = self._put(port, add, item)
-        if follow_up is not None:
-            self._follow_up(*follow_up)
+        try:
+            with self.guard.lock:
+                budget = self.budget
+                if budget.inside >= budget.ceiling:
+                    return False
+                budget.inside += 1
+                item.held = True
+                follow_up = self._put(port, add, item)
+            if follow_up is not None:
+                self._follow_up(*follow_up)
+        except BaseException:
+            self._recover(item)
+            raise
         return True
 
     def offer(self, port: Port, add: Callable[[Any, float], None], item: Any, permit: Permit | None = None) -> None:
@@ -155,15 +163,20 @@ class Dispatch:
 
         It takes over `permit`. After `detach` it is refused: settled with Closed.
         """
-        with self.guard.lock:
-            if permit is not None:
-                permit.hand_over(item)
-            follow_up = self._put(port, add, item)
-        if follow_up is not None:
-            self._follow_up(*follow_up)
+        try:
+            with self.guard.lock:
+                if permit is not None:
+                    permit.hand_over(item)
+                follow_up = self._put(port, add, item)
+            if follow_up is not None:
+                self._follow_up(*follow_up)
+        except BaseException:
+            self._recover(item if permit is not None else None)
+            raise
 
     def drain(self, port: Port) -> None:
         """Wait until nothing of the port waits or runs. What is in its last run may still be about to be delivered."""
+        refuse_to_wait_inside(self.guard)
         with self.guard.lock:
             if not port.group.running and port.source.is_empty():
                 return
@@ -175,6 +188,7 @@ class Dispatch:
 
         With a `timeout`, a stream whose run does not end within so many seconds is left to itself: a daemon thread.
         """
+        refuse_to_wait_inside(self.guard)
         refused: Refused = []
         wake: list[Stream] = []
         with self.guard.lock:
@@ -217,6 +231,8 @@ class Dispatch:
                 seconds = now - stream.began
                 typical = port.typical
                 port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
+                if seconds < port.quickest:
+                    port.quickest = seconds
                 port.runs += 1
                 port.run_seconds += seconds
                 if self.guard.trace is not None:
@@ -253,9 +269,9 @@ class Dispatch:
                 done.deliver()
             except BaseException:  # the stream must outlive it: it has been given its next work, and holds cores
                 _log.exception("an outcome could not be delivered")
-            if self.budget.woken:
-                self.budget.wake()
             hold.let_go(now)
+        if self.budget.woken:
+            self.budget.wake()
         return work
 
     def woke_by_itself(self, stream: Stream) -> bool:
@@ -294,9 +310,6 @@ class Dispatch:
             if self._later:
                 self._put_what_was_put_off(wake, refused)
             return wake, refused
-        except BaseException:  # a KeyboardInterrupt, or something that should have been looked at before
-            self.budget.leave(item)
-            raise
         finally:
             self._busy = False
 
@@ -471,6 +484,16 @@ class Dispatch:
             stream.ring()
         for future, error in refused:
             future.settle(error=error)
+
+    def _recover(self, item: Entrant | None) -> None:
+        """An entry was interrupted, which Ctrl-C can do between any two steps, or refused by its source. Give back its
+        room, and ring every idle stream: some may have been promised a ring, and one too many does no harm."""
+        if item is not None:
+            self.budget.release(item)
+        for port in list(self._ports):
+            for stream in port.streams:
+                if stream.work is None:
+                    stream.ring()
 
 
 def _bits(mask: int) -> set[int]:

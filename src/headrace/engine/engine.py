@@ -19,7 +19,7 @@ from headrace.engine.admission import Budget, Permit, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
 from headrace.engine.finished import Finished, check_poll
-from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_inside
+from headrace.engine.future import FORKED, Future, Guard, on_a_stream, refuse_to_wait_inside
 from headrace.engine.leases import Leases
 from headrace.engine.mailbox import loop_runs_here
 from headrace.engine.operations import Operation, OperationSource, check_push
@@ -67,7 +67,8 @@ class Engine(Dispatch):
         super().__init__(claim_cores(self, num_cores, topology), budget, guard, clock)
         self.on_full = on_full
         self._operations: Port | None = None
-        self._unseen: deque[Future[Any]] = deque(maxlen=UNSEEN)
+        self._unseen: deque[Future[Any]] = deque()
+        self._forgotten = 0  # errors nobody has looked at, beyond UNSEEN
         if on_full == "shed":
             self._shedding = Shedding(_is_queued)
         self.forked = False
@@ -110,9 +111,11 @@ class Engine(Dispatch):
             frame = sys._getframe()
         operation = Operation(fn, accesses(reads, writes), priority, deadline, source, frame.f_code, frame.f_lasti)
         if not self.try_enter(port, source.add, operation):
-            permit = self.admit(0, None, priority, deadline)
+            nbytes = 0
             if self.budget.max_bytes is not None:
+                nbytes = source.charge(frame.f_code, self.budget.max_bytes)
                 operation.who = whoever_is_here()
+            permit = self.admit(nbytes, None, priority, deadline)
             self.offer(port, source.add, operation, permit)
         return operation
 
@@ -125,14 +128,17 @@ class Engine(Dispatch):
         if on_a_stream():
             raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
         refuse_to_wait_inside(self.guard)
+        self.check_process()
         if not self.budget.wait_until_idle(timeout):
             raise TimeoutError(f"work is still inside after {timeout} s")
         with self.guard.lock:
             unseen = [future for future in self._unseen if not future._seen]
             self._unseen.clear()
+            more, self._forgotten = self._forgotten, 0
         errors = [error for error in (future.exception() for future in unseen) if error is not None]
         if errors:
-            raise BaseExceptionGroup("work on this engine failed, and nobody has looked", errors)
+            beyond = f"; of {more:,} more only the Futures know" if more else ""
+            raise BaseExceptionGroup(f"work on this engine failed, and nobody has looked{beyond}", errors)
 
     def poll(self, max_n: int | None = None, timeout: float | None = 0.0) -> list[Future[Any]]:
         """What has ended since the last poll and nobody has looked at, in the order it ended: at most `max_n`.
@@ -142,6 +148,7 @@ class Engine(Dispatch):
         caller has let go of. The first call is slow: it looks for what has ended before.
         """
         check_poll(max_n)
+        self.check_process()
         with self.guard.lock:
             if self._finished is None:
                 self._finished = Finished(self.guard)
@@ -158,6 +165,7 @@ class Engine(Dispatch):
         if its name ends in .gz) is written at the end of the block, by `stop()`, or when the engine is closed.
         InvalidOption if it cannot be, or if the engine is being traced.
         """
+        self.check_process()
         trace = Trace(path, capacity=capacity, on_stop=self._stop_tracing)
         with self.guard.lock:
             if self.guard.trace is not None:
@@ -260,6 +268,12 @@ class Engine(Dispatch):
                 return self.budget.admit(nbytes)
             except Overloaded as full:
                 with self.guard.lock:  # found and settled in one step: it could begin in between
+                    if self.budget.max_bytes is not None:
+                        room = sum(
+                            item.nbytes for ref in shedding.below(priority, deadline) if (item := ref()) is not None
+                        )
+                        if self.budget.nbytes - room + nbytes > self.budget.max_bytes and self.budget.nbytes > room:
+                            raise  # all of them together would not make enough room: none is sent away in vain
                     found = shedding.victim(priority, deadline)
                     victim = found() if found is not None else None
                     if victim is None:
@@ -271,10 +285,7 @@ class Engine(Dispatch):
     def check_process(self) -> None:
         """Closed, in a child of the process that made this engine."""
         if self.forked:
-            raise Closed(
-                "this engine belongs to the process this one was forked from: its streams are threads, and a fork does "
-                "not copy them. Compile models after the fork, or start processes by spawn"
-            )
+            raise Closed(FORKED)
 
     def check_deadline(self, port: Port, priority: float, deadline: float, now: float, together: int = 1) -> None:
         """DeadlineExceeded if what comes `now` could not be started by `deadline`: it has passed, or all streams are
@@ -300,10 +311,14 @@ class Engine(Dispatch):
             # Whoever looked has it; kept here, its traceback would keep the inputs of the failed run alive.
             while self._unseen and self._unseen[0]._seen:
                 self._unseen.popleft()
+            if len(self._unseen) >= UNSEEN:
+                self._unseen.popleft()
+                self._forgotten += 1
             self._unseen.append(future)
 
     def _open_operations(self) -> Port:
         """Streams for pushed operations, one for each core: made when the first one comes."""
+        refuse_to_wait_inside(self.guard)  # it takes a lock that is taken before the engine's
         with deciding:
             if self._operations is None:
                 source = OperationSource(self.remember, self.budget)

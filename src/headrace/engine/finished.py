@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from typing import Any
 
-from headrace.engine.future import Future, Guard, Waiter, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future, Guard, Waiter, refuse_to_wait_inside, refuse_to_wait_on_a_stream
 from headrace.errors import InvalidOption
 
 SWEEP_AT = 4096
@@ -41,7 +41,7 @@ class Finished:
             gate.release()
         self._pollers.clear()
         if len(self._refs) > self._sweep_at:  # polled no more, perhaps: what is gone or was read takes no room
-            self._refs = deque(ref for ref in self._refs if (each := ref()) is not None and not each._seen)
+            self._refs = deque(ref for ref in list(self._refs) if (each := ref()) is not None and not each._seen)
             self._sweep_at = max(SWEEP_AT, 2 * len(self._refs))
 
     def take(self, max_n: int | None, timeout: float | None) -> list[Future[Any]]:
@@ -49,6 +49,8 @@ class Finished:
         seconds = threading.TIMEOUT_MAX if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
         until = time.monotonic() + seconds
         in_time = True
+        if seconds:
+            refuse_to_wait_inside(self._guard)
         while True:
             with self._guard.lock:
                 ready = self._take(max_n)

@@ -30,6 +30,12 @@ _log = logging.getLogger("headrace.engine")
 _guards: WeakSet[Guard] = WeakSet()
 
 
+FORKED = (
+    "this engine belongs to the process this one was forked from: its streams are threads, and a fork does not copy "
+    "them. Compile models after the fork, or start processes by spawn"
+)
+
+
 class Ends(Protocol):
     """Who wants to know what has ended: `engine.poll`."""
 
@@ -43,11 +49,12 @@ class Guard:
     An object of its own, so that a forked child can replace the lock for all of them.
     """
 
-    __slots__ = ("__weakref__", "finished", "lock", "looks", "now", "trace")
+    __slots__ = ("__weakref__", "finished", "forked", "lock", "looks", "now", "trace")
 
     def __init__(self) -> None:
         self.finished: Ends | None = None  # once the engine has been polled
         self.trace: Trace | None = None  # while it is traced
+        self.forked = False  # this is a child of the process whose engine it was: nobody will run anything
         self.looks: tuple[Callable[[Future[Any]], object], ...] = ()  # who is told of the first look at an outcome
         self.now: Callable[[], float] = time.monotonic  # the engine's clock, in seconds
         # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
@@ -313,13 +320,15 @@ class Future(Generic[T]):
     def _wait(self, timeout: float | None) -> None:
         refuse_to_wait_on_a_stream()
         refuse_to_wait_inside(self._guard)
+        if self._guard.forked:
+            raise Closed(FORKED)
         settled = threading.Lock()  # a Lock, not an Event: half the price, and made only when someone waits
         settled.acquire()
         release = Waiter(settled)
         in_time = False
         try:
             self.add_done_callback(release)
-            in_time = settled.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+            in_time = settled.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
         finally:
             if not in_time:  # also if the wait was interrupted: nobody waits here any more
                 self.remove_done_callback(release)
@@ -330,6 +339,8 @@ class Future(Generic[T]):
         if not self._done:
             if getattr(_here, "stream", False):  # as the function below asks, without two calls
                 refuse_to_wait_on_a_stream()
+            if self._guard.forked:
+                raise Closed(FORKED)
             box = Mailbox.here()
             waiter = box.waiter()
             wake = Awaiter(box, waiter)

@@ -12,7 +12,7 @@ Rule 4: `OperationSource` is called with the engine's lock held, and so is `Oper
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -21,11 +21,11 @@ from types import CodeType
 from typing import Any
 
 from headrace.engine.admission import Budget
-from headrace.engine.dependencies import Dependencies, Var
+from headrace.engine.dependencies import APPENDING, Dependencies, Var
 from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
-from headrace.errors import DeadlineExceeded, Overloaded
+from headrace.errors import Cancelled, DeadlineExceeded, Overloaded
 from headrace.sizes import nbytes_of
 
 TOMBSTONES = 256
@@ -94,7 +94,8 @@ class Operation(Future[Any]):
         self.priority = priority
         self.deadline = deadline
         self.held = False
-        self.nbytes = self.waiting_for = 0
+        self.nbytes = 0
+        self.waiting_for = APPENDING
         self._function: Callable[[], Any] | None = function
         self._source = source
         self._code = code
@@ -127,7 +128,11 @@ class Operation(Future[Any]):
             if self._guard.finished is not None:
                 self._guard.finished.note(self)
         if self.nbytes or budget.crowded or budget.max_bytes is not None:
-            budget.leave(self, 0 if budget.max_bytes is None or self._error is not None else nbytes_of((self._value,)))
+            unread = 0
+            if budget.max_bytes is not None:
+                unread = nbytes_of((self._value,)) if self._error is None else 0
+                source.learn(self._code, unread)
+            budget.leave(self, unread)
         elif self.held:  # as `leave`, without the call
             self.held = False
             budget.inside -= 1
@@ -206,19 +211,41 @@ class OperationSource:
         self.dependencies: Dependencies[Operation] = Dependencies()
         self.ready: ReadyQueue[Operation] = ReadyQueue()
         self._abandoned: BaseException | None = None
+        self.sizes: OrderedDict[CodeType, int] = OrderedDict()
+        """Where bytes are bounded: what came of the lines that push, the most of each."""
         self.tombstones: deque[Operation] = deque()
         """Cancelled and perhaps still queued. Appended to without the lock, which `deque` allows."""
 
     def add(self, operation: Operation, now: float) -> None:
-        self.counts.pushed += 1
         if len(self.tombstones) >= TOMBSTONES:
             self._sweep(now)
-        if self.dependencies.push(operation):
-            self.ready.add(operation, now)
+        try:
+            may_start = self.dependencies.push(operation)
+            self.counts.pushed += 1
+            if may_start:
+                self.ready.add(operation, now)
+        except BaseException:
+            if operation.waiting_for != APPENDING:  # interrupted after it was appended: it leaves as a cancelled one
+                operation.end(error=Cancelled("its push was interrupted"))
+                self.tombstones.append(operation)
+                if not operation.waiting_for and operation not in self.ready:
+                    self.ready.add(operation, now)
+            raise
 
     def __len__(self) -> int:
         """How many could start now, tombstones included."""
         return len(self.ready)
+
+    def charge(self, code: CodeType, bound: int) -> int:
+        """Bytes an operation pushed by this code is charged with: the most that came of one. Where nothing is known,
+        all of the bound, so that it runs alone."""
+        return min(bound, self.sizes.get(code, bound))
+
+    def learn(self, code: CodeType, nbytes: int) -> None:
+        self.sizes[code] = max(nbytes, self.sizes.get(code, 0))
+        self.sizes.move_to_end(code)
+        if len(self.sizes) > MOST_NAMES:
+            self.sizes.popitem(last=False)
 
     def batches(self, now: float, busy: bool) -> int:
         return len(self.ready)
@@ -232,7 +259,10 @@ class OperationSource:
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Operation | None:
         ready = self.ready
         while (operation := ready.pop()) is not None:
+            # First this, then the look: a finaliser may cancel it in between, and whichever comes second lets it go.
+            operation._begun = True
             if operation._done:
+                self.budget.leave(operation)
                 self.counts.cancelled += 1
                 self._release(operation, self.dependencies.abandon(operation), now)
                 continue
@@ -242,9 +272,10 @@ class OperationSource:
                     note_where(error, operation.pushed_at)
                     refused.append((operation, error))
                     operation._begun = False
+                    if operation.can_read():  # cancelled meanwhile
+                        self.budget.leave(operation)
                     self._release(operation, self.dependencies.complete(operation, error), now)
                     continue
-            operation._begun = True
             return operation
         return None
 

@@ -119,7 +119,7 @@ def _close_all() -> None:
 def _in_the_child() -> None:
     global _default
     for engine in list(_open):
-        engine.forked = True
+        engine.forked = engine.guard.forked = True
         engine.budget.ceiling = 0  # who comes is sent where `forked` is looked at
     _open.clear()
     _held.clear()

@@ -7,7 +7,7 @@ Rule 3: what has begun or ended meanwhile stays where it is until it is reached,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -33,6 +33,11 @@ class Shedding(Generic[T]):
             self._heap = [entry for entry in self._heap if self._is_queued(entry[3])]
             heapify(self._heap)
             self._sweep_at = max(1024, 2 * len(self._heap))
+
+    def below(self, priority: float, deadline: float | None) -> Iterator[T]:
+        """All that could go for a newcomer of this priority and deadline."""
+        limit = (priority, -(FOREVER if deadline is None else deadline))
+        return (entry[3] for entry in self._heap if entry[:2] < limit and self._is_queued(entry[3]))
 
     def victim(self, priority: float, deadline: float | None) -> T | None:
         """Takes out what must go for a newcomer of this priority and deadline. None: nothing matters less than it."""

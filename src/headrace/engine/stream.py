@@ -5,6 +5,7 @@ All decisions are the engine's (`Dispatch.turn`); this file is the dumb loop aro
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,9 @@ class Stream:
         self._thread.start()
 
     def ring(self) -> None:
-        """Wake it. Once for each time `rung` was set."""
-        self._bell.release()
+        """Wake it. Once for each time `rung` was set; once more where that may have been interrupted."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._bell.release()
 
     def join(self, timeout: float | None = None) -> None:
         if threading.current_thread() is not self._thread:

@@ -175,7 +175,7 @@ class Model(Owner):
         """
         with self._in_caller:
             first, self._closed = not self._closed, True
-        if self._port is None or not on_a_stream():
+        if self._port is None or not (on_a_stream() or self.guard.lock._is_owned()):  # type: ignore[attr-defined]
             self._end(drain)
         elif first or not drain:
             threading.Thread(target=self._end, args=(drain,), name=f"headrace-{self.name}-close", daemon=True).start()
