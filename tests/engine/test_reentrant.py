@@ -275,9 +275,6 @@ def no_wait_with_the_lock(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("headrace.engine.dispatch.threading", watched)
 
 
-WAITS = pytest.mark.xfail(strict=True, reason="it waits with the engine's lock held, for ever")
-
-
 @pytest.mark.usefixtures("no_wait_with_the_lock")
 @pytest.mark.parametrize(
     "what",
@@ -286,9 +283,9 @@ WAITS = pytest.mark.xfail(strict=True, reason="it waits with the engine's lock h
         pytest.param(lambda engine, inside: engine.close(drain=False), id="close at once"),
         pytest.param(lambda engine, inside: engine.waitall(), id="waitall"),
         pytest.param(lambda engine, inside: inside.wait_to_read(), id="wait_to_read"),
-        pytest.param(lambda engine, inside: engine.poll(timeout=1000), id="poll", marks=WAITS),
-        pytest.param(lambda engine, inside: engine.detach(engine._operations), id="detach", marks=WAITS),
-        pytest.param(lambda engine, inside: engine.drain(engine._operations), id="drain", marks=WAITS),
+        pytest.param(lambda engine, inside: engine.poll(timeout=1000), id="poll"),
+        pytest.param(lambda engine, inside: engine.detach(engine._operations), id="detach"),
+        pytest.param(lambda engine, inside: engine.drain(engine._operations), id="drain"),
     ],
 )
 def test_a_finaliser_that_would_wait_is_refused_or_does_not_wait(
@@ -538,15 +535,12 @@ class Alone:
         return left < 0
 
 
-BEGUN = pytest.mark.xfail(
-    strict=True, reason="cancelled between the look whether it was, and the mark that it has begun"
-)
 ACTS = [
     "push",
     "push and cancel",
-    pytest.param("cancel one that waits", marks=BEGUN),
-    pytest.param("cancel the one that comes", marks=BEGUN),
-    pytest.param("cancel all", marks=BEGUN),
+    pytest.param("cancel one that waits"),
+    pytest.param("cancel the one that comes"),
+    pytest.param("cancel all"),
 ]
 
 

@@ -21,6 +21,12 @@ PATIENCE = 30.0
 BOUND = 1000
 
 
+@pytest.fixture(autouse=True)
+def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fake process grows by is meant."""
+    monkeypatch.setattr("headrace.model.run.NOISE", 0)
+
+
 def raw(nbytes: int) -> Any:
     return np.zeros(nbytes, np.uint8)
 

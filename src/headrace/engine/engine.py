@@ -111,11 +111,9 @@ class Engine(Dispatch):
             frame = sys._getframe()
         operation = Operation(fn, accesses(reads, writes), priority, deadline, source, frame.f_code, frame.f_lasti)
         if not self.try_enter(port, source.add, operation):
-            nbytes = 0
+            permit = self.admit(0, None, priority, deadline)
             if self.budget.max_bytes is not None:
-                nbytes = source.charge(frame.f_code, self.budget.max_bytes)
                 operation.who = whoever_is_here()
-            permit = self.admit(nbytes, None, priority, deadline)
             self.offer(port, source.add, operation, permit)
         return operation
 

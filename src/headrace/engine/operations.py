@@ -12,7 +12,7 @@ Rule 4: `OperationSource` is called with the engine's lock held, and so is `Oper
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -128,11 +128,7 @@ class Operation(Future[Any]):
             if self._guard.finished is not None:
                 self._guard.finished.note(self)
         if self.nbytes or budget.crowded or budget.max_bytes is not None:
-            unread = 0
-            if budget.max_bytes is not None:
-                unread = nbytes_of((self._value,)) if self._error is None else 0
-                source.learn(self._code, unread)
-            budget.leave(self, unread)
+            budget.leave(self, 0 if budget.max_bytes is None or self._error is not None else nbytes_of((self._value,)))
         elif self.held:  # as `leave`, without the call
             self.held = False
             budget.inside -= 1
@@ -211,8 +207,6 @@ class OperationSource:
         self.dependencies: Dependencies[Operation] = Dependencies()
         self.ready: ReadyQueue[Operation] = ReadyQueue()
         self._abandoned: BaseException | None = None
-        self.sizes: OrderedDict[CodeType, int] = OrderedDict()
-        """Where bytes are bounded: what came of the lines that push, the most of each."""
         self.tombstones: deque[Operation] = deque()
         """Cancelled and perhaps still queued. Appended to without the lock, which `deque` allows."""
 
@@ -235,17 +229,6 @@ class OperationSource:
     def __len__(self) -> int:
         """How many could start now, tombstones included."""
         return len(self.ready)
-
-    def charge(self, code: CodeType, bound: int) -> int:
-        """Bytes an operation pushed by this code is charged with: the most that came of one. Where nothing is known,
-        all of the bound, so that it runs alone."""
-        return min(bound, self.sizes.get(code, bound))
-
-    def learn(self, code: CodeType, nbytes: int) -> None:
-        self.sizes[code] = max(nbytes, self.sizes.get(code, 0))
-        self.sizes.move_to_end(code)
-        if len(self.sizes) > MOST_NAMES:
-            self.sizes.popitem(last=False)
 
     def batches(self, now: float, busy: bool) -> int:
         return len(self.ready)

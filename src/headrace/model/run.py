@@ -10,7 +10,7 @@ from headrace.errors import BackendError
 from headrace.model.batcher import Batcher
 from headrace.model.instance import Instance
 from headrace.model.pending import Pending
-from headrace.model.working_set import WorkingSet, kind_of, resident_bytes
+from headrace.model.working_set import NOISE, WorkingSet, kind_of, resident_bytes
 from headrace.sizes import nbytes_of
 
 
@@ -65,7 +65,7 @@ class Run(Stop):
         grew = resident_bytes() - before if before and requests.is_alone() else 0
         # What was kept for the outputs is no memory of the run's own; and a batch's members share the rest.
         outputs = [nbytes_of((request.outcome,)) if request.failure is None else 0 for request in batch]
-        own = max(0, grew - sum(outputs)) // len(batch)
+        own = (grew - sum(outputs)) // len(batch) if grew - sum(outputs) >= NOISE else 0
         with batch[0]._guard.lock:
             for request, came, gave in zip(batch, inputs, outputs):
                 request.unread = gave

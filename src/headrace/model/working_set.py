@@ -20,7 +20,8 @@ import numpy as np
 KINDS = 256
 """How many kinds of inputs are remembered; the one that was not used for longest is forgotten first."""
 NOISE = 1 << 20
-"""Bytes. A process grows by less than this for reasons of its own."""
+"""Bytes a process grows by for reasons of its own: taken for what a run took, it would weigh most where inputs are
+small, and be multiplied for larger ones."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -50,17 +51,16 @@ class WorkingSet:
             beside = round(self._worst * nbytes)
         else:
             self._known.move_to_end(kind)
-        return max(nbytes, min(nbytes + beside, self._bound))
+        return nbytes + beside
 
     def learn(self, kind: Hashable, nbytes: int, grew: int, outputs: int) -> None:
         """A run of this kind took `grew` bytes of its own (0 where that could not be measured) and gave `outputs`."""
-        own = grew if grew >= NOISE else 0
-        self._known[kind] = max(self._known.get(kind, 0), own + outputs)
+        beside = max(self._known.get(kind, 0), grew + outputs)
+        self._known[kind] = beside
         self._known.move_to_end(kind)
         if len(self._known) > KINDS:
             self._known.popitem(last=False)
-        # What a tiny request needed says little of a large one: runtimes take memory in large pieces.
-        self._worst = max(self._worst, outputs / max(1, nbytes) + own / max(NOISE, nbytes))
+        self._worst = max(self._worst, beside / max(1, nbytes))
         self._learned = True
 
 
