@@ -428,6 +428,7 @@ def test_two_first_polls_at_once_hand_out_each_future_once(
 
 def test_what_ends_while_the_first_poll_looks_round_is_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     objects, meanwhile = gc.get_objects, []
+    engine.push(int).result(PATIENCE)  # its streams are there: making them takes a lock that comes before the engine's
 
     def get_objects() -> list[Any]:
         there = objects()
