@@ -48,7 +48,7 @@ class LocalInstance:
         except BaseException as error:
             for request in batch:
                 if request._done:  # it was cancelled meanwhile, perhaps to stop this very run
-                    request.failure = _failure("raised", error)
+                    request.failure = failure_of("raised", error)
                 else:
                     self._alone(request, stop)
             return
@@ -69,7 +69,7 @@ class LocalInstance:
         except HeadraceError as error:  # a callable may say itself what is wrong: InvalidInput, Overloaded
             request.failure = error
         except BaseException as error:  # also SystemExit: it must end the request, not the stream
-            request.failure = _failure("raised", error)
+            request.failure = failure_of("raised", error)
 
     def _as_rows(self, batch: list[Pending], stop: Stop | None) -> list[Any]:
         inputs = join([request.inputs for request in batch])
@@ -86,12 +86,12 @@ def _give(request: Pending, answer: Any) -> None:
     if isinstance(answer, HeadraceError):
         request.failure = answer
     elif isinstance(answer, BaseException):
-        request.failure = _failure("answered with", answer)
+        request.failure = failure_of("answered with", answer)
     else:
         request.outcome = answer
 
 
-def _failure(what: str, error: BaseException) -> BackendError:
+def failure_of(what: str, error: BaseException) -> BackendError:
     try:
         text = str(error)
     except BaseException:  # a `__str__` of the model's own: it must not end the stream

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from headrace.backends.base import Stop
 from headrace.engine.source import Refused
-from headrace.errors import BackendError
 from headrace.model.batcher import Batcher
-from headrace.model.instance import Instance
+from headrace.model.instance import Instance, failure_of
 from headrace.model.pending import Pending
 from headrace.model.working_set import NOISE, WorkingSet, kind_of, resident_bytes
 from headrace.sizes import nbytes_of
@@ -51,9 +50,8 @@ class Run(Stop):
             if request.failure is None:
                 try:
                     request.outcome = request.answer(request.outcome)
-                except Exception as error:
-                    request.failure = BackendError(f"the model's answer cannot be given: {error}")
-                    request.failure.__cause__ = error
+                except BaseException as error:  # of outputs of a kind of their own
+                    request.failure = failure_of("answered with what cannot be given:", error)
 
     def _compute_measured(self) -> None:
         """As `run`; and learn what it takes."""
