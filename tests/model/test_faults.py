@@ -478,7 +478,6 @@ def test_outputs_that_are_missing_or_too_many_are_an_error(came: int, faulty: Ca
     f.check()
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="the error that says so is asked for its text")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("size", [1, 2])
 def test_outputs_that_cannot_be_asked_for_anything_are_an_error(size: int, faulty: Callable[..., Faulty]) -> None:
@@ -489,11 +488,6 @@ def test_outputs_that_cannot_be_asked_for_anything_are_an_error(size: int, fault
     f.check()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(TimeoutError, hr.Overloaded),
-    reason="a stream ends where the bytes of an answer cannot be told",
-)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("answer", [OddDict(x=1), Odd(), [Odd()], {"x": Odd()}], ids=["a dict", "odd", "list", "in it"])
 @pytest.mark.parametrize("as_operation", [False, True])
