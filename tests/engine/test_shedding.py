@@ -224,9 +224,10 @@ def test_models_and_operations_make_room_for_each_other(held: Callable[..., Held
         here.gate.open()
         assert (second.result(PATIENCE), third.result(PATIENCE)) == (2, "ran")
         assert [ended_as(each) for each in (operation, request)] == ["Overloaded", "Overloaded"]
+        here.engine.push(int, priority=-100).result(PATIENCE)  # what was shed stood before it, and has left the queue
     of_model, of_engine = model.statistics(), here.engine.statistics()
     assert (of_model.submitted, of_model.completed, of_model.cancelled) == (2, 1, 1)
-    assert (of_engine.operations.pushed, of_engine.operations.completed, of_engine.operations.cancelled) == (3, 2, 1)
+    assert (of_engine.operations.pushed, of_engine.operations.completed, of_engine.operations.cancelled) == (4, 3, 1)
     assert of_engine.budget.inside == 0
 
 
