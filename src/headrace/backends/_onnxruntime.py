@@ -57,6 +57,7 @@ class OnnxRuntimeSession:
         self._run = getattr(getattr(session, "_sess", None), "run", None) or session.run
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]
+        self._only_input = inputs[0].name if len(inputs) == 1 else None
 
     def run(
         self, inputs: tuple[Array, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None
@@ -67,7 +68,9 @@ class OnnxRuntimeSession:
             options = stop.handle = self._run_options()
             if stop.requested:
                 options.terminate = True
-        outputs: list[Array] = self._run(self._output_names, dict(zip(self._input_names, inputs)), options)
+        only = self._only_input
+        feed = dict(zip(self._input_names, inputs)) if only is None else {only: inputs[0]}
+        outputs: list[Array] = self._run(self._output_names, feed, options)
         return outputs
 
     @staticmethod

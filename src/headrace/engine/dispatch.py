@@ -10,6 +10,8 @@ Rule 4: of a port's idle streams at most one watches the clock (`alarm`), and on
 Rule 5: while runs are SHORT, one stream does them, one after the other. A second one would only fight it for the
         interpreter: waking a thread and changing hands cost more than such a run. An idle stream watches meanwhile:
         when no run has ended for PATIENCE seconds it joins in.
+        And it takes up to BUNDLE seconds of them at a time (`bundle`). What hangs in one is found by the watching stream:
+        it settles what has ended, and what has not begun waits again, for whoever is free.
 Rule 6: the collector may run while the lock is held, and a finaliser may enter work. It cannot wait for the lock, which
         its own thread holds, nor change what is half changed: it is put off until the lock is let go.
 """
@@ -27,6 +29,8 @@ from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
 from headrace.engine.admission import Budget, Permit
+from headrace.engine.bundle import Bundle, deliver
+from headrace.engine.convoy import take_patiently
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.shedding import Shedding
@@ -46,6 +50,8 @@ COUNT_EVERY = 500e-6
 """Seconds between two looks at the counters while the engine is traced."""
 PATIENCE = 500e-6
 """Seconds without an end of a run after which what was taken for short is not."""
+BUNDLE = 200e-6
+"""Seconds of short runs a stream takes at a time."""
 
 
 class Entrant(Protocol):
@@ -66,6 +72,7 @@ class Port:
         self.watcher: Stream | None = None  # the idle stream that watches the clock
         self.vigilant = False  # it watches that runs end, and so looks again within PATIENCE
         self.seen = -1  # how many runs had ended when it began to
+        self.bundles = 0  # that streams have taken
         self.runs = 0  # that have ended
         self.run_seconds = 0.0
         self.typical = float("inf")
@@ -191,12 +198,14 @@ class Dispatch:
         refuse_to_wait_inside(self.guard)
         refused: Refused = []
         wake: list[Stream] = []
+        settled: list[Work] = []
         with self.guard.lock:
             if port.attached:
                 self._busy = True
                 port.attached = False
                 self._ports.remove(port)
                 self._leaving.append(port)
+                settled = self._take_back(port, self.clock.now())
                 port.source.abandon(Closed("the model or the engine was closed"))
                 port.source.pull(self.clock.now(), False, 0, refused)
                 self._leases.leave(port.group)
@@ -208,6 +217,7 @@ class Dispatch:
                 self._put_what_was_put_off(wake, refused)
                 self._busy = False
         self._follow_up(wake, refused)
+        deliver(settled)
         until = None if timeout is None else time.monotonic() + timeout
         for stream in port.streams:
             stream.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -224,17 +234,26 @@ class Dispatch:
         group, leases = port.group, self._leases
         work: Work | None = None
         wake: list[Stream] | None = None
-        with self.guard.lock:
+        lock = self.guard.lock
+        if not lock.acquire(False):
+            take_patiently(lock)
+        try:
             self._busy = True
             now = self.clock.now()
             if done is not None:
                 seconds = now - stream.began
+                port.run_seconds += seconds
+                if type(done) is Bundle:
+                    port.bundles -= 1
+                    runs = len(done.ended) or 1  # what another stream has settled, that one has counted
+                    seconds /= runs
+                    port.runs += len(done.ended)
+                else:
+                    port.runs += 1
+                    if seconds < port.quickest:
+                        port.quickest = seconds
                 typical = port.typical
                 port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
-                if seconds < port.quickest:
-                    port.quickest = seconds
-                port.runs += 1
-                port.run_seconds += seconds
                 if self.guard.trace is not None:
                     self._trace_run(self.guard.trace, stream, done, now)
                 if self.budget.max_bytes is not None and not stream.holds:
@@ -244,6 +263,8 @@ class Dispatch:
                 if not (leases.line or stream.stopping or (group.running > 1 and port.typical < SHORT)):
                     # What happens most: the next run, at once.
                     work = port.source.pull(now, group.running > 1, stream.index, refused)
+                    if work is not None and port.vigilant and port.typical < SHORT:
+                        work = self._bundle(stream, work, now)
                 if work is None or (group.idle and not (port.vigilant and port.typical < SHORT)):
                     wake = []
             else:
@@ -259,9 +280,14 @@ class Dispatch:
                 wake = wake or []
                 self._put_what_was_put_off(wake, refused)
             self._busy = False
+        finally:
+            lock.release()
         if wake or refused:
             self._follow_up(wake or (), refused)
             refused.clear()
+        if stream.settled:
+            settled, stream.settled = stream.settled, []
+            deliver(settled)
         if done is not None:
             hold = stream.hold
             hold.on = work is not None and port.typical < SHORT
@@ -383,6 +409,9 @@ class Dispatch:
         if work is not None:
             self._arrange(port, now, wake, stream)
             return work
+        if looked and port.bundles and port.runs == port.seen:
+            stream.settled += self._take_back(port, now)
+            port.seen = port.runs  # those were run before: nothing gets on all the same
         if done is not None:
             if leases.line:
                 self._let_others_go_first(port, lane, now, wake)
@@ -429,8 +458,15 @@ class Dispatch:
                 return
             if lane.stream is not me:
                 self._wake(lane.stream, wake)
-        if not group.idle or group.in_line:
+        if not group.idle or (group.in_line and not port.bundles):
             return
+        if (
+            until is None
+            and group.running
+            and port.typical < SHORT
+            and (port.bundles or (looked and port.runs != port.seen))
+        ):
+            until = now + PATIENCE
         vigilant = until is not None
         if until is None and not group.waking:
             until = source.next_deadline()
@@ -450,6 +486,34 @@ class Dispatch:
             stream is not me and stream.lane.running and (stream.lane.waking or now - stream.began < PATIENCE)
             for stream in port.streams
         )
+
+    def _bundle(self, stream: Stream, work: Work, now: float) -> Work:
+        """`work` and more of its kind, where that is worth it, and another stream watches that it gets on."""
+        port, source = stream.port, stream.port.source
+        if port.group.running > 1 or self.guard.trace is not None or self.budget.max_bytes is not None:
+            return work  # each run is to be seen by itself, and what it made
+        count = min(len(source) + 1, int(BUNDLE / max(port.typical, 1e-6)))
+        works = [work]
+        while len(works) < count and (one_more := source.pull(now, True, stream.index, stream.refused)) is not None:
+            works.append(one_more)
+        if len(works) == 1:
+            return work
+        port.bundles += 1
+        return Bundle(works)
+
+    def _take_back(self, port: Port, now: float) -> list[Work]:
+        """Whatever of bundles has not begun waits again; what has ended is settled, and to be delivered."""
+        settled: list[Work] = []
+        for stream in port.streams:
+            bundle = stream.work
+            if type(bundle) is Bundle:
+                ended = bundle.settle(now)
+                port.runs += len(ended)
+                settled += ended
+                for gone in port.source.put_back(bundle.take_back(), stream.began):
+                    gone.complete(now)
+                    settled.append(gone)
+        return settled
 
     def _let_others_go_first(self, port: Port, lane: Lane, now: float, wake: list[Stream]) -> None:
         """`lane` has ended a run while others wait for cores: it stands behind them if it has more to do."""

@@ -104,6 +104,8 @@ class Operation(Future[Any]):
     _failure: BaseException | None
 
     def run(self) -> None:
+        if self._done:  # cancelled while its stream had it in hand
+            return
         function = self._function
         assert function is not None, "an operation runs once"
         self._function = None
@@ -117,7 +119,7 @@ class Operation(Future[Any]):
         source, failure = self._source, self._failure
         budget = source.budget
         self._ended_at = now
-        if self._done:  # cancelled while it ran
+        if self._done:  # cancelled while it ran, or before it could
             self._value = None
         else:
             if failure is None:
@@ -134,7 +136,12 @@ class Operation(Future[Any]):
             budget.inside -= 1
         if failure is not None:
             source.counts.failed += 1
-        ready = source.dependencies.complete(self, failure)
+        if self._function is None:
+            ready = source.dependencies.complete(self, failure)
+        else:
+            self._function = None
+            source.counts.cancelled += 1
+            ready = source.dependencies.abandon(self)
         self.reads = self.writes = self.needs = ()  # a kept Future must not keep Vars alive
         for next_one in ready:
             source.ready.add(next_one, now)
@@ -261,6 +268,13 @@ class OperationSource:
                     continue
             return operation
         return None
+
+    def put_back(self, works: Sequence[Operation], pulled_at: float) -> Sequence[Operation]:
+        waiting = [operation for operation in works if not operation._done]
+        for operation in waiting:
+            operation._begun = False
+        self.ready.put_back(waiting)
+        return [operation for operation in works if operation._done]
 
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error

@@ -6,7 +6,7 @@ time it is; it starts nothing, waits for nothing and calls nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from headrace.engine.future import Future
@@ -45,6 +45,10 @@ class Source(Protocol):
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Work | None:
         """The next run for a free stream, or None. `busy`: another stream of this source runs. `stream`: which asks."""
+
+    def put_back(self, works: Sequence[Any], pulled_at: float) -> Sequence[Work]:
+        """Works that were pulled last, in this order, and did not begin: they wait again, where they did. Those nobody
+        wants any more are handed back, to be completed without a run."""
 
     def next_deadline(self) -> float | None:
         """When `batches` may grow although nobody comes; None if never."""

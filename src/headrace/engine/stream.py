@@ -33,6 +33,7 @@ class Stream:
         self.holds = False  # results it has just made: where bytes are bounded, who waits for itself is told after that
         # Its own: used in its turns alone.
         self.refused: Refused = []
+        self.settled: list[Work] = []  # what another stream had in hand, and this one is to deliver
         self.hold = Hold()
         self._engine = engine
         self._bell = threading.Lock()  # locked: silent

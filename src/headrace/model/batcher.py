@@ -79,16 +79,32 @@ class Batcher:
         while (first := waiting.pop()) is not None:
             if self._begins(first, now, refused):
                 batch = [first]
-                if first.rows < self.max_batch_size and waiting:
-                    self._join(batch, now, refused)
                 counts = self.counts
                 counts.runs += 1
+                if self.max_batch_size == 1:
+                    counts.started += 1
+                    counts.rows += first.rows
+                    counts.queue_seconds += now - first.queued_at
+                    return batch
+                if first.rows < self.max_batch_size and waiting:
+                    self._join(batch, now, refused)
                 for request in batch:
                     counts.started += 1
                     counts.rows += request.rows
                     counts.queue_seconds += now - request.queued_at
                 return batch
         return []
+
+    def put_back(self, runs: int, requests: list[Pending], pulled_at: float) -> None:
+        """What was pulled last, for so many runs, and did not begin. In the order it was."""
+        counts = self.counts
+        counts.runs -= runs
+        for request in requests:
+            request._begun = False
+            counts.started -= 1
+            counts.rows -= request.rows
+            counts.queue_seconds -= pulled_at - request.queued_at
+        self._waiting.put_back(requests)
 
     def waiting(self) -> Iterable[Pending]:
         """All that wait, tombstones included, in no order."""
@@ -143,6 +159,7 @@ class Batcher:
             self.counts.cancelled += 1
             return False
         request._begun = True  # as `Future.begin`: the lock is held
+        request.counts = self.counts
         return True
 
     def _is_late(self, now: float) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from headrace.backends.base import Session, Stop
-from headrace.errors import BackendError, HeadraceError
+from headrace.errors import HeadraceError
+from headrace.model.failure import failure_of
 from headrace.model.joining import join, split, split_list
 from headrace.model.pending import Pending
 
@@ -23,6 +24,9 @@ class Instance(Protocol):
 
     def run(self, batch: list[Pending], stop: Stop | None = None) -> None:
         """Give each request its `outcome` (the list of outputs) or its `failure`."""
+
+    def run_one(self, request: Pending, stop: Stop | None) -> None:
+        """As `run`, of one."""
 
     def close(self) -> None: ...
 
@@ -41,7 +45,7 @@ class LocalInstance:
 
     def run(self, batch: list[Pending], stop: Stop | None = None) -> None:
         if len(batch) == 1:
-            self._alone(batch[0], stop)
+            self.run_one(batch[0], stop)
             return
         try:
             answers = self._run_joined(batch, stop)
@@ -50,7 +54,7 @@ class LocalInstance:
                 if request._done:  # it was cancelled meanwhile, perhaps to stop this very run
                     request.failure = failure_of("raised", error)
                 else:
-                    self._alone(request, stop)
+                    self.run_one(request, stop)
             return
         for request, answer in zip(batch, answers):
             _give(request, answer)
@@ -58,7 +62,7 @@ class LocalInstance:
     def close(self) -> None:
         self._session.close()
 
-    def _alone(self, request: Pending, stop: Stop | None) -> None:
+    def run_one(self, request: Pending, stop: Stop | None) -> None:
         try:
             if self._in_lists:
                 _give(request, self._as_list([request], stop)[0])
@@ -89,13 +93,3 @@ def _give(request: Pending, answer: Any) -> None:
         request.failure = failure_of("answered with", answer)
     else:
         request.outcome = answer
-
-
-def failure_of(what: str, error: BaseException) -> BackendError:
-    try:
-        text = str(error)
-    except BaseException:  # a `__str__` of the model's own: it must not end the stream
-        text = "(what it says cannot be shown)"
-    failure = BackendError(f"the model {what} {type(error).__name__}: {text}")
-    failure.__cause__ = error
-    return failure

@@ -334,16 +334,26 @@ class Call(Pending):
     model: Model
 
     def __init__(self, model: Model, read: Read, priority: float, deadline: float | None) -> None:
-        inputs, names, form = read
-        super().__init__(model, inputs, model.guard)
-        self.names, self.form = names, form
+        # As Pending.__init__, without the call: this is the hot path.
+        self._guard = model.guard
+        self._done = self._begun = self._seen = self.requested = self.held = False
+        self._error = self._callbacks = self.alike = self.failure = self.joined = self.instance = self.handle = None
+        self.inputs, self.names, self.form = read
+        self.model = model
+        self.rows = 1
         self.priority, self.deadline = priority, deadline
+        self.unread = self.nbytes = 0
 
     def answer(self, outputs: Any) -> Any:
         return self.model._forms.write(outputs, self.form)
 
     def leave(self) -> None:
-        self.model._budget.leave(self, self.unread if self._error is None else 0)
+        budget = self.model._budget
+        if self.nbytes or budget.crowded or budget.max_bytes is not None:
+            budget.leave(self, self.unread if self._error is None else 0)
+        elif self.held:  # as `leave`, without the call
+            self.held = False
+            budget.inside -= 1
 
     def let_go(self) -> None:
         self.inputs = ()

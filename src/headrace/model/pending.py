@@ -6,24 +6,30 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import Future, Guard
+from headrace.model.failure import failure_of
 
 if TYPE_CHECKING:
+    from headrace.model.batcher import Counts
+    from headrace.model.instance import Instance
     from headrace.model.run import Run
 
 
 class Pending(Future[Any]):
     """One request. `rows` counts against `max_batch_size`; requests are joined only if their `alike` is equal.
 
-    Its run leaves what came of it in `outcome` or `failure`; the outcome of the Future is settled after that.
+    Its run leaves what came of it in `outcome` or `failure`; the outcome of the Future is settled after that. One that
+    runs alone is its own Work (`engine.source`), and the way to stop it (`backends.base.Stop`): `model.run` has those
+    that are joined.
     """
 
     __slots__ = (
-        "alike", "deadline", "failure", "held", "inputs", "model", "names", "nbytes", "outcome", "priority",
-        "queued_at", "rows", "run", "unread",
+        "alike", "counts", "deadline", "failure", "handle", "held", "inputs", "instance", "joined", "model", "names",
+        "nbytes", "outcome", "priority", "queued_at", "requested", "rows", "unread",
     )  # fmt: skip
 
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
+    counts: Counts  # of its batcher, once it was pulled
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -39,7 +45,10 @@ class Pending(Future[Any]):
         self.priority: float = 0
         self.deadline: float | None = None
         self.failure: BaseException | None = None
-        self.run: Run | None = None  # while it runs
+        self.joined: Run | None = None  # while it runs with others
+        self.instance: Instance | None = None  # while it runs alone, or is about to
+        self.requested = False  # that run was asked to stop
+        self.handle: Any = None  # what its instance's `kill` takes
         self.unread = 0  # bytes of its outputs, where they are charged until they are read
         self.held = False  # inside the engine
         self.nbytes = 0  # that it is charged with there
@@ -57,6 +66,37 @@ class Pending(Future[Any]):
         """Of its model."""
         return self.model.name
 
+    # ---- as Work, where it runs alone
+
+    def run(self) -> None:
+        instance = self.instance
+        assert instance is not None, "it was pulled"
+        if self._done:  # cancelled while its stream had it in hand
+            return
+        instance.run_one(self, self if instance.stoppable else None)  # type: ignore[arg-type]  # it has what a Stop has
+        if self.failure is None:
+            try:
+                self.outcome = self.answer(self.outcome)
+            except BaseException as error:  # of outputs of a kind of their own
+                self.failure = failure_of("answered with what cannot be given:", error)
+
+    def complete(self, now: float) -> None:
+        if self.failure is None:
+            self.counts.completed += 1
+        else:
+            self.counts.failed += 1
+        self.finish(now)
+
+    def deliver(self) -> None:
+        """It is finished: tell whoever waits. Without the lock."""
+        if self._callbacks is not None:
+            self._tell()
+
+    def futures(self) -> tuple[Pending]:
+        return (self,)
+
+    # ----
+
     def finish(self, now: float) -> None:
         """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""
         self._ended_at = now
@@ -70,14 +110,11 @@ class Pending(Future[Any]):
                 self.model.on_error(self)
             if self._guard.finished is not None:
                 self._guard.finished.note(self)
-        self.run = self.outcome = self.failure = None  # a kept Future must not keep what it no longer needs
+        self.joined = self.instance = self.handle = self.outcome = self.failure = (
+            None  # a kept Future must not keep what it no longer needs
+        )
         self.inputs = ()
         self.leave()
-
-    def delivered(self) -> None:
-        """It is finished: tell whoever waits. Without the lock."""
-        if self._callbacks is not None:
-            self._tell()
 
     def leave(self) -> None:
         """It is inside no more. With the lock held."""
@@ -91,9 +128,13 @@ class Pending(Future[Any]):
         if self._error is not None:
             self.model.on_error(self)
         if self._begun:  # it runs: it is inside until that ends, and `finish` lets it go
-            run = self.run
-            if run is not None:
-                run.stop_if_nobody_is_left()
+            joined, instance = self.joined, self.instance
+            if joined is not None:
+                joined.stop_if_nobody_is_left()
+            elif instance is not None:
+                self.requested = True
+                if self.handle is not None:
+                    instance.kill(self.handle)
         else:
             # Before anybody hears of the outcome: who then submits the next one must find the room.
             self.let_go()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from headrace.backends.base import Stop
 from headrace.engine.source import Refused
 from headrace.model.batcher import Batcher
-from headrace.model.instance import Instance, failure_of
+from headrace.model.failure import failure_of
+from headrace.model.instance import Instance
 from headrace.model.pending import Pending
 from headrace.model.working_set import NOISE, WorkingSet, kind_of, resident_bytes
 from headrace.sizes import nbytes_of
@@ -40,7 +41,7 @@ class Run(Stop):
         batch = self.batch
         if self._instance.stoppable:
             for request in batch:
-                request.run = self
+                request.joined = self
             if batch[0]._done:  # it may have been cancelled before it knew its run
                 self.stop_if_nobody_is_left()
             self._instance.run(batch, self)
@@ -77,7 +78,7 @@ class Run(Stop):
 
     def deliver(self) -> None:
         for request in self.batch:
-            request.delivered()
+            request.deliver()
 
     def stop_if_nobody_is_left(self) -> None:
         """One of its requests was cancelled: if all were, nobody wants what is being computed."""
@@ -103,6 +104,17 @@ class Requests:
     def __len__(self) -> int:
         return len(self.batcher)
 
-    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | None:
+    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | Pending | None:
         batch = self.batcher.pull(now, busy, refused)
-        return Run(self, self._instances[stream], batch) if batch else None
+        if not batch:
+            return None
+        if len(batch) == 1 and self.working_set is None:  # what happens most: no record of its own
+            request = batch[0]
+            request.instance = self._instances[stream]
+            return request
+        return Run(self, self._instances[stream], batch)
+
+    def put_back(self, works: Sequence[Run | Pending], pulled_at: float) -> Sequence[Pending]:
+        requests = [request for work in works for request in work.futures()]
+        self.batcher.put_back(len(works), [request for request in requests if not request._done], pulled_at)
+        return [request for request in requests if request._done]

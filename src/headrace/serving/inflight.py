@@ -26,27 +26,27 @@ _door = _Door()
 
 
 class InFlight(Pending):
-    """Holds the model it is pinned to and its permit. `deliver` is called once, on the thread that settles it."""
+    """Holds the model it is pinned to and its permit. `receiver` is called once, on the thread that settles it."""
 
-    __slots__ = ("_ran", "deliver", "permit", "served")
+    __slots__ = ("_ran", "permit", "receiver", "served")
 
     def __init__(self, served: Served, permit: Permit) -> None:
         super().__init__(_door, (), served.model.guard)
         self.served, self.permit = served, permit
-        self.deliver: Callable[[InFlight], object] | None = None
+        self.receiver: Callable[[InFlight], object] | None = None
 
     def depart(self) -> None:
         """Nobody waits for the answer any more. Work that has not begun is never run; the permit goes back as soon as
         nothing reads the request's bytes."""
         if not self.can_read():
-            self.deliver = None
+            self.receiver = None
             self.cancel()
 
     def finish(self, now: float) -> None:
         self._ran = not self._done  # else it was cancelled meanwhile, and whoever did that replied
         super().finish(now)
 
-    def delivered(self) -> None:
+    def deliver(self) -> None:
         self.let_go()
         if self._ran:
             self._reply()
@@ -61,8 +61,8 @@ class InFlight(Pending):
 
     def _reply(self) -> None:
         self._seen = True  # whoever delivers it looks at it
-        deliver = self.deliver  # read once: `depart` may take it away between a look and a call
-        if deliver is not None:
-            deliver(self)
+        receiver = self.receiver  # read once: `depart` may take it away between a look and a call
+        if receiver is not None:
+            receiver(self)
         if self._callbacks is not None:
             self._tell()

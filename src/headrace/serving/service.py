@@ -42,7 +42,7 @@ class Service:
         names: tuple[str, ...] | None = None,
     ) -> None:
         """Its body has been decoded: have it run. `deliver(request)` is called once, on the thread that settles it."""
-        request.inputs, request.names, request.deliver = inputs, names, deliver
+        request.inputs, request.names, request.receiver = inputs, names, deliver
         request.served.model.send(request)
 
     def refuse(self, request: InFlight) -> None:
