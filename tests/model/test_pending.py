@@ -47,7 +47,7 @@ def ran(pending: Pending, outcome: Any = None, failure: BaseException | None = N
     pending.outcome, pending.failure = outcome, failure
     with pending._guard.lock:
         pending.finish(1.0)
-    pending.delivered()
+    pending.deliver()
 
 
 def test_its_room_is_one_place_and_its_bytes(owner: Looking, pending: Call) -> None:
@@ -135,9 +135,9 @@ def test_a_failure_after_it_was_cancelled_is_told_to_nobody(pending: Call, owner
 def test_what_its_run_left_in_it_is_not_kept_beside_the_outcome(pending: Call) -> None:
     """Neither a result nobody wants nor a failure whose traceback holds the inputs."""
     pending.begin()
-    pending.run = Run(None, None, [pending])  # type: ignore[arg-type]
+    pending.joined = Run(None, None, [pending])  # type: ignore[arg-type]
     ran(pending, ["large"])
-    assert (pending.outcome, pending.failure, pending.run, pending.inputs) == (None, None, None, ())
+    assert (pending.outcome, pending.failure, pending.joined, pending.inputs) == (None, None, None, ())
 
 
 def test_a_failure_keeps_the_traceback_it_was_raised_with(pending: Call) -> None:
@@ -166,5 +166,5 @@ def test_everybody_who_waits_is_told_once(pending: Call) -> None:
         pending.add_done_callback(lambda _, i=i: told.append(i))  # type: ignore[misc]
     pending.begin()
     ran(pending, [1])
-    pending.delivered()
+    pending.deliver()
     assert told == [0, 1, 2]

@@ -52,7 +52,7 @@ class Bench:
         self.request = InFlight(served, self.budget.admit(7))
         self.request.inputs = ("bytes",)
         self.delivered: list[tuple[Any, bool]] = []
-        self.request.deliver = lambda request: self.delivered.append((request.exception(), request.permit.held))
+        self.request.receiver = lambda request: self.delivered.append((request.exception(), request.permit.held))
         self.batcher.add(self.request, 0.0)
 
     def pull(self) -> Run:

@@ -308,15 +308,15 @@ def test_departing_between_the_outcome_and_its_delivery_is_no_error(
     service: Service, offer: Offer, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Torn(InFlight):
-        """`depart` comes on another thread right after `deliver` was looked at."""
+        """`depart` comes on another thread right after `receiver` was looked at."""
 
         @property
-        def deliver(self) -> Any:
+        def receiver(self) -> Any:
             found, self.kept = self.kept, None
             return found
 
-        @deliver.setter
-        def deliver(self, value: Any) -> None:
+        @receiver.setter
+        def receiver(self, value: Any) -> None:
             self.kept = value
 
     entry = offer(same)

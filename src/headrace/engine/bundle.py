@@ -25,11 +25,13 @@ _log = logging.getLogger("headrace.engine")
 class Bundle:
     """Work made of works, each of which keeps its outcome to itself until it is completed."""
 
-    __slots__ = ("_done", "_now", "ended", "left")
+    __slots__ = ("_done", "_now", "ended", "left", "watched")
 
     def __init__(self, works: Iterable[Work]) -> None:
         self.left = deque(works)
         self.ended: deque[Work] = deque()
+        self.watched = True
+        """Another stream watches that it gets on. Not any more once what had not begun was taken back."""
         self._now: Work | None = None  # the one that runs
         self._done: list[Work] = []  # completed, and not delivered
 
@@ -43,20 +45,14 @@ class Bundle:
             yield from work.futures()
 
     def run(self) -> None:
-        while self.run_one():
-            pass
-
-    def run_one(self) -> bool:
-        """False if nothing was left."""
+        left, ended = self.left, self.ended
         try:
-            work = self.left.popleft()
-        except IndexError:
-            return False
-        self._now = work
-        work.run()
-        self.ended.append(work)
-        self._now = None
-        return True
+            while True:
+                self._now = work = left.popleft()
+                work.run()
+                ended.append(work)
+        except IndexError:  # nothing is left. A work's `run` raises nothing
+            self._now = None
 
     def complete(self, now: float) -> None:
         self._done += self.settle(now)
@@ -87,7 +83,8 @@ class Bundle:
     def _works(self) -> list[Work]:
         """All of them, the running one first. Copies: its stream may be taking from them."""
         running = self._now
-        return [*(() if running is None else (running,)), *self.ended.copy(), *self.left.copy()]
+        ended = self.ended.copy()
+        return [*(() if running is None or running in ended else (running,)), *ended, *self.left.copy()]
 
 
 def deliver(works: Iterable[Work]) -> None:

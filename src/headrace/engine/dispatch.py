@@ -72,7 +72,7 @@ class Port:
         self.watcher: Stream | None = None  # the idle stream that watches the clock
         self.vigilant = False  # it watches that runs end, and so looks again within PATIENCE
         self.seen = -1  # how many runs had ended when it began to
-        self.bundles = 0  # that streams have taken
+        self.bundles = 0  # that streams have taken, and that are to be watched
         self.runs = 0  # that have ended
         self.run_seconds = 0.0
         self.typical = float("inf")
@@ -157,7 +157,21 @@ class Dispatch:
                     return False
                 budget.inside += 1
                 item.held = True
-                follow_up = self._put(port, add, item)
+                if self._busy or self._shedding is not None or self.guard.trace is not None:
+                    follow_up = self._put(port, add, item)
+                else:  # as `_put`, without the call
+                    self._busy = True
+                    try:
+                        add(item, now := self.clock.now())
+                        group = port.group
+                        if self._later or (
+                            group.idle and not (port.vigilant and group.running and port.typical < SHORT)
+                        ):
+                            follow_up = self._start(port, now)
+                        else:
+                            follow_up = None
+                    finally:
+                        self._busy = False
             if follow_up is not None:
                 self._follow_up(*follow_up)
         except BaseException:
@@ -244,7 +258,7 @@ class Dispatch:
                 seconds = now - stream.began
                 port.run_seconds += seconds
                 if type(done) is Bundle:
-                    port.bundles -= 1
+                    port.bundles -= done.watched
                     runs = len(done.ended) or 1  # what another stream has settled, that one has counted
                     seconds /= runs
                     port.runs += len(done.ended)
@@ -330,14 +344,17 @@ class Dispatch:
             group = port.group
             if not self._later and (not group.idle or (port.vigilant and group.running and port.typical < SHORT)):
                 return None
-            wake: list[Stream] = []
-            refused: Refused = []
-            self._start_whoever_should(port, now, wake, refused)
-            if self._later:
-                self._put_what_was_put_off(wake, refused)
-            return wake, refused
+            return self._start(port, now)
         finally:
             self._busy = False
+
+    def _start(self, port: Port, now: float) -> tuple[list[Stream], Refused]:
+        wake: list[Stream] = []
+        refused: Refused = []
+        self._start_whoever_should(port, now, wake, refused)
+        if self._later:
+            self._put_what_was_put_off(wake, refused)
+        return wake, refused
 
     def _put_what_was_put_off(self, wake: list[Stream], refused: Refused) -> None:
         """What finalisers have entered meanwhile. The last thing before `_busy` ends, so that it keeps its order."""
@@ -506,7 +523,9 @@ class Dispatch:
         settled: list[Work] = []
         for stream in port.streams:
             bundle = stream.work
-            if type(bundle) is Bundle:
+            if type(bundle) is Bundle and bundle.watched:
+                bundle.watched = False
+                port.bundles -= 1
                 ended = bundle.settle(now)
                 port.runs += len(ended)
                 settled += ended

@@ -16,16 +16,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from headrace.engine.mailbox import Mailbox, wake_up
+from headrace.engine.mailbox import MANY, Mailbox
 from headrace.engine.trace import DROP, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
 T = TypeVar("T")
-_here = threading.local()
+
+
+class _Here(threading.local):
+    stream = False  # in the class: to find that a thread has none of its own would cost a microsecond, each time
+
+
+_here = _Here()
 _log = logging.getLogger("headrace.engine")
 _guards: WeakSet[Guard] = WeakSet()
 
@@ -79,7 +86,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def on_a_stream() -> bool:
     """Whether the caller runs on a stream's thread."""
-    return getattr(_here, "stream", False)
+    return _here.stream
 
 
 def mark_stream_thread() -> None:
@@ -129,16 +136,52 @@ class Waiter:
 
 
 class Awaiter(Waiter):
-    """The same on an event loop: it takes the value."""
+    """One task that waits on its event loop, as the task sees it: what asyncio asks of a future, and no more.
 
-    __slots__ = ("_box", "_waiter")
+    A task is resumed right where its loop empties its mailbox. By way of an `asyncio.Future` it would be resumed a
+    callback of the loop later, which costs as much again as all the rest of an await.
+    """
 
-    def __init__(self, box: Mailbox, waiter: asyncio.Future[None]) -> None:
-        self._box, self._waiter = box, waiter
+    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_resume")
+
+    def __init__(self, box: Mailbox) -> None:
+        self._box = box
+        self._asyncio_future_blocking = True  # says to the task that it is to wait
+        self._cancelled = False
+        self._resume: Callable[[Awaiter], object] | None = None
         self.who = -1  # nobody who could wait for room meanwhile
 
     def __call__(self, _: object) -> None:
-        self._box.post(wake_up, self._waiter)
+        self._box.post(_wake, self)
+
+    # ---- what the task calls, on the loop's thread
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._box.loop
+
+    def add_done_callback(self, resume: Callable[[Awaiter], object], *, context: Context) -> None:
+        self._resume, self._context = resume, context
+
+    def cancel(self, msg: object = None) -> bool:
+        """False if it has been woken already."""
+        resume = self._resume
+        if resume is None:
+            return False
+        self._resume, self._cancelled = None, True
+        self._box.loop.call_soon(resume, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        if self._cancelled:
+            raise asyncio.CancelledError
+
+
+def _wake(waiting: Awaiter) -> None:
+    """Its future is settled. On the loop's thread."""
+    resume = waiting._resume
+    if resume is not None:
+        waiting._resume = None
+        waiting._context.run(resume, waiting)
 
 
 class Future(Generic[T]):
@@ -288,22 +331,22 @@ class Future(Generic[T]):
         cancelled what runs, and the stream that ran it. `list.pop` is atomic."""
         callbacks = self._callbacks
         if callbacks is not None:
-            try:
-                while callbacks:
-                    self._call(callbacks.pop(0))
-            except IndexError:  # the other was faster
-                pass
+            while callbacks:
+                try:
+                    callback = callbacks.pop(0)
+                except IndexError:  # the other was faster
+                    break
+                try:
+                    callback(self)
+                except BaseException as error:
+                    _callback_raised(error)
             self._callbacks = None
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
             callback(self)
-        except KeyboardInterrupt:
-            if not on_a_stream():
-                raise
-            _log.exception("a callback of a future raised")
-        except BaseException:  # also SystemExit: it must end neither a stream nor the other callbacks
-            _log.exception("a callback of a future raised")
+        except BaseException as error:
+            _callback_raised(error)
 
     def _look(self) -> None:
         """Somebody has seen the outcome for the first time."""
@@ -337,16 +380,26 @@ class Future(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._done:
-            if getattr(_here, "stream", False):  # as the function below asks, without two calls
+            if _here.stream:  # as the function below asks, without two calls
                 refuse_to_wait_on_a_stream()
             if self._guard.forked:
                 raise Closed(FORKED)
             box = Mailbox.here()
-            waiter = box.waiter()
-            wake = Awaiter(box, waiter)
-            self.add_done_callback(wake)
+            wake = Awaiter(box)
+            box.waiting += 1
             try:
-                yield from waiter
+                if not box.ticking and box.waiting >= MANY:
+                    box.start_to_tick()
+                alone: list[Callable[[Any], object]] = [wake]  # as `add_done_callback`, without the call
+                with self._guard.lock:
+                    done = self._done
+                    if not done:
+                        if self._callbacks:
+                            self._callbacks.append(wake)
+                        else:
+                            self._callbacks = alone
+                if not done:
+                    yield wake
             except asyncio.CancelledError:
                 # The last one who waited has left: nobody wants the work any more.
                 if self.remove_done_callback(wake) and not self._callbacks:
@@ -371,6 +424,13 @@ class Future(Generic[T]):
         else:
             state = "ready"
         return f"<{type(self).__name__} {state}>"
+
+
+def _callback_raised(error: BaseException) -> None:
+    """Also SystemExit: it must end neither a stream nor the other callbacks."""
+    if isinstance(error, KeyboardInterrupt) and not on_a_stream():
+        raise error
+    _log.error("a callback of a future raised", exc_info=error)
 
 
 _WHY = {Cancelled: "cancelled", DeadlineExceeded: "late", Overloaded: "shed", Closed: "closed", PoisonedVar: "poisoned"}

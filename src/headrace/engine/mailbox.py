@@ -25,7 +25,14 @@ MANY = 8
 """A loop ticks while at least so many of its tasks wait: fewer are woken one by one."""
 HOLD = 0.0002
 """Seconds a stream holds its wake-ups back."""
-_local = threading.local()
+
+
+class _Local(threading.local):  # defaults in the class: a thread that lacks them finds that out slowly
+    box: Mailbox | None = None
+    hold: Hold | None = None
+
+
+_local = _Local()
 
 
 class Hold:
@@ -67,15 +74,17 @@ class Mailbox:
         self.loop = loop
         self._items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._armed = False
-        self._ticking = False
-        self.waiting = 0  # tasks of the loop; like `_drained`, used by the loop's thread alone
+        self.ticking = False
+        self.waiting = (
+            0  # tasks of the loop, which count themselves in and out; like `_drained`, used by the loop's thread alone
+        )
         self._drained = False  # something came since the last tick
 
     @classmethod
     def here(cls) -> Mailbox:
         """The mailbox of the loop that runs on this thread. RuntimeError if none runs."""
         loop = asyncio.get_running_loop()
-        box: Mailbox | None = getattr(_local, "box", None)
+        box = _local.box
         if box is None or box.loop is not loop:
             box = _local.box = cls(loop)
         return box
@@ -84,8 +93,8 @@ class Mailbox:
         """Have the loop call `function(argument)` soon. From any thread."""
         self._items.append((function, argument))
         if not self._armed:
-            if self._ticking:
-                hold: Hold | None = getattr(_local, "hold", None)
+            if self.ticking:
+                hold = _local.hold
                 if hold is not None and hold.on:
                     hold.add(self)
                     return
@@ -101,24 +110,20 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
-    def waiter(self) -> asyncio.Future[None]:
-        """What a task of the loop waits on; `post(wake_up, waiter)` ends it, from any thread. Whoever waited counts
-        itself out of `waiting`."""
-        self.waiting += 1
-        if not self._ticking and self.waiting >= MANY:
-            self._ticking = True
-            self.loop.call_later(TICK, self._tick)
-        return self.loop.create_future()
+    def start_to_tick(self) -> None:
+        """MANY tasks of the loop wait."""
+        self.ticking = True
+        self.loop.call_later(TICK, self._tick)
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         self.post(wake_up, waiter)
 
     def _tick(self) -> None:
-        self._ticking = False
+        self.ticking = False
         self._drain()
         if self._drained and self.waiting >= MANY:  # else it ticks again when one more comes to wait
             self._drained = False
-            self._ticking = True
+            self.ticking = True
             self.loop.call_later(TICK, self._tick)
 
     def _drain(self) -> None:

@@ -69,6 +69,25 @@ class Batcher:
             full += 1
         return full
 
+    def pull_one(self, now: float, refused: Refused) -> Pending | None:
+        """As `pull`, where nothing is joined: `max_batch_size` is 1."""
+        if self._abandoned is not None:
+            self._refuse_all(self._abandoned, refused)
+        waiting = self._waiting
+        while (request := waiting.pop()) is not None:
+            if request._done or request.deadline is not None:
+                if not self._begins(request, now, refused):
+                    continue
+            else:  # as `_begins`, without the call: this is the hot path
+                request._begun = True
+            request.counts = counts = self.counts
+            counts.runs += 1
+            counts.started += 1
+            counts.rows += request.rows
+            counts.queue_seconds += now - request.queued_at
+            return request
+        return None
+
     def pull(self, now: float, busy: bool, refused: Refused) -> list[Pending]:
         """The next batch for a free stream; [] while company is worth waiting for, or if nothing waits."""
         if self._abandoned is not None:
@@ -79,15 +98,10 @@ class Batcher:
         while (first := waiting.pop()) is not None:
             if self._begins(first, now, refused):
                 batch = [first]
-                counts = self.counts
-                counts.runs += 1
-                if self.max_batch_size == 1:
-                    counts.started += 1
-                    counts.rows += first.rows
-                    counts.queue_seconds += now - first.queued_at
-                    return batch
                 if first.rows < self.max_batch_size and waiting:
                     self._join(batch, now, refused)
+                counts = self.counts
+                counts.runs += 1
                 for request in batch:
                     counts.started += 1
                     counts.rows += request.rows

@@ -101,7 +101,10 @@ class Model(Owner):
         an event loop: then, and there, it raises Overloaded. DeadlineExceeded where the run could not begin within
         `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future is done.
         """
-        call = self._read(value, timeout, priority)
+        if timeout is None and type(priority) is int and not priority and not self._closed and not self._joins_rows:
+            call = Call(self, self._forms.read(value), 0, None)  # as `_read`, without the call
+        else:
+            call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None:
             self._budget.admit().hand_over(call)

@@ -105,13 +105,17 @@ class Requests:
         return len(self.batcher)
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | Pending | None:
+        if self.batcher.max_batch_size == 1 and self.working_set is None:  # what happens most: no record of its own
+            request = self.batcher.pull_one(now, refused)
+            if request is not None:
+                request.instance = self._instances[stream]
+            return request
         batch = self.batcher.pull(now, busy, refused)
         if not batch:
             return None
-        if len(batch) == 1 and self.working_set is None:  # what happens most: no record of its own
-            request = batch[0]
-            request.instance = self._instances[stream]
-            return request
+        if len(batch) == 1 and self.working_set is None:
+            batch[0].instance = self._instances[stream]
+            return batch[0]
         return Run(self, self._instances[stream], batch)
 
     def put_back(self, works: Sequence[Run | Pending], pulled_at: float) -> Sequence[Pending]:
