@@ -34,7 +34,7 @@ def test_gpus_are_among_those_that_are_there() -> None:
 
 @pytest.mark.parametrize("device", ["cuda:0", "CUDA:1", "cuda", "gpu"])
 def test_a_gpu_that_is_there_is_not_called_missing(device: str) -> None:
-    with pytest.raises(InvalidOption, match=r"is there \(NVIDIA H200\), but this version runs models on the CPU only"):
+    with pytest.raises(InvalidOption, match=r"is there \(NVIDIA H200\), but this version runs models on the CPU: "):
         check_devices(device, WITH_GPUS)
 
 

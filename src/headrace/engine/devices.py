@@ -35,7 +35,7 @@ def check_devices(asked: str | Sequence[str], topology: Topology) -> None:
             raise DeviceNotFound(name, list(there), ", ".join(f"{device} ({what})" for device, what in there.items()))
         if known != "cpu":
             raise InvalidOption(
-                f"device {name!r} is there ({there[known]}), but this version runs models on the CPU only: devices='cpu'"
+                f"device {name!r} is there ({there[known]}), but this version runs models on the CPU: devices='cpu'"
             )
     if len(names) > 1:
         raise InvalidOption(f"devices names the CPU {len(names)} times; its cores are one device: devices='cpu'")
