@@ -93,7 +93,7 @@ class OnnxRuntimeBackend:
         source, name = _readable(model)
         shared = None
         sessions: list[OnnxRuntimeSession] = []
-        for width, cpus in zip(options.widths, options.cpus or [None] * len(options.widths)):
+        for width, cpus in zip(options.widths, options.cpus or ((),) * len(options.widths)):
             if width == 1 and shared is not None:
                 sessions.append(shared)
                 continue
@@ -102,7 +102,7 @@ class OnnxRuntimeBackend:
                 inputs = tuple(_spec(name, i) for i in session.get_inputs())
                 outputs = tuple(_spec(name, o) for o in session.get_outputs())
             made = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
-            if width == 1 and cpus is None:
+            if width == 1 and not cpus:
                 shared = made
             sessions.append(made)
         inputs = _fixed(inputs, options)

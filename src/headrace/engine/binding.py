@@ -25,9 +25,9 @@ def bind(cpus: Collection[int]) -> bool:
     return True
 
 
-def made_on(cpus: Collection[int] | None, make: Callable[[], T]) -> T:
-    """What `make()` returns or raises, called by a thread that is bound to `cpus`; None: called here."""
-    if cpus is None:
+def made_on(cpus: Collection[int], make: Callable[[], T]) -> T:
+    """What `make()` returns or raises, called by a thread that is bound to `cpus`; without any: called here."""
+    if not cpus:
         return make()
     made: list[T] = []
     raised: list[BaseException] = []

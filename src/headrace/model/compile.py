@@ -81,7 +81,7 @@ def compile_model(
     placements = plan(policy, cores, num_cores, num_streams)
     # Where there is one place only, all is near; and which cores a quota leaves is not ours to say.
     bound = policy is Scheduler.elastic and len(placements) > 1 and not (engine and engine.topology.is_cut)
-    cpus = tuple(placement.cores for placement in placements) if bound else None
+    cpus = tuple(placement.cores for placement in placements) if bound else ()
     widths = tuple(placement.width for placement in placements) or (1,)
     loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
     if name is not None:
@@ -89,7 +89,7 @@ def compile_model(
     if (straddling := warning(policy, placements, cores)) is not None:
         _log.warning("%s: %s", loaded.name, straddling)
     # It runs the first session, which is to take its memory where it will stay.
-    size, reason = made_on(cpus[0] if cpus else None, lambda: _batching(loaded, max_batch_size))
+    size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
     return Model(
         loaded,
         scheduler=policy,
