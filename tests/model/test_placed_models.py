@@ -63,7 +63,7 @@ def test_each_elastic_stream_stays_on_its_node() -> None:
     ("scheduler", "machine"),
     [
         ("elastic", a_node_for_each(CPUS[:1])),  # one place: everything is near
-        ("elastic", a_node_for_each([*CPUS[:1], 10_000, 10_001], quota=2.5)),
+        ("elastic", a_node_for_each([*CPUS[:2], 10_000], quota=len(CPUS[:2]) + 0.5)),  # which, is not said
         ("single_stream", a_node_for_each(CPUS)),
         ("multi_stream", a_node_for_each(CPUS)),
     ],
