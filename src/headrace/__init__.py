@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headrace.errors import Cancelled as Cancelled
     from headrace.errors import Closed as Closed
     from headrace.errors import DeadlineExceeded as DeadlineExceeded
+    from headrace.errors import DeviceNotFound as DeviceNotFound
     from headrace.errors import HeadraceError as HeadraceError
     from headrace.errors import InvalidArchive as InvalidArchive
     from headrace.errors import InvalidInput as InvalidInput
@@ -73,6 +74,7 @@ _ERRORS = (
     "InvalidModel",
     "InvalidArchive",
     "BackendNotInstalled",
+    "DeviceNotFound",
     "NotEnoughCores",
     "Unavailable",
     "Overloaded",

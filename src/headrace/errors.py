@@ -3,7 +3,7 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         BackendNotInstalled, NotEnoughCores
+│                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed
 ├── BackendError        the model or its runtime failed; `__cause__` says how
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
@@ -79,6 +79,14 @@ class BackendNotInstalled(SetupError, ImportError):
     def __init__(self, backend: str, install: str) -> None:
         super().__init__(f"backend {backend!r} needs a package that is not installed; install it with: {install}")
         self.backend = backend
+
+
+class DeviceNotFound(SetupError, LookupError):
+    """There is no such device here. `device` is what was asked for, `devices` are the names of those there are."""
+
+    def __init__(self, device: str, devices: Sequence[str], listed: str) -> None:
+        super().__init__(f"there is no device {device!r} here; choose from: {listed}")
+        self.device, self.devices = device, tuple(devices)
 
 
 class NotEnoughCores(SetupError):

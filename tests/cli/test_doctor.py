@@ -9,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from headrace.cli import doctor
+from headrace.cli.findings import problems
+from headrace.cli.placements import streams_of, tree_of
 from headrace.engine.topology import made_up
 from headrace.version import __version__
 
@@ -27,7 +29,8 @@ HEALTHY: dict[str, Any] = {
         "l3_groups": [[0, 1, 2, 3]],
         "nodes": [[0, 1, 2, 3]],
     },
-    "schedulers": {"single_stream": [[0, 1, 2, 3]], "multi_stream": [[0], [1], [2], [3]], "naive": []},
+    "topology": tree_of(made_up(4)),
+    "schedulers": streams_of(made_up(4)),
     "gpus": [],
     "backends": {
         "onnxruntime": {
@@ -84,11 +87,11 @@ def test_the_report_is_json_and_has_every_part() -> None:
         if isinstance(healthy, dict) and part != "environment":
             assert set(again[part]) == set(healthy), part
     assert again["headrace"] == __version__
-    assert set(again["schedulers"]) == {"single_stream", "multi_stream", "naive"}
+    assert set(again["schedulers"]) == {"single_stream", "multi_stream", "elastic", "naive"}
     assert sorted(cpu for cores in again["schedulers"]["multi_stream"] for cpu in cores) == sorted(
         again["cores"]["usable"]
     )
-    assert again["problems"] == doctor.problems(again)
+    assert again["problems"] == problems(again)
 
 
 def test_a_report_of_this_machine_can_be_shown() -> None:
@@ -130,9 +133,9 @@ def test_an_onnxruntime_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("headrace.cli.doctor.import_runtime", missing)
     monkeypatch.setattr(doctor, "_version", lambda package: None)
-    problems = doctor.collect()["problems"]
-    assert isinstance(problems, list)
-    assert any("`pip install onnxruntime`" in problem for problem in problems)
+    found = doctor.collect()["problems"]
+    assert isinstance(found, list)
+    assert any("`pip install onnxruntime`" in problem for problem in found)
 
 
 def test_the_quota_and_the_sockets_of_another_machine_reach_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +158,7 @@ def test_the_quota_and_the_sockets_of_another_machine_reach_the_report(monkeypat
 
 
 def test_nothing_is_wrong_with_a_healthy_machine() -> None:
-    assert doctor.problems(HEALTHY) == []
+    assert problems(HEALTHY) == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,7 @@ def test_nothing_is_wrong_with_a_healthy_machine() -> None:
     ],
 )
 def test_each_problem_is_named_with_what_to_do(changes: dict[str, Any], says: str, remedy: str) -> None:
-    found = doctor.problems(with_changes(**changes))
+    found = problems(with_changes(**changes))
     matching = [problem for problem in found if says in problem]
     assert len(matching) == 1, found
     assert remedy in matching[0].split(says)[1]
@@ -204,7 +207,7 @@ def test_each_problem_is_named_with_what_to_do(changes: dict[str, Any], says: st
     ],
 )
 def test_what_is_not_a_problem(changes: dict[str, Any]) -> None:
-    assert doctor.problems(with_changes(**changes)) == []
+    assert problems(with_changes(**changes)) == []
 
 
 # --- render -----------------------------------------------------------------------------------------------------------
@@ -233,7 +236,8 @@ def many_cores() -> dict[str, Any]:
         cores__usable=list(range(256)),
         cores__nodes=[list(range(n, n + 32)) for n in range(0, 256, 32)],
         cores__l3_groups=[list(range(n, n + 8)) for n in range(0, 256, 8)],
-        schedulers__multi_stream=[[cpu] for cpu in range(256)],
+        topology=tree_of(made_up(256, nodes=8, l3_per_node=4)),
+        schedulers=streams_of(made_up(256, nodes=8, l3_per_node=4)),
     )
 
 
@@ -250,7 +254,7 @@ def test_it_ends_with_the_good_news() -> None:
 def test_it_ends_with_the_list() -> None:
     report = everything_wrong()
     end = " ".join(rendered(report, 2000).split("what looks wrong")[1].split())
-    for number, problem in enumerate(doctor.problems(report), start=1):
+    for number, problem in enumerate(problems(report), start=1):
         assert f"{number}. {' '.join(problem.split())}" in end
 
 
@@ -263,13 +267,12 @@ def test_brackets_in_a_value_are_shown_as_they_are() -> None:
     [
         (lambda: HEALTHY, "4 usable (0-3), 1 L3, 1 NUMA node"),
         (lambda: HEALTHY, "of 4 CPUs, 4 in the affinity, 4 physical, no quota"),
-        (lambda: HEALTHY, "one core each (0-3)"),
+        (lambda: HEALTHY, "└─ node 0, L3 0 0-3 ■ 0 ■■■■ 0-3 ■ 0"),
         (lambda: HEALTHY, "torch not installed"),
         (many_cores, "32 L3s, 8 NUMA nodes (0-31 | 32-63 | "),
-        (many_cores, "one core each (0-255)"),
+        (many_cores, "└─ node 7, 4 L3s of 8 224-255 ■ 0 ■■■■… 224-255 ■ 7"),
         (everything_wrong, "4 x NVIDIA H200"),
         (everything_wrong, "taken: 8080 inference; free: 8081 management, 8082 metrics"),
-        (lambda: with_changes(schedulers__multi_stream=[[0, 1], [2, 3]]), "0-1 | 2-3"),
     ],
 )
 def test_what_it_says(report: Callable[[], dict[str, Any]], text: str) -> None:

@@ -1,10 +1,8 @@
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.engine.placement import Placement, plan, straddles
+from headrace.engine.placement import Placement, plan, straddles, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.topology import Core, Topology, made_up
 from headrace.errors import InvalidOption, NotEnoughCores
@@ -16,18 +14,19 @@ def lists(placements: tuple[Placement, ...]) -> list[str]:
     return [str(placement) for placement in placements]
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- multi_stream -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("num_streams", "expected", "straddling"),
     [
-        (1, ["0-15"], []),  # has to straddle, so nothing is wrong with it
+        (1, ["0-15"], ["0-15"]),
         (2, ["0-7", "8-15"], []),
-        (3, ["0-5", "6-10", "11-15"], ["6-10"]),
+        (3, ["0-5", "6-10", "11-15"], ["6-10"]),  # as DeepSparse places them
         (4, ["0-3", "4-7", "8-11", "12-15"], []),
         (5, ["0-3", "4-6", "7-9", "10-12", "13-15"], ["7-9"]),
         (6, ["0-2", "3-5", "6-7", "8-10", "11-13", "14-15"], []),  # the wide ones are not all first, for the boundary
+        (7, ["0-2", "3-5", "6-7", "8-9", "10-11", "12-13", "14-15"], []),
         (None, [str(cpu) for cpu in range(16)], []),
     ],
 )
@@ -37,24 +36,20 @@ def test_two_sockets_of_eight_cores(num_streams: int | None, expected: list[str]
     assert [str(it) for it in placements if straddles(it, SOCKETS)] == straddling
 
 
-@pytest.mark.parametrize(
-    ("num_streams", "expected"),
-    [
-        (2, ["0-5", "6-11"]),
-        (3, ["0-3", "4-7", "8-11"]),
-        (4, ["0-2", "3-5", "6-8", "9-11"]),
-        (5, ["0-2", "3-5", "6-7", "8-9", "10-11"]),  # one cut of two at an L3 is all that these widths allow
-        (6, ["0-1", "2-3", "4-5", "6-7", "8-9", "10-11"]),
-    ],
-)
-def test_three_l3s_of_four_cores(num_streams: int, expected: list[str]) -> None:
-    assert lists(plan(Scheduler.multi_stream, made_up(12, l3_per_node=3).usable, num_streams=num_streams)) == expected
+def test_hyperthreads_are_not_used() -> None:
+    assert max(cpu for it in plan(Scheduler.multi_stream, SOCKETS) for cpu in it.cores) == 15
+    with pytest.raises(NotEnoughCores, match="hyperthreads do not count"):
+        plan(Scheduler.multi_stream, SOCKETS, num_cores=32)
 
 
-def test_a_node_boundary_is_worth_more_than_all_l3_boundaries() -> None:
-    l3s = [0, 0, 1, 2, 2, 2, 3, 3]  # cuts at 3 and 6 would meet two of them, but miss the node
-    cores = [Core(cpu=cpu, node=int(cpu >= 2), l3=l3, package=0, smt=0) for cpu, l3 in enumerate(l3s)]
-    assert lists(plan(Scheduler.multi_stream, cores, num_streams=3)) == ["0-1", "2-4", "5-7"]
+def test_the_first_cores_are_taken_in_the_order_they_come() -> None:
+    cores = [Core(cpu=cpu, node=0, l3=0, package=0, smt=0) for cpu in (4, 9, 2, 7)]
+    first, second = plan(Scheduler.multi_stream, cores, num_cores=3, num_streams=2)
+    assert (first.cores, second.cores) == ((4, 9), (2,))
+    assert (first.width, first.mask) == (2, 0b1000010000)
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
 
 
 def test_single_stream_has_all_cores() -> None:
@@ -67,11 +62,31 @@ def test_naive_has_no_placements() -> None:
     assert plan(Scheduler.naive, SOCKETS, num_cores=4, num_streams=2) == ()
 
 
-def test_the_first_cores_are_taken_in_the_order_they_come() -> None:
-    cores = [Core(cpu=cpu, node=0, l3=0, package=0, smt=0) for cpu in (4, 9, 2, 7)]
-    first, second = plan(Scheduler.multi_stream, cores, num_cores=3, num_streams=2)
-    assert (first.cores, second.cores) == ((4, 9), (2,))
-    assert (first.width, first.mask) == (2, 0b1000010000)
+@pytest.mark.parametrize(
+    ("machine", "num_cores", "num_streams", "expected"),
+    [
+        (made_up(16, nodes=2, l3_per_node=2, smt=2), None, None, ["0-7", "8-15"]),  # nodes, whatever L3s are in them
+        (made_up(16, l3_per_node=2), None, None, ["0-7", "8-15"]),  # one node: its L3s
+        (made_up(4), None, None, ["0-3"]),
+        (made_up(1), None, None, ["0"]),
+        (made_up(16, nodes=2), None, 2, ["0-7", "8-15"]),
+        (made_up(16, nodes=2), None, 1, ["0-7"]),
+        (made_up(16, nodes=2), 12, None, ["0-7", "8-11"]),  # of unequal widths, if that is what is there
+        (made_up(16, nodes=2, l3_per_node=2), 8, None, ["0-3", "4-7"]),  # these lie on one node
+        (made_up(16, nodes=2, quota=9.7), None, None, ["0-7", "8"]),
+        (made_up(256, nodes=8, l3_per_node=4), None, None, [f"{n}-{n + 31}" for n in range(0, 256, 32)]),
+    ],
+)
+def test_elastic_has_one_stream_on_each_node_or_else_on_each_l3(
+    machine: Topology, num_cores: int | None, num_streams: int | None, expected: list[str]
+) -> None:
+    assert lists(plan(Scheduler.elastic, machine.usable, num_cores, num_streams)) == expected
+
+
+def test_elastic_takes_the_widest_nodes_where_not_all_are_wanted() -> None:
+    cores = [Core(cpu, node, node, node, 0) for cpu, node in enumerate([0, 1, 1, 1, 2, 2, 3, 3, 3])]
+    assert lists(plan(Scheduler.elastic, cores, num_streams=2)) == ["1-3", "6-8"]
+    assert lists(plan(Scheduler.elastic, cores, num_streams=3)) == ["1-3", "4-5", "6-8"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -88,7 +103,7 @@ def test_counts_are_whole_numbers_from_one_up(scheduler: Scheduler, count: objec
 
 @pytest.mark.parametrize("scheduler", Scheduler)
 def test_more_cores_than_there_are(scheduler: Scheduler) -> None:
-    with pytest.raises(NotEnoughCores) as refused:
+    with pytest.raises(NotEnoughCores, match="17 cores were asked for, 16 are free: ask for fewer") as refused:
         plan(scheduler, SOCKETS, num_cores=17)
     assert (refused.value.wanted, refused.value.free) == (17, 16)
 
@@ -109,35 +124,68 @@ def test_more_streams_than_cores() -> None:
         plan(Scheduler.multi_stream, SOCKETS, num_cores=4, num_streams=5)
 
 
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        (
+            made_up(16, nodes=2),
+            "at most one request on each NUMA node, and there are 2 NUMA nodes here, but num_streams",
+        ),
+        (made_up(16, nodes=2), "num_streams is 3; choose 1 to 2, or scheduler='multi_stream' to have several"),
+        (made_up(8, l3_per_node=2), r"on each L3 cache \(all cores are on one NUMA node\), and there are 2 L3 caches"),
+        (made_up(8), "there is 1 L3 cache here, but num_streams is 3; choose 1, or"),
+    ],
+)
+def test_more_elastic_streams_than_places(machine: Topology, says: str) -> None:
+    with pytest.raises(InvalidOption, match=says):
+        plan(Scheduler.elastic, machine.usable, num_streams=3)
+
+
 # --- straddling -------------------------------------------------------------------------------------------------------
 
 
-def test_a_straddling_stream_is_told_what_it_crosses_and_what_avoids_it() -> None:
-    sentence = straddles(plan(Scheduler.multi_stream, SOCKETS, num_streams=3)[1], SOCKETS)
-    assert sentence is not None
-    assert "cores 6-10 crosses from NUMA node 0 to 1" in sentence
-    assert "a num_streams that is a multiple of 2 avoids it" in sentence
+def said(cores: tuple[Core, ...], num_streams: int, scheduler: Scheduler = Scheduler.multi_stream) -> str | None:
+    return warning(scheduler, plan(scheduler, cores, num_streams=num_streams), cores)
+
+
+def test_what_straddles_is_named_with_the_counts_that_do_not() -> None:
+    assert said(SOCKETS, 3) == (
+        "num_streams=3 on 16 cores: stream 1 (cores 6-10) straddles NUMA nodes 0 and 1. A stream that straddles is "
+        "slower; none does with num_streams = 2, 4, 6-16"
+    )
 
 
 def test_an_l3_boundary_is_one_too() -> None:
-    cores = made_up(8, l3_per_node=2).usable
-    assert "L3 cache 0 to 1" in (straddles(Placement((3, 4)), cores) or "")
-    assert straddles(Placement((0, 1, 2, 3)), cores) is None
-    assert straddles(Placement((0, 1, 2, 3, 4)), cores) is None  # wider than any
+    assert "stream 1 (cores 3-5) straddles L3 caches 0 and 1; stream 2 (cores 6-8) straddles L3 caches 1 and 2." in (
+        said(made_up(12, l3_per_node=3).usable, 4) or ""
+    )
 
 
-def test_advice_is_given_only_where_it_holds() -> None:
-    cores = made_up(16, nodes=2).usable[:12]  # 8 and 4: a multiple of two cuts in the middle of the 8
-    sentence = straddles(Placement((7, 8)), cores)
-    assert sentence is not None
-    assert "multiple" not in sentence
+def test_who_has_all_of_several_l3s_shares_none_and_straddles_none() -> None:
+    cores = made_up(16, nodes=2, l3_per_node=2).usable
+    assert said(cores, 2) is None
+    assert straddles(Placement(tuple(range(8))), cores) is None
+    assert straddles(Placement(tuple(range(6))), cores) == "L3 caches 0 and 1"
 
 
-@given(groups=st.integers(1, 6), size=st.integers(1, 12), times=st.integers(1, 12))
-def test_the_advice_is_true(groups: int, size: int, times: int) -> None:
-    cores = made_up(groups * size, nodes=groups).usable
-    num_streams = groups * min(times, size)
-    assert not any(straddles(it, cores) for it in plan(Scheduler.multi_stream, cores, num_streams=num_streams))
+def test_of_many_streams_that_straddle_some_are_named() -> None:
+    text = said(made_up(256, nodes=8, l3_per_node=4).usable, 12)
+    assert text is not None
+    assert "NUMA nodes 0 and 1" in text
+    assert "; and 8 more streams do so." in text
+    assert len(text) < 450
+
+
+def test_nothing_is_said_where_nothing_straddles_or_it_was_not_streams_that_were_asked_for() -> None:
+    assert said(SOCKETS, 4) is None
+    assert said(SOCKETS, 2, Scheduler.elastic) is None
+    assert said(SOCKETS, 1, Scheduler.single_stream) is None
+    assert warning(Scheduler.naive, (), SOCKETS) is None
+
+
+def test_the_counts_are_those_of_the_cores_in_use() -> None:
+    placements = plan(Scheduler.multi_stream, SOCKETS, num_cores=12, num_streams=2)
+    assert (warning(Scheduler.multi_stream, placements, SOCKETS) or "").endswith("num_streams = 3, 5-12")
 
 
 # --- for any machine --------------------------------------------------------------------------------------------------
@@ -153,7 +201,9 @@ machines = st.builds(
 
 
 @given(machine=machines, data=st.data())
-def test_placements_are_disjoint_cover_the_cores_and_are_of_one_size(machine: Topology, data: st.DataObject) -> None:
+def test_placements_are_disjoint_cover_the_cores_and_give_each_its_share(
+    machine: Topology, data: st.DataObject
+) -> None:
     cores = machine.usable
     num_cores = data.draw(st.integers(1, len(cores)))
     num_streams = data.draw(st.integers(1, num_cores))
@@ -162,30 +212,23 @@ def test_placements_are_disjoint_cover_the_cores_and_are_of_one_size(machine: To
     # In order, each once and none left out: disjoint, covering and contiguous in one.
     assert [cpu for it in placements for cpu in it.cores] == [core.cpu for core in cores[:num_cores]]
     assert sum(it.mask for it in placements) == plan(Scheduler.single_stream, cores, num_cores=num_cores)[0].mask
-    widths = {it.width for it in placements}
-    assert max(widths) - min(widths) <= 1
-    assert min(widths) >= 1
+    assert min(it.width for it in placements) == num_cores // num_streams
 
 
-def crossings(cores: tuple[Core, ...], widths: tuple[int, ...]) -> tuple[int, int]:
-    """How many node and L3 boundaries lie inside streams of these widths."""
-    cuts = set(itertools.accumulate(widths))
-    inside = [(cores[i - 1], cores[i]) for i in range(1, len(cores)) if i not in cuts]
-    return sum(a.node != b.node for a, b in inside), sum(a.node == b.node and a.l3 != b.l3 for a, b in inside)
-
-
-@given(
-    machine=st.builds(made_up, st.integers(1, 12), nodes=st.integers(1, 3), l3_per_node=st.integers(1, 3)),
-    data=st.data(),
-)
-def test_no_other_order_of_widths_crosses_less(machine: Topology, data: st.DataObject) -> None:
-    """The simple twin: try every order."""
+@given(machine=machines)
+def test_elastic_streams_lie_in_one_place_each_and_no_two_in_the_same(machine: Topology) -> None:
     cores = machine.usable
-    num_streams = data.draw(st.integers(1, len(cores)))
-    widths = tuple(it.width for it in plan(Scheduler.multi_stream, cores, num_streams=num_streams))
-    narrow, num_wide = divmod(len(cores), num_streams)
-    orders = [
-        tuple(narrow + (index in wide) for index in range(num_streams))
-        for wide in itertools.combinations(range(num_streams), num_wide)
-    ]
-    assert crossings(cores, widths) == min(crossings(cores, order) for order in orders)
+    placements = plan(Scheduler.elastic, cores)
+    places = [{(core.node, core.l3) for core in cores if core.cpu in it.cores} for it in placements]
+    if len(machine.nodes) > 1:
+        assert [{node for node, _ in place} for place in places] == [{node[0].node} for node in machine.nodes]
+    else:
+        assert [{l3 for _, l3 in place} for place in places] == [{group[0].l3} for group in machine.l3_groups]
+    assert [cpu for it in placements for cpu in it.cores] == [core.cpu for core in cores]
+
+
+@given(machine=machines, data=st.data())
+def test_the_widths_never_add_up_to_more_than_the_quota(machine: Topology, data: st.DataObject) -> None:
+    scheduler = data.draw(st.sampled_from([it for it in Scheduler if it is not Scheduler.naive]))
+    width = sum(it.width for it in plan(scheduler, machine.usable))
+    assert width <= max(1, machine.quota or 64)  # who has less than one core's worth still needs one

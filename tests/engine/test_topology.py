@@ -1,6 +1,8 @@
 """Trees of other machines, written into tmp_path as Linux writes them."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -103,6 +105,37 @@ def test_a_core_of_which_only_the_second_hyperthread_is_allowed_is_used(tmp_path
     assert cpus(read_topology(root, affinity=[1, 4]).usable) == [1, 4]
 
 
+def test_an_affinity_with_holes_on_two_sockets(tmp_path: Path) -> None:
+    topology = read_topology(machine(tmp_path, made_up(16, nodes=2, smt=2)), affinity={1, 3, 9})
+    assert cpus(topology.usable) == [1, 3, 9]
+    assert [cpus(node) for node in topology.nodes] == [[1, 3], [9]]
+
+
+def test_a_cpu_that_is_offline_is_not_there(tmp_path: Path) -> None:
+    root = write(machine(tmp_path, made_up(8)), {"sys/devices/system/cpu/online": "0-2,5-7"})
+    assert cpus(read_topology(root, affinity=range(8)).usable) == [0, 1, 2, 5, 6, 7]
+    assert cpus(read_topology(root, affinity=[3, 4]).usable) == [3, 4]  # the process runs on something
+
+
+def test_the_fast_cores_of_a_hybrid_machine_come_first(tmp_path: Path) -> None:
+    """Two fast cores with hyperthreads, between two groups of slow ones without."""
+    files: dict[str, object] = {"sys/devices/cpu_core/cpus": "2-5", "sys/devices/cpu_atom/cpus": "0-1,6-7"}
+    for cpu in range(8):
+        siblings = f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}" if 2 <= cpu <= 5 else str(cpu)
+        files[f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"] = siblings
+    topology = read_topology(write(tmp_path, files), affinity=range(8))
+    assert [(core.cpu, core.slow) for core in topology.usable] == [
+        (2, False), (4, False), (0, True), (1, True), (6, True), (7, True),
+    ]  # fmt: skip
+    assert not any(core.slow for core in read_topology(tmp_path, affinity=[0, 1]).cores)  # all alike: none is slow
+
+
+def test_capacities_tell_slow_cores_where_nothing_lists_them(tmp_path: Path) -> None:
+    capacities = [400, 1024, 960, 400]
+    files = {f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity": capacity for cpu, capacity in enumerate(capacities)}
+    assert cpus(read_topology(write(tmp_path, files), affinity=range(4)).usable) == [1, 2, 0, 3]
+
+
 def test_an_l3_that_spans_nodes_counts_as_one_in_each(tmp_path: Path) -> None:
     files: dict[str, object] = {
         "sys/devices/system/node/node0/cpulist": "0-1",
@@ -155,6 +188,9 @@ def test_garbage_in_every_file_is_as_if_there_were_none(tmp_path: Path, garbage:
             "sys/fs/cgroup/cpu/cpu.cfs_quota_us",
             "sys/fs/cgroup/cpu/cpu.cfs_period_us",
             "proc/driver/nvidia/gpus/0000:01:00.0/information",
+            "sys/devices/system/cpu/online",
+            "sys/devices/system/cpu/cpu1/cpu_capacity",
+            "sys/devices/cpu_atom/cpus",
         ],
         garbage,
     )
@@ -251,6 +287,33 @@ def test_a_quota_is_met_from_the_first_node_and_one_hyperthread_each() -> None:
     assert len(topology.nodes) == 1
 
 
+def test_the_smallest_quota_on_the_way_up_counts_in_v1_too(tmp_path: Path) -> None:
+    folder = "sys/fs/cgroup/cpu,cpuacct"
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/\n4:cpu,cpuacct:/pods/pod1",
+            f"{folder}/cpu.cfs_quota_us": -1,
+            f"{folder}/cpu.cfs_period_us": 100000,
+            f"{folder}/pods/cpu.cfs_quota_us": 150000,
+            f"{folder}/pods/cpu.cfs_period_us": 100000,
+            f"{folder}/pods/pod1/cpu.cfs_quota_us": 200000,
+            f"{folder}/pods/pod1/cpu.cfs_period_us": 50000,
+        },
+    )
+    assert read_topology(tmp_path, affinity=range(8)).quota == 1.5
+
+
+@pytest.mark.parametrize(("quota", "is_cut"), [(None, False), (0.5, True), (3.9, True), (4.0, False), (64.0, False)])
+def test_a_quota_that_leaves_all_cores_cuts_nothing(quota: float | None, is_cut: bool) -> None:
+    assert made_up(4, smt=2, quota=quota).is_cut == is_cut
+
+
+def test_one_core_is_used_under_a_quota_of_half_a_one() -> None:
+    assert made_up(1, quota=0.5).usable == made_up(1).usable
+    assert not made_up(1, quota=0.5).is_cut
+
+
 def test_the_memory_limit_is_the_smallest_on_the_way_up(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -275,6 +338,17 @@ def test_gpus_are_named_by_their_driver(tmp_path: Path) -> None:
     information = "Model: \t\t NVIDIA H200\nIRQ:   \t\t 16\nGPU UUID: \t GPU-0"
     write(tmp_path, {f"proc/driver/nvidia/gpus/0000:0{n}:00.0/information": information for n in range(2)})
     assert read_topology(tmp_path, affinity=[0]).gpus == ("NVIDIA H200", "NVIDIA H200")
+
+
+def test_gpus_whose_driver_says_nothing_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, dict.fromkeys(["dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm"], ""))
+    assert read_topology(tmp_path, affinity=[0]).gpus == ("NVIDIA GPU", "NVIDIA GPU")
+
+
+def test_without_a_gpu_there_is_none_and_nothing_is_imported_to_look() -> None:
+    script = "import sys; from headrace.engine.topology import read_topology; read_topology(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"torch", "onnxruntime", "openvino", "psutil"} & set(done.stdout.split())
 
 
 def test_this_machine() -> None:

@@ -15,6 +15,7 @@ NAMES = [
     "Cancelled",
     "Closed",
     "DeadlineExceeded",
+    "DeviceNotFound",
     "Engine",
     "Future",
     "HeadraceError",
@@ -97,7 +98,9 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         "RequestError", "SetupError", "Unavailable", "BackendError", "PoisonedVar", "WouldDeadlock", "Cancelled",
     }  # fmt: skip
     assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound"}
-    assert below(hr.SetupError) == {"InvalidOption", "InvalidModel", "BackendNotInstalled", "NotEnoughCores"}
+    assert below(hr.SetupError) == {
+        "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
+    }  # fmt: skip
     assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {"Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed"}
 
@@ -110,6 +113,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         (hr.InvalidModel, ValueError),
         (hr.ModelNotFound, LookupError),
         (hr.BackendNotInstalled, ImportError),
+        (hr.DeviceNotFound, LookupError),
         (hr.DeadlineExceeded, TimeoutError),
         (hr.WouldDeadlock, RuntimeError),
     ],
@@ -138,6 +142,9 @@ def test_what_an_error_knows_is_in_its_attributes() -> None:
     assert str(loading) == "model m:1 is FAILED, not READY: no file"
     cores = hr.NotEnoughCores(4, 2, "why")
     assert (cores.wanted, cores.free) == (4, 2)
+    device = hr.DeviceNotFound("tpu", ["cpu"], "cpu (4 cores)")
+    assert (device.device, device.devices) == ("tpu", ("cpu",))
+    assert str(device) == "there is no device 'tpu' here; choose from: cpu (4 cores)"
     assert hr.BackendNotInstalled("torch", "pip install torch").backend == "torch"
     poisoned = hr.PoisonedVar("x", ValueError("v"))
     assert (poisoned.name, str(poisoned.origin)) == ("x", "v")

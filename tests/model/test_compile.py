@@ -36,11 +36,13 @@ def double(x: Any) -> Any:
         ({"input_shapes": 5}, "input_shapes is a dict by name, or a list in input order, not 5"),
         ({"input_shapes": "x"}, "input_shapes is a dict by name, or a list in input order, not 'x'"),
         ({"precision": "int8"}, "precision 'fp32' is what this version has, not 'int8'"),
-        ({"devices": "cuda"}, "device 'cpu' is what this version has, not 'cuda'"),
-        ({"devices": ["cpu", "cpu"]}, "device 'cpu' is what this version has"),
+        ({"devices": ["cpu", "cpu"]}, "devices names the CPU 2 times"),
+        ({"devices": 1}, "devices is the name of a device or a list of names, not 1"),
         ({"backend": "torch"}, "unknown backend 'torch'; this version has: onnxruntime, python, null"),
         ({"scheduler": "best"}, "there is no scheduler 'best'"),
-        ({"scheduler": "auto"}, "scheduler 'auto' is not available in this version"),
+        ({"scheduler": "auto"}, "scheduler 'auto' is not available in this version yet"),
+        ({"scheduler": "elastc"}, "did you mean 'elastic'"),
+        ({"scheduler": "elastic", "num_streams": 2}, "elastic runs at most one request on each L3 cache"),
         ({"num_streams": 2}, "single_stream has one stream"),
         ({"num_streams": 0, "scheduler": "multi_stream"}, "num_streams is a whole number from 1"),
         ({"num_streams": 5, "scheduler": "multi_stream"}, "num_streams is 5, but there are 2 cores"),
@@ -58,6 +60,12 @@ def test_more_cores_than_the_engine_has_are_not_enough() -> None:
     with hr.Engine(topology=made_up(2)) as engine, pytest.raises(hr.NotEnoughCores) as caught:
         hr.compile_model(double, num_cores=3, engine=engine)
     assert (caught.value.wanted, caught.value.free) == (3, 2)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "gpu", "tpu", "cpu:1"])
+def test_a_device_that_is_not_there_is_named_with_those_that_are(device: str) -> None:
+    with hr.Engine(topology=made_up(2)) as engine, pytest.raises(hr.DeviceNotFound, match=r"choose from: cpu \(2 co"):
+        hr.compile_model(double, engine=engine, devices=device)
 
 
 def test_a_model_that_cannot_be_loaded_leaves_nothing_behind() -> None:
@@ -85,12 +93,16 @@ def test_a_closed_engine_takes_no_models() -> None:
         ({"scheduler": "multi_stream"}, [1, 1, 1, 1]),
         ({"scheduler": hr.Scheduler.multi_stream, "num_streams": 2}, [2, 2]),
         ({"scheduler": "multi_stream", "num_cores": 3, "num_streams": 2}, [2, 1]),
+        ({"scheduler": "ASYNC", "num_streams": 1}, [4]),
+        ({"scheduler": "elastic"}, [2, 2]),
+        ({"scheduler": "elastic", "num_cores": 3}, [2, 1]),
+        ({"scheduler": hr.Scheduler.elastic, "num_streams": 1}, [2]),
         ({"scheduler": "naive"}, []),
     ],
 )
 def test_a_scheduler_says_how_many_streams_there_are_and_how_wide(options: dict[str, Any], widths: list[int]) -> None:
     with (
-        hr.Engine(topology=made_up(4)) as engine,
+        hr.Engine(topology=made_up(4, nodes=2)) as engine,
         hr.compile_model(double, engine=engine, **options) as model,
     ):
         assert [placement.width for placement in model.placements] == widths
@@ -144,7 +156,7 @@ def test_shapes_are_fixed_in_the_forms_deepsparse_has(sum_and_difference: bytes)
                 model([np.zeros((2, 3), np.float32)] * 2)
 
 
-@pytest.mark.parametrize("scheduler", ["single_stream", "multi_stream", "naive"])
+@pytest.mark.parametrize("scheduler", ["single_stream", "multi_stream", "elastic", "naive"])
 @pytest.mark.parametrize("max_batch_size", [1, 8])
 def test_every_scheduler_agrees_with_bare_onnx_runtime(scheduler: str, max_batch_size: int, digits: Path) -> None:
     options = onnxruntime.SessionOptions()
@@ -155,7 +167,7 @@ def test_every_scheduler_agrees_with_bare_onnx_runtime(scheduler: str, max_batch
     xs = [rng.random((rows, *spec.shape[1:]), np.float32) for rows in (1, 2, 1, 5, 9)]
     expected = [bare.run(None, {spec.name: x}) for x in xs]
     with (
-        hr.Engine(topology=made_up(2)) as engine,
+        hr.Engine(topology=made_up(2, nodes=2)) as engine,
         hr.compile_model(digits, scheduler=scheduler, engine=engine, max_batch_size=max_batch_size) as model,
     ):
         for x, wanted in zip(xs, expected):

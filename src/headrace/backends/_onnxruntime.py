@@ -2,7 +2,8 @@
 
 Streams of width 1 share ONE session with one thread each: `run` may be called from many threads, the calling thread is
 the one that computes, and there is one copy of the weights. A stream of width w > 1 has a session of its own with w
-threads: the calling thread and w - 1 of the session's.
+threads: the calling thread and w - 1 of the session's. Streams that stay on some CPUs have a session each, made by a
+thread that is there: so are its weights, and its threads, which inherit where they may run.
 
 Idle threads of a session spin for at most 50 us: the default burns most of a core for a few requests a second, and
 sessions beside each other slow each other down. Sessions are made under one lock: making several at once was
@@ -14,12 +15,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headrace.backends.base import Loaded, LoadOptions, Stop
+from headrace.engine.binding import made_on
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import Array, TensorSpec
 
@@ -93,16 +96,16 @@ class OnnxRuntimeBackend:
         source, name = _readable(model)
         shared = None
         sessions: list[OnnxRuntimeSession] = []
-        for width in options.widths:
+        for width, cpus in zip(options.widths, options.cpus or ((),) * len(options.widths)):
             if width == 1 and shared is not None:
                 sessions.append(shared)
                 continue
-            session = _make(onnxruntime, source, name, width, options)
+            session = made_on(cpus, partial(_make, onnxruntime, source, name, width, options))
             if not sessions:
                 inputs = tuple(_spec(name, i) for i in session.get_inputs())
                 outputs = tuple(_spec(name, o) for o in session.get_outputs())
             made = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
-            if width == 1:
+            if width == 1 and not cpus:
                 shared = made
             sessions.append(made)
         inputs = _fixed(inputs, options)

@@ -23,6 +23,9 @@ class LoadOptions:
     """Fixes dimension 0 of every input; None leaves it as the model has it."""
     input_shapes: Mapping[str, Sequence[int]] | None = None
     """Fixes whole shapes, by input name or by position ("0", "1", …)."""
+    cpus: tuple[tuple[int, ...], ...] = ()
+    """The CPUs each stream's threads are to stay on, in the order of `widths`: its Session is its own, and made there
+    (`engine.binding.made_on`), so that its memory is near it. (): any."""
 
 
 class Stop:

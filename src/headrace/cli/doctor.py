@@ -1,8 +1,8 @@
 """What `headrace doctor` says: what this process has to work with, and what looks wrong.
 
 Rule 1: `collect` looks and changes nothing. The one thing it loads is onnxruntime, to ask it for its providers.
-Rule 2: `problems` and `render` read the report only, so a report that someone sent is as good as this machine.
-Rule 3: every problem says what to do about it.
+Rule 2: `render` reads the report only, so a report that someone sent is as good as this machine. So do `findings`,
+        which says what looks wrong, and `placements`, which draws the machine and its streams.
 """
 
 from __future__ import annotations
@@ -25,18 +25,15 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.backends._onnxruntime import import_runtime
-from headrace.engine.placement import plan
-from headrace.engine.scheduler import Scheduler
+from headrace.cli.findings import THREAD_SETTINGS, problems
+from headrace.cli.placements import print_placements, streams_of, tree_of
+from headrace.cli.wording import count_of, size_of
 from headrace.engine.topology import Core, Topology, cpu_list, memory_limit, read_topology
 from headrace.version import __version__
 
 _DOORS = {"inference": 8080, "management": 8081, "metrics": 8082, "grpc": 8001}
-_OPENED = ("inference", "management", "metrics")  # this version has no gRPC door: its port is looked at, no more
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # They all install the same module, and the one installed last has written over the others.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
-_LOW_MEMORY = 1 << 30
-_SMALL_SHM = 256 << 20  # Docker gives 64 MiB unless told
 
 Row = tuple[str, ...]
 
@@ -56,7 +53,8 @@ def collect() -> dict[str, object]:
         "cpu": _cpu_model(),
         "memory": _memory(),
         "cores": _cores(topology),
-        "schedulers": {str(name): [list(it.cores) for it in plan(name, topology.usable)] for name in Scheduler},
+        "topology": tree_of(topology),
+        "schedulers": streams_of(topology),
         "gpus": list(topology.gpus),
         "backends": {
             "onnxruntime": _onnxruntime(),
@@ -68,22 +66,11 @@ def collect() -> dict[str, object]:
         "event_loop": {"uvloop": _version("uvloop"), "httptools": _version("httptools")},
         "ports": {door: {"port": port, "state": _port_state(port)} for door, port in _DOORS.items()},
         "environment": {
-            name: os.environ[name] for name in (*_THREAD_SETTINGS, "CUDA_VISIBLE_DEVICES") if name in os.environ
+            name: os.environ[name] for name in (*THREAD_SETTINGS, "CUDA_VISIBLE_DEVICES") if name in os.environ
         },
     }
     report["problems"] = problems(report)
     return report
-
-
-def problems(report: Mapping[str, Any]) -> list[str]:
-    """What looks wrong in a report and what to do about it, gravest first; empty where nothing does."""
-    return [
-        *_backend_problems(report["backends"]["onnxruntime"]),
-        *_port_problems(report["ports"]),
-        *_core_problems(report["cores"]),
-        *_memory_problems(report["memory"]),
-        *_python_problems(report),
-    ]
 
 
 def render(report: Mapping[str, Any], console: Console) -> None:
@@ -91,7 +78,7 @@ def render(report: Mapping[str, Any], console: Console) -> None:
     console.print(Text.assemble(("Headrace ", "bold"), (report["headrace"], "bold cyan")))
     _print_rows(console, _machine_rows(report))
     console.print()
-    _print_rows(console, _scheduler_rows(report["schedulers"]), "scheduler", "streams", "cores")
+    print_placements(report, console)
     console.print()
     _print_rows(console, _backend_rows(report["backends"]), "backend", "version", "providers")
     console.print()
@@ -184,111 +171,16 @@ def _port_state(port: int) -> str:
     return "free"
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
-
-
-def _backend_problems(onnxruntime: Mapping[str, Any]) -> list[str]:
-    packages = onnxruntime["packages"]
-    found = []
-    if len(packages) > 1:
-        found.append(
-            f"{' and '.join(packages)} are installed together, and one has written over the other: uninstall all of "
-            "them, then install the one you want"
-        )
-    if onnxruntime["error"]:
-        found.append(
-            f"onnxruntime is installed but cannot be imported ({onnxruntime['error']}): install it again with "
-            f"`pip install --force-reinstall {(packages or ['onnxruntime'])[0]}`"
-        )
-    elif not onnxruntime["providers"]:
-        found.append("onnxruntime is not installed, so no ONNX model can run: `pip install onnxruntime`")
-    return found
-
-
-def _port_problems(ports: Mapping[str, Any]) -> list[str]:
-    return [
-        f"port {ports[door]['port']} ({door}) is taken, and `headrace serve` will not start there: stop what listens "
-        f"(`ss -ltnp 'sport = :{ports[door]['port']}'` shows it), or give another with `--{door}-address 127.0.0.1:0`"
-        for door in _OPENED
-        if ports[door]["state"] == "taken"
-    ]
-
-
-def _core_problems(cores: Mapping[str, Any]) -> list[str]:
-    allowed, physical, quota, usable = len(cores["affinity"]), cores["physical"], cores["quota"], len(cores["usable"])
-    found = []
-    if quota is not None and quota < physical:
-        stopped = ", and even that is stopped for a part of every period" if quota < 1 else ""
-        found.append(
-            f"the cgroup quota is {quota:g} CPUs, less than the {_count(physical, 'core')} here, so {usable} will be "
-            f"used{stopped}: if there should be more, raise the container's CPU limit (`docker run --cpus`, Kubernetes "
-            "`limits.cpu`), best to a whole number"
-        )
-    if allowed < cores["total"]:
-        found.append(
-            f"this process may run on {allowed} of {cores['total']} CPUs (affinity {cpu_list(cores['affinity'])}): "
-            "if the others are meant for it too, widen what narrows it (taskset, numactl, the container's cpuset)"
-        )
-    if usable == 1:
-        found.append(
-            "there is only one core to use, so requests run one after the other under every scheduler: give it more "
-            "cores if callers have to wait"
-        )
-    return found
-
-
-def _memory_problems(memory: Mapping[str, Any]) -> list[str]:
-    found = []
-    available, limit, shm = memory["available"], memory["limit"], memory["shm"]
-    if limit is not None and limit < _LOW_MEMORY:
-        found.append(
-            f"the cgroup allows {_size(limit)} of memory, and a model that needs more gets the process killed: raise "
-            "the container's memory limit (`docker run --memory`, Kubernetes `limits.memory`)"
-        )
-    elif available < _LOW_MEMORY:
-        found.append(
-            f"only {_size(available)} of memory are available, and a model that needs more gets the process killed or "
-            "the machine swapping: stop something else, or use a smaller model"
-        )
-    if shm is not None and shm < _SMALL_SHM:
-        found.append(
-            f"/dev/shm has {_size(shm)}, and what passes tensors between processes there fails when it is full "
-            "(PyTorch's data loaders do): `docker run --shm-size=1g`, in Kubernetes an emptyDir with `medium: Memory`"
-        )
-    return found
-
-
-def _python_problems(report: Mapping[str, Any]) -> list[str]:
-    found = []
-    if not report["python"]["gil"]:
-        found.append(
-            "this Python runs without the GIL, which Headrace is not tested with: use the ordinary build, or set "
-            "`PYTHON_GIL=1`"
-        )
-    found += [
-        f"{name}={report['environment'][name]} is set and overrules the number of threads that a scheduler plans, in "
-        f"libraries that obey it: `unset {name}` unless it is on purpose"
-        for name in _THREAD_SETTINGS
-        if name in report["environment"]
-    ]
-    found += [
-        f"{package} is not installed although the server is built on it: `pip install {package}`"
-        for package, version in report["event_loop"].items()
-        if version is None and not (package == "uvloop" and report["system"]["os"] == "Windows")  # there is none there
-    ]
-    return found
-
-
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
 def _machine_rows(report: Mapping[str, Any]) -> list[Row]:
     python, system, memory, cores = report["python"], report["system"], report["memory"], report["cores"]
     gil = "" if python["gil"] else ", no GIL"
-    limit = "no cgroup limit" if memory["limit"] is None else f"cgroup limit {_size(memory['limit'])}"
-    shm = "" if memory["shm"] is None else f"; /dev/shm {_size(memory['shm'])}"
+    limit = "no cgroup limit" if memory["limit"] is None else f"cgroup limit {size_of(memory['limit'])}"
+    shm = "" if memory["shm"] is None else f"; /dev/shm {size_of(memory['shm'])}"
     usable = f"{len(cores['usable'])} usable ({cpu_list(cores['usable'])})"
-    found = f"{_count(cores['total'], 'CPU')}, {len(cores['affinity'])} in the affinity, {cores['physical']} physical"
+    found = f"{count_of(cores['total'], 'CPU')}, {len(cores['affinity'])} in the affinity, {cores['physical']} physical"
     quota = "no quota" if cores["quota"] is None else f"quota {cores['quota']:g}"
     return [
         ("Python", f"{python['implementation']} {python['version']}{gil}, {python['executable']}"),
@@ -296,21 +188,9 @@ def _machine_rows(report: Mapping[str, Any]) -> list[Row]:
         ("CPU", report["cpu"] or "unknown"),
         ("cores", f"{usable}, {_groups(cores['l3_groups'], 'L3')}, {_groups(cores['nodes'], 'NUMA node')}"),
         ("", f"of {found}, {quota}"),
-        ("memory", f"{_size(memory['available'])} available of {_size(memory['total'])}, {limit}{shm}"),
+        ("memory", f"{size_of(memory['available'])} available of {size_of(memory['total'])}, {limit}{shm}"),
         ("GPUs", ", ".join(_multiples(report["gpus"])) or "none"),
     ]
-
-
-def _scheduler_rows(schedulers: Mapping[str, Any]) -> list[Row]:
-    return [(name, str(len(places)) if places else "-", _streams(places)) for name, places in schedulers.items()]
-
-
-def _streams(placements: list[list[int]]) -> str:
-    if not placements:
-        return "runs in the caller's thread"
-    if len(placements) > 1 and all(len(cores) == 1 for cores in placements):
-        return f"one core each ({cpu_list(cpu for cores in placements for cpu in cores)})"
-    return " | ".join(cpu_list(cores) for cores in placements)
 
 
 def _backend_rows(backends: Mapping[str, Any]) -> list[Row]:
@@ -354,17 +234,9 @@ def _print_rows(console: Console, rows: list[Row], *headings: str) -> None:
 
 def _groups(groups: list[list[int]], what: str) -> str:
     """`2 NUMA nodes (0-7 | 8-15)`; of many only how many."""
-    counted = _count(len(groups), what)
+    counted = count_of(len(groups), what)
     return f"{counted} ({' | '.join(map(cpu_list, groups))})" if 1 < len(groups) <= 8 else counted
 
 
 def _multiples(names: list[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.0f} MiB"

@@ -105,8 +105,8 @@ class Dispatch:
 
     # ---- what the engine and models call
 
-    def attach(self, source: Source, masks: Sequence[int], name: str) -> Port:
-        """Start one stream for each core mask, all pulling from `source`.
+    def attach(self, source: Source, masks: Sequence[int], name: str, *, bound: bool = False) -> Port:
+        """Start one stream for each core mask, all pulling from `source`; `bound`: its thread stays on its cores.
 
         NotEnoughCores if `masks` were made before another engine took some of these cores.
         """
@@ -116,7 +116,10 @@ class Dispatch:
             name = next(each for i in count(1) if (each := name if i == 1 else f"{name}.{i}") not in self._names)
             self._names.add(name)
         port = Port(source, name)
-        port.streams = tuple(Stream(self, port, mask, i, f"headrace-{name}-{i}") for i, mask in enumerate(masks))
+        port.streams = tuple(
+            Stream(self, port, mask, i, f"headrace-{name}-{i}", _bits(mask) if bound else None)
+            for i, mask in enumerate(masks)
+        )
         started: list[Stream] = []
         try:
             # Before others can see the port: whoever detaches it joins its threads, and must find them started.

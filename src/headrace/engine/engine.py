@@ -23,7 +23,7 @@ from headrace.engine.future import FORKED, Future, Guard, on_a_stream, refuse_to
 from headrace.engine.leases import Leases
 from headrace.engine.mailbox import loop_runs_here
 from headrace.engine.operations import Operation, OperationSource, check_push
-from headrace.engine.ownership import claim_cores, deciding, give_back_cores
+from headrace.engine.ownership import claim_cores, deciding, give_back_cores, machine
 from headrace.engine.shedding import Shedding
 from headrace.engine.statistics import EngineStatistics
 from headrace.engine.topology import Core, Topology
@@ -66,6 +66,7 @@ class Engine(Dispatch):
         budget = Budget(max_operations, max_bytes, guard)
         super().__init__(claim_cores(self, num_cores, topology), budget, guard, clock)
         self.on_full = on_full
+        self.topology = topology if topology is not None else machine()
         self._operations: Port | None = None
         self._unseen: deque[Future[Any]] = deque()
         self._forgotten = 0  # errors nobody has looked at, beyond UNSEEN

@@ -1,18 +1,24 @@
 """Which cores each stream runs on.
 
-Rule 1: placements are disjoint, and together they are the first `num_cores` cores.
-Rule 2: a placement is a run of neighbours, and widths differ by at most one: no stream is the slow one.
-Rule 3: within rule 2, as many cuts as possible fall between NUMA nodes, then between L3s.
+Rule 1: placements are disjoint, and lie in the first `num_cores` cores. A core is a physical one: of its hyperthreads
+        one is used, the others never.
+Rule 2: multi_stream cuts all those cores into `num_streams` (`splitting` says where). What was asked for is placed,
+        also where a stream has to straddle; `warning` says so then.
+Rule 3: elastic has one placement for each NUMA node, or for each L3 where there is one node; never two in one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.engine.scheduler import Scheduler
-from headrace.engine.topology import Core, cpu_list, grouped
+from headrace.engine.splitting import clean_counts, l3s_of, nodes_of, split
+from headrace.engine.topology import Core, cpu_list
 from headrace.errors import InvalidOption, NotEnoughCores
+
+_NAMED = 4
+"""How many straddling streams a warning names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +55,84 @@ def plan(
     if scheduler == Scheduler.single_stream:
         if num_streams not in (None, 1):
             raise InvalidOption(f"single_stream has one stream, num_streams is {num_streams}; use multi_stream")
-        return (Placement(tuple(core.cpu for core in cores)),)
-    if num_streams is not None and num_streams > len(cores):
+        parts: Sequence[Sequence[Core]] = (cores,)
+    elif scheduler == Scheduler.elastic:
+        parts = _elastic(cores, num_streams)
+    elif num_streams is not None and num_streams > len(cores):
         raise InvalidOption(
             f"num_streams is {num_streams}, but there are {len(cores)} cores and each stream needs one of its own; "
             f"choose 1 to {len(cores)}, or leave it out for one stream per core"
         )
-    return _split(cores, num_streams or len(cores))
+    else:
+        parts = split(cores, num_streams or len(cores))
+    return tuple(Placement(tuple(core.cpu for core in part)) for part in parts)
 
 
 def straddles(placement: Placement, cores: Sequence[Core]) -> str | None:
-    """What is wrong with where a placement lies: it crosses a boundary between `cores` that it need not cross.
+    """What a placement on `cores` straddles: `NUMA nodes 0 and 1`; None where it does not.
 
-    None where nothing is, also for one that is wider than any node or L3.
+    Several L3s of one node are not straddled by who has all of each: that is a wide stream, which shares none of them.
+    Several nodes always are: part of its memory is far away.
     """
-    return _crosses(placement, cores, "NUMA node", lambda core: core.node) or _crosses(
-        placement, cores, "L3 cache", lambda core: core.l3
-    )
+    own = set(placement.cores)
+    nodes = sorted({core.node for core in cores if core.cpu in own})
+    if len(nodes) > 1:
+        return f"NUMA nodes {_listed(nodes)}"
+    l3s = sorted({core.l3 for core in cores if core.cpu in own})
+    if len(l3s) > 1 and any(core.l3 in l3s and core.cpu not in own for core in cores):
+        return f"L3 caches {_listed(l3s)}"
+    return None
 
 
-def _crosses(placement: Placement, cores: Sequence[Core], what: str, group_of: Callable[[Core], int]) -> str | None:
-    touched = sorted({group_of(core) for core in cores if core.cpu in placement.cores})
-    sizes = [len(group) for group in grouped(cores, group_of)]
-    if len(touched) < 2 or placement.width > max(sizes):
+def warning(scheduler: Scheduler, placements: Sequence[Placement], cores: Sequence[Core]) -> str | None:
+    """What is to be said about multi_stream `placements`, which are all that `plan` made of `cores`. None: nothing."""
+    if scheduler != Scheduler.multi_stream:
         return None
-    # True only of groups of one size: then each gets as many streams, and they fit.
-    advice = f"; a num_streams that is a multiple of {len(sizes)} avoids it" if len(set(sizes)) == 1 else ""
+    found = [
+        f"stream {index} (cores {placement}) straddles {what}"
+        for index, placement in enumerate(placements)
+        if (what := straddles(placement, cores)) is not None
+    ]
+    if not found:
+        return None
+    if len(found) > _NAMED:
+        found[_NAMED:] = [f"and {len(found) - _NAMED} more streams do so"]
+    used = sum(placement.width for placement in placements)
     return (
-        f"the stream on cores {placement} crosses from {what} {' to '.join(map(str, touched))}, "
-        f"although its {placement.width} cores would fit in one, which makes it slower{advice}"
+        f"num_streams={len(placements)} on {used} cores: {'; '.join(found)}. A stream that straddles is slower; "
+        f"none does with num_streams = {_ranges(clean_counts(cores[:used]))}"
     )
+
+
+def _elastic(cores: Sequence[Core], num_streams: int | None) -> list[Sequence[Core]]:
+    groups = nodes_of(cores)
+    on_each, there_are = "NUMA node", f"{len(groups)} NUMA nodes"
+    if len(groups) == 1:
+        groups = l3s_of(cores)
+        on_each = "L3 cache (all cores are on one NUMA node)"
+        there_are = f"{len(groups)} L3 cache{'' if len(groups) == 1 else 's'}"
+    if num_streams is not None and num_streams > len(groups):
+        most = f"1 to {len(groups)}" if len(groups) > 1 else "1"
+        raise InvalidOption(
+            f"elastic runs at most one request on each {on_each}, and there {'is' if len(groups) == 1 else 'are'} "
+            f"{there_are} here, but num_streams is {num_streams}; choose {most}, or scheduler='multi_stream' to have "
+            "several requests on one"
+        )
+    # The widest, where not all are wanted: sorting is stable, so of equal ones the first.
+    widest = sorted(range(len(groups)), key=lambda index: -len(groups[index]))[:num_streams]
+    return [groups[index] for index in sorted(widest)]
 
 
 def _num_cores(wanted: int | None, free: int) -> int:
     _check_count("num_cores", wanted)
     wanted = wanted or max(1, free)
     if wanted > free:
-        raise NotEnoughCores(wanted, free, "ask for fewer; `headrace doctor` shows what this process may use")
+        raise NotEnoughCores(
+            wanted,
+            free,
+            "ask for fewer, or leave num_cores out for all of them; hyperthreads do not count, and `headrace doctor` "
+            "shows what this process may use",
+        )
     return wanted
 
 
@@ -94,38 +141,9 @@ def _check_count(name: str, value: object) -> None:
         raise InvalidOption(f"{name} is a whole number from 1 up, or None; {value!r} came")
 
 
-def _split(cores: Sequence[Core], streams: int) -> tuple[Placement, ...]:
-    placements, start = [], 0
-    for width in _widths(cores, streams):
-        placements.append(Placement(tuple(core.cpu for core in cores[start : start + width])))
-        start += width
-    return tuple(placements)
+def _listed(numbers: Sequence[int]) -> str:
+    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
-def _widths(cores: Sequence[Core], streams: int) -> list[int]:
-    """The order of narrow and wide streams that gains most from its cuts. Wide ones first where it is all the same."""
-    total = len(cores)
-    narrow, num_wide = divmod(total, streams)
-    # gain[p]: what it is worth to cut before core p. One node boundary outweighs all L3 boundaries together.
-    gain = [0] * (total + 1)
-    for index in range(1, total):
-        before, after = cores[index - 1], cores[index]
-        gain[index] = total if before.node != after.node else int(before.l3 != after.l3)
-    # best[wide]: the most that can be gained with `left` streams still to place, `wide` of them wide.
-    # From the last stream to the first; wide_first[left][wide] remembers the choice.
-    best = [0] + [-1] * num_wide
-    wide_first: list[list[bool]] = [[False] * (num_wide + 1)]
-    for left in range(1, streams + 1):
-        choices, values = [False] * (num_wide + 1), [-1] * (num_wide + 1)
-        for wide in range(min(left, num_wide) + 1):
-            if_wide = best[wide - 1] if wide else -1
-            choices[wide] = if_wide >= best[wide]
-            values[wide] = max(if_wide, best[wide]) + gain[total - left * narrow - wide]
-        best = values
-        wide_first.append(choices)
-    widths = []
-    for left in range(streams, 0, -1):
-        is_wide = wide_first[left][num_wide]
-        num_wide -= is_wide
-        widths.append(narrow + is_wide)
-    return widths
+def _ranges(numbers: Sequence[int]) -> str:
+    return cpu_list(numbers).replace(",", ", ")

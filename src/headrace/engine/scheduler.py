@@ -1,4 +1,8 @@
-"""The names of the schedulers, and what else people call them."""
+"""The names of the schedulers, and what else people call them.
+
+Rule 1: a name is a whole name. DeepSparse looked for substrings, and took "e" for elastic.
+Rule 2: case does not matter; everything else does, and whoever misses by little is told what it may have meant.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +17,40 @@ class Scheduler(enum.StrEnum):
 
     single_stream = "single_stream"  # one request at a time, on all cores
     multi_stream = "multi_stream"  # several at once, on disjoint cores
+    elastic = "elastic"  # at most one on each NUMA node; where there is one node, on each L3
     naive = "naive"  # in the caller's thread: the oracle, and what a debugger can step through
+    default = "single_stream"  # DeepSparse has this member: another name for the first
 
     @classmethod
     def of(cls, value: str | Scheduler | None) -> Scheduler:
-        """The scheduler of that name or synonym, exactly as written; the default for None."""
-        if value is None:
-            return cls.single_stream
-        if isinstance(value, str) and value in _NAMES:
-            return _NAMES[value]
-        if isinstance(value, str) and value in _LATER:
-            raise InvalidOption(f"scheduler {value!r} is not available in this version; choose {_CHOICES}")
-        raise InvalidOption(f"there is no scheduler {value!r}; choose {_CHOICES}{_did_you_mean(value)}")
+        """The scheduler of that name or synonym; the default for None."""
+        return cls.default if value is None else cls.from_str(value)
+
+    @classmethod
+    def from_str(cls, key: str) -> Scheduler:
+        """The scheduler of that name or synonym. InvalidOption, which is a ValueError, for anything else."""
+        name = key.lower() if isinstance(key, str) else ""
+        if name in _NAMES:
+            return _NAMES[name]
+        if name in _LATER:
+            raise InvalidOption(f"scheduler {key!r} is not available in this version yet; choose {_CHOICES}")
+        raise InvalidOption(f"there is no scheduler {key!r}; {_did_you_mean(name)}choose {_CHOICES}")
 
 
-# DeepSparse's synonyms: its users bring their scripts.
-_NAMES = {
-    "single_stream": Scheduler.single_stream,
-    "multi_stream": Scheduler.multi_stream,
-    "naive": Scheduler.naive,
-    "default": Scheduler.single_stream,
-    "sync": Scheduler.single_stream,
-    "single": Scheduler.single_stream,
-    "async": Scheduler.multi_stream,
-    "multi": Scheduler.multi_stream,
+# The first of each is its own name, the others are DeepSparse's: its users bring their scripts.
+_SYNONYMS = {
+    Scheduler.single_stream: ("single_stream", "default", "single", "sync"),
+    Scheduler.multi_stream: ("multi_stream", "multi", "async"),
+    Scheduler.elastic: ("elastic",),
+    Scheduler.naive: ("naive",),
 }
-_LATER = frozenset({"elastic", "auto"})
-_CHOICES = "single_stream (also: default, single, sync), multi_stream (also: multi, async) or naive"
+_NAMES = {name: scheduler for scheduler, names in _SYNONYMS.items() for name in names}
+_LATER = frozenset({"auto"})
+_CHOICES = ", ".join(
+    f"{name} (also: {', '.join(synonyms)})" if synonyms else name for name, *synonyms in _SYNONYMS.values()
+)
 
 
-def _did_you_mean(value: object) -> str:
-    # Case is what most near misses get wrong, so it is left out of the comparison.
-    near = get_close_matches(value.lower(), _NAMES, n=1) if isinstance(value, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""
+def _did_you_mean(name: str) -> str:
+    near = get_close_matches(name, [*_NAMES, *_LATER], n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from headrace.engine.binding import bind
 from headrace.engine.future import mark_stream_thread
 from headrace.engine.leases import Lane
 from headrace.engine.mailbox import Hold
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    def __init__(self, engine: Dispatch, port: Port, mask: int, index: int, name: str) -> None:
+    def __init__(
+        self, engine: Dispatch, port: Port, mask: int, index: int, name: str, cpus: Collection[int] | None = None
+    ) -> None:
+        """`cpus`: where its thread is bound to; None: it goes where the kernel wants it."""
         self.port, self.index, self.name = port, index, name
         self.lane: Lane = port.group.add_lane(mask, self)
         # Set and read under the engine's lock, once it has started:
@@ -35,7 +40,7 @@ class Stream:
         self.refused: Refused = []
         self.settled: list[Work] = []  # what another stream had in hand, and this one is to deliver
         self.hold = Hold()
-        self._engine = engine
+        self._engine, self._cpus = engine, cpus
         self._bell = threading.Lock()  # locked: silent
         self._bell.acquire()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -60,6 +65,8 @@ class Stream:
 
     def _loop(self) -> None:
         mark_stream_thread()
+        if self._cpus is not None:
+            bind(self._cpus)
         self.hold = Hold.here()
         turn = self._engine.turn
         done: Work | None = None

@@ -1,6 +1,6 @@
 """What the machine lets this process use: CPUs, caches, NUMA nodes, a CPU quota, GPUs.
 
-Rule 1: only what the affinity allows is here; a quota cuts what is left of it.
+Rule 1: only what the affinity allows and is online is here; a quota cuts what is left of it.
 Rule 2: no file is needed and none makes it raise. What cannot be read counts as one node, one L3, no hyperthreads.
 Rule 3: files are read under `root`, so a recorded tree of another machine is as good as this one. No library is loaded.
 """
@@ -25,6 +25,7 @@ class Core:
 
     `l3` is never shared between nodes: where the hardware's is, each node's part counts as one.
     `smt` is the rank among those hyperthreads of its physical core which this process may use, 0 for the first.
+    `slow`: an efficiency core of a machine that has faster ones too.
     """
 
     cpu: int
@@ -32,6 +33,7 @@ class Core:
     l3: int
     package: int
     smt: int
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Topology:
 
     @property
     def physical(self) -> tuple[Core, ...]:
-        """One hyperthread of each physical core, neighbours side by side: by node, then L3, then number."""
+        """One hyperthread of each physical core, neighbours side by side: by node, fast ones first, L3, number."""
         return tuple(sorted((core for core in self.cores if core.smt == 0), key=_place))
 
     @property
@@ -58,6 +60,12 @@ class Topology:
         return cores[: max(1, floor(self.quota))]
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the quota leaves fewer cores than there are. Then how many are used is ours to say, and which the
+        kernel's: another container under a quota would choose the same ones, and both would fight for them."""
+        return len(self.usable) < len(self.physical)
+
+    @property
     def nodes(self) -> tuple[tuple[Core, ...], ...]:
         """The usable cores, NUMA node by NUMA node."""
         return grouped(self.usable, lambda core: core.node)
@@ -69,8 +77,10 @@ class Topology:
 
 
 def read_topology(root: Path = Path("/"), affinity: Iterable[int] | None = None) -> Topology:
-    """What is there now; `affinity` in place of this process's own. GPUs are those whose driver says so in /proc."""
+    """What is there now; `affinity` in place of this process's own. GPUs are those of which their driver left files."""
     cpus = sorted(set(_own_affinity() if affinity is None else affinity)) or [0]
+    online = _parse_cpu_list(_read(root / "sys/devices/system/cpu/online"))
+    cpus = [cpu for cpu in cpus if cpu in online] or cpus
     return Topology(cores=_cores(root, cpus), quota=_cpu_quota(root), gpus=_gpus(root))
 
 
@@ -117,8 +127,8 @@ def grouped(cores: Iterable[Core], by: Callable[[Core], int]) -> tuple[tuple[Cor
     return tuple(tuple(groups[key]) for key in sorted(groups))
 
 
-def _place(core: Core) -> tuple[int, int, int]:
-    return core.node, core.l3, core.cpu
+def _place(core: Core) -> tuple[int, bool, int, int]:
+    return core.node, core.slow, core.l3, core.cpu
 
 
 def _own_affinity() -> Iterable[int]:
@@ -138,7 +148,8 @@ def _cores(root: Path, cpus: Sequence[int]) -> tuple[Core, ...]:
     l3s = {cpu: (nodes[cpu], first) for cpu, first in _l3s(system, cpus).items()}
     number_of = {key: number for number, key in enumerate(sorted(set(l3s.values())))}
     ranks = _smt_ranks(system, cpus, packages)
-    cores = (Core(cpu, nodes[cpu], number_of[l3s[cpu]], packages[cpu], ranks[cpu]) for cpu in cpus)
+    slow = _slow(root, cpus)
+    cores = (Core(cpu, nodes[cpu], number_of[l3s[cpu]], packages[cpu], ranks[cpu], cpu in slow) for cpu in cpus)
     return tuple(sorted(cores, key=_place))
 
 
@@ -183,6 +194,15 @@ def _smt_ranks(system: Path, cpus: Sequence[int], packages: dict[int, int]) -> d
         ranks[cpu] = seen.get(physical, 0)
         seen[physical] = ranks[cpu] + 1
     return ranks
+
+
+def _slow(root: Path, cpus: Sequence[int]) -> set[int]:
+    """The efficiency cores: x86 lists them, ARM gives each core's capacity. None where all are alike."""
+    slow = _parse_cpu_list(_read(root / "sys/devices/cpu_atom/cpus"))
+    capacity = {cpu: _number(_read(root / f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity")) or 0 for cpu in cpus}
+    # Three quarters: cores of one kind differ a little where each has a top clock of its own.
+    slow |= {cpu for cpu in cpus if 0 < 4 * capacity[cpu] < 3 * max(capacity.values())}
+    return slow if any(cpu not in slow for cpu in cpus) else set()
 
 
 def _topology_file(system: Path, cpu: int, name: str) -> Path:
@@ -235,7 +255,8 @@ def _gpus(root: Path) -> tuple[str, ...]:
         model = re.search(r"^Model:[ \t]*(\S.*?)\s*$", _read(folder / "information") or "", re.MULTILINE)
         if model:
             names.append(model[1])
-    return tuple(names)
+    # A container may have the devices without the driver's files. No program is run to ask: that takes seconds.
+    return tuple(names) or ("NVIDIA GPU",) * len(_numbered(root / "dev", "nvidia"))
 
 
 def _entries(folder: Path) -> list[Path]:

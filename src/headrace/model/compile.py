@@ -9,9 +9,11 @@ from typing import Any
 
 from headrace.backends import backend_for
 from headrace.backends.base import Loaded, LoadOptions
+from headrace.engine.binding import made_on
+from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
 from headrace.engine.ownership import default_engine, machine
-from headrace.engine.placement import plan
+from headrace.engine.placement import plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.agreement import disagreement
@@ -44,15 +46,16 @@ def compile_model(
     `model`: the path or the bytes of an ONNX file, or a callable. `batch_size` fixes dimension 0 of every input (None
     leaves it as it is), `input_shapes` whole shapes: a dict by name, or a list in input order. `scheduler`:
     "single_stream" (one request at a time on all cores, the default), "multi_stream" (`num_streams` at once on
-    disjoint cores; one for each core by default) or "naive" (runs in the caller; for debugging). `num_cores`: how many
-    of the engine's cores it uses. `engine`: share one; None: the process's own.
+    disjoint cores; one for each core by default), "elastic" (at most one on each NUMA node, with the weights there; on
+    each L3 where there is one node) or "naive" (runs in the caller; for debugging). `num_cores`: how many of the
+    engine's cores it uses; hyperthreads do not count. `engine`: share one; None: the process's own. `devices`: "cpu".
 
     Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
     gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
     company while another one runs; an idle model never waits.
 
-    Raises InvalidModel, InvalidOption, BackendNotInstalled, NotEnoughCores. The arguments are DeepSparse's
-    `compile_model`, and more.
+    Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
+    DeepSparse's `compile_model`, and more.
     """
     sizes = max_batch_size is None or _is_count(max_batch_size)
     if not sizes or not isinstance(max_batch_delay, int | float) or not 0 <= max_batch_delay <= LONGEST_DELAY:
@@ -66,8 +69,7 @@ def compile_model(
         )
     if precision != "fp32":
         raise InvalidOption(f"precision 'fp32' is what this version has, not {precision!r}")
-    if devices not in ("cpu", ["cpu"], ("cpu",)):
-        raise InvalidOption(f"device 'cpu' is what this version has, not {devices!r}")
+    check_devices(devices, engine.topology if engine is not None else machine())
     policy = Scheduler.of(scheduler)
     runtime = backend_for(model, backend)
     if policy is Scheduler.naive:
@@ -77,11 +79,17 @@ def compile_model(
         engine = engine or default_engine()
         cores = engine.cores
     placements = plan(policy, cores, num_cores, num_streams)
+    # Where there is one place only, all is near; and which cores a quota leaves is not ours to say.
+    bound = policy is Scheduler.elastic and len(placements) > 1 and not (engine and engine.topology.is_cut)
+    cpus = tuple(placement.cores for placement in placements) if bound else ()
     widths = tuple(placement.width for placement in placements) or (1,)
-    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes)))
+    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
     if name is not None:
         loaded = replace(loaded, name=name)
-    size, reason = _batching(loaded, max_batch_size)
+    if (straddling := warning(policy, placements, cores)) is not None:
+        _log.warning("%s: %s", loaded.name, straddling)
+    # It runs the first session, which is to take its memory where it will stay.
+    size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
     return Model(
         loaded,
         scheduler=policy,
@@ -90,6 +98,7 @@ def compile_model(
         max_batch_size=size,
         max_batch_delay=max_batch_delay,
         batching=reason,
+        bound=bound,
     )
 
 

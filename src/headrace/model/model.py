@@ -43,8 +43,9 @@ class Model(Owner):
         max_batch_size: int,
         max_batch_delay: float,
         batching: str = "as asked",
+        bound: bool = False,
     ) -> None:
-        """`engine` None: the naive scheduler, which runs in the caller."""
+        """`engine` None: the naive scheduler, which runs in the caller. `bound`: its streams stay on their cores."""
         self.name = loaded.name
         self.backend = loaded.backend
         self.platform = loaded.platform
@@ -76,7 +77,7 @@ class Model(Owner):
             if engine.budget.max_bytes is not None:
                 self._source.working_set = WorkingSet(engine.budget.max_bytes)
                 self._source.is_alone = engine.runs_one
-            self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name)
+            self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name, bound=bound)
 
     # ---- what users call
 

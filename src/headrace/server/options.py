@@ -24,10 +24,14 @@ class ServeOptions(Checked):
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
     scheduler: str = option(
-        "single_stream", "how requests share a model's cores", choices=("single_stream", "multi_stream")
+        "single_stream", "how requests share a model's cores", choices=("single_stream", "multi_stream", "elastic")
     )
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
-    num_streams: int | None = option(None, "streams of each model under multi_stream; none: one for each core", low=1)
+    num_streams: int | None = option(
+        None,
+        "streams of each model; none: under multi_stream one for each core, under elastic one for each NUMA node or L3",
+        low=1,
+    )
     max_batch_size: int | None = option(
         None, "rows joined into one run; none: 32 where a batch gives what its members give alone, else 1", low=1
     )
