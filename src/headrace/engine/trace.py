@@ -224,7 +224,8 @@ def _writer(path: str | os.PathLike[str], writers: Mapping[str, Write] | None) -
 
 
 def _of_source(events: Iterable[Event], source: str, streams: frozenset[str]) -> list[Event]:
-    """Those of the futures that entered by one port, in the order of time. Counters are the whole engine's: left out."""
+    """Those of the futures that entered by one port; all are in the order of time. Counters are the whole engine's, and
+    left out."""
     mine: set[int] = set()  # future ids: each SUBMIT says anew whose one is
     kept = []
     for event in events:

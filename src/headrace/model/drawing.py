@@ -48,7 +48,7 @@ RUNS_SHOWN = 28
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """From (x0, y0) up to but not including (x1, y1). `role` says what it is, `of` whose: a span's or request's place."""
+    """From (x0, y0) up to but not including (x1, y1). `role`: what it is; `of`: the place of its span or request."""
 
     role: str
     x0: int
@@ -120,10 +120,8 @@ class _Figure:
         self.height = max(3, min(64, LANES // max(1, len(lanes))))
         self._columns()
         y = self._title(MARGIN)
-        if timeline.spans or timeline.requests:
-            y = self._plot(y + 26)
-        else:
-            y = self._nothing(y + 26)
+        something = timeline.spans or timeline.requests
+        y = self._plot(y + 26) if something else self._nothing(y + 26)
         self.drawing.height = self._footer(y) + MARGIN
 
     # ---- where things are
