@@ -38,7 +38,7 @@ IDLE: Colour = (243, 245, 247)
 DEPTH: Colour = (176, 190, 205)
 GONE: Colour = (179, 38, 30)
 
-WIDTH, MARGIN, TICK = 1800, 44, 3
+WIDTH, MARGIN, TICK, THIN = 1800, 44, 3, 2
 TITLE, TEXT, SMALL = 32, 20, 18
 LANES = 600  # what all lanes together would like to be high
 QUEUE_ROW, QUEUE_ROWS, QUEUE_AREA = 26, 10, 120
@@ -284,7 +284,7 @@ class _Figure:
             if span.end < self.start or span.start >= self.end:
                 continue
             x0 = max(self._x(span.start), taken.get(span.row, 0))
-            x1 = min(self.right, max(self._x(span.end), x0 + 1))
+            x1 = min(self.right, max(self._x(span.end), x0 + THIN))
             if x1 <= x0 or self._x(span.end) < x0:
                 self.hidden += x0 < self.right
                 continue
