@@ -33,6 +33,7 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 """Who may import whom on the same layer."""
 
 ONLY_FOR_TYPES = {
+    *(("cli/trace", f"headrace.{module}") for module in ("cli.load", "model.model", "model.timeline")),
     ("engine/ownership", "headrace.engine.engine"),
     ("engine/stream", "headrace.engine.dispatch"),
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),

@@ -144,6 +144,15 @@ def test_nothing_is_written_over_and_all_is_in_the_picture(rows: tuple[Row, ...]
             ), f"{words.text} is not in its bar"
 
 
+def test_where_streams_take_turns_on_cores_a_bar_leaves_out_those_of_others_between_them() -> None:
+    rows = (*narrow(3), Row("m-3", (0, 2)))
+    spans = (*(Span((core + 1,), core, 0, 1) for core in range(3)), Span((4,), 3, 1, 2))
+    drawing = drawn(Timeline(rows, spans, tuple(Request(n, 0, 0, 1) for n in range(1, 5)), 2))
+    bars = of(drawing, "bar")
+    assert [(bar.of, bar.y0) for bar in bars[3:]] == [(3, bars[0].y0), (3, bars[2].y0)]
+    assert said(drawing, "bar") == ["1", "2", "3", "4"]
+
+
 @pytest.mark.parametrize("rows", [SHAPES["single_stream"], ELASTIC, narrow(2)])
 def test_the_numbers_fit_into_their_bars_unless_a_window_is_asked_for(rows: tuple[Row, ...]) -> None:
     timeline = simulated(rows, 400)

@@ -271,6 +271,24 @@ def test_an_engine_that_is_closed_writes_the_traces_of_its_models(tmp_path: Path
     b.close()
 
 
+def test_a_trace_that_cannot_be_written_keeps_neither_the_engine_open_nor_another_trace_unwritten(
+    tmp_path: Path,
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    engine = hr.Engine(topology=made_up(cores=2))
+    model = hr.compile_model(lambda x: x, engine=engine)
+    engine.trace(gone / "engine.json")
+    model.trace(tmp_path / "model.json")
+    model(1)
+    gone.rmdir()
+    with pytest.raises(OSError, match="gone"):
+        engine.close()
+    assert engine.closed
+    assert len(runs(tmp_path / "model.json")) == 1
+    model.close()
+
+
 def test_a_request_may_stop_the_trace_it_is_in(engine: hr.Engine, tmp_path: Path) -> None:
     traces: list[Trace] = []
     with hr.compile_model(lambda _: traces[0].stop(), engine=engine) as model:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from math import floor, log10
+from math import ceil, floor, log10
 
 from headrace.engine.topology import cpu_list
 from headrace.errors import InvalidOption
@@ -410,11 +410,10 @@ class _Figure:
     def _cut(self, text: str, size: int) -> str:
         """As much of it as the picture is wide."""
         wide = WIDTH - 2 * MARGIN
-        if self.measure(text, size) <= wide:
+        if len(text) < wide and self.measure(text, size) <= wide:
             return text
-        while text and self.measure(text + "...", size) > wide:
-            text = text[:-1]
-        return text + "..."
+        fits = bisect_right(range(wide), wide, key=lambda length: ceil(self.measure(f"{text[:length]}...", size)))
+        return f"{text[: fits - 1]}..."
 
 
 def _shown(timeline: Timeline, window: Window | None) -> tuple[float, float]:

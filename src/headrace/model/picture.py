@@ -13,8 +13,6 @@ from headrace.model.drawing import Drawing, Subject, Window, draw
 from headrace.model.timeline import Timeline
 
 PAPER = (255, 255, 255)
-LARGEST = 4096
-"""Letters of a name that is longer are not measured one by one."""
 
 
 def picture(timeline: Timeline, subject: Subject, window: Window | None = None) -> Image.Image:
@@ -23,7 +21,7 @@ def picture(timeline: Timeline, subject: Subject, window: Window | None = None) 
 
 
 def text_width(text: str, size: int) -> float:
-    return _font(size).getlength(text[:LARGEST])
+    return _font(size).getlength(text)
 
 
 def paint(drawing: Drawing) -> Image.Image:
