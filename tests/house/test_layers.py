@@ -33,10 +33,12 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 """Who may import whom on the same layer."""
 
 ONLY_FOR_TYPES = {
+    *(("cli/trace", f"headrace.{module}") for module in ("cli.load", "model.model", "model.timeline")),
     ("engine/ownership", "headrace.engine.engine"),
     ("engine/stream", "headrace.engine.dispatch"),
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
     ("model/pending", "headrace.model.run"),
+    ("model/tracing", "headrace.model.model"),
     ("serving/inflight", "headrace.serving.served"),
     *(("__init__", f"headrace.{module}") for module in (
         "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
@@ -47,6 +49,7 @@ ONLY_FOR_TYPES = {
 
 PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
+    *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
     *("workers/messages", "workers/frames"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.options import command_of
+from headrace.cli.trace import trace
 from headrace.errors import InvalidOption, SetupError
 from headrace.server.options import ServeOptions
 from headrace.version import __version__
@@ -51,6 +52,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         print(json.dumps(report, indent=2))
     else:
         render(report, Console())
+
+
+app.command("trace")(trace)
 
 
 def _version(asked: bool) -> None:

@@ -10,8 +10,8 @@ Rule 4: of a port's idle streams at most one watches the clock (`alarm`), and on
 Rule 5: while runs are SHORT, one stream does them, one after the other. A second one would only fight it for the
         interpreter: waking a thread and changing hands cost more than such a run. An idle stream watches meanwhile:
         when no run has ended for PATIENCE seconds it joins in.
-        And it takes up to BUNDLE seconds of them at a time (`bundle`). What hangs in one is found by the watching stream:
-        it settles what has ended, and what has not begun waits again, for whoever is free.
+        It takes up to BUNDLE seconds of them at a time (`bundle`). What hangs in one is found by the stream that
+        watches: it settles what has ended, and what has not begun waits again, for whoever is free.
 Rule 6: the collector may run while the lock is held, and a finaliser may enter work. It cannot wait for the lock, which
         its own thread holds, nor change what is half changed: it is put off until the lock is let go.
 """
@@ -37,7 +37,7 @@ from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Core
-from headrace.engine.trace import COUNT, READ, RUN, SUBMIT, Trace
+from headrace.engine.trace import COUNT, RUN, SUBMIT, Several, Trace
 from headrace.errors import Closed, NotEnoughCores
 
 _log = logging.getLogger("headrace.engine")
@@ -340,7 +340,7 @@ class Dispatch:
         try:
             now = self.clock.now()
             if self.guard.trace is not None:
-                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident(), port.name))
             if self._shedding is not None:
                 self._can_be_shed(item)
             add(item, now)
@@ -365,7 +365,7 @@ class Dispatch:
             port, add, item = self._later.popleft()
             now = self.clock.now()
             if self.guard.trace is not None:
-                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident()))
+                self.guard.trace.record((SUBMIT, now, id(item), threading.get_ident(), port.name))
             if self._shedding is not None:
                 self._can_be_shed(item)
             add(item, now)
@@ -384,7 +384,7 @@ class Dispatch:
         if self._shedding is not None and not getattr(item, "writes", ()):
             self._shedding.add(weakref.ref(item), item.priority, item.deadline)
 
-    def _trace_run(self, trace: Trace, stream: Stream, work: Work, now: float) -> None:
+    def _trace_run(self, trace: Trace | Several, stream: Stream, work: Work, now: float) -> None:
         ids = tuple(id(future) for future in work.futures())
         trace.record(
             (
@@ -403,18 +403,14 @@ class Dispatch:
             running = sum(port.group.running for port in self._ports)
             trace.record((COUNT, now, waiting, self.budget.inside, self.budget.nbytes, running))
 
-    def _trace_look(self, future: Future[Any]) -> None:
-        trace = self.guard.trace
-        if trace is not None:
-            trace.record((READ, self.clock.now(), id(future), threading.get_ident()))
-
-    def _stop_tracing(self, trace: Trace) -> None:
+    def stop_tracing(self, trace: Trace, ports: Sequence[Port] | None = None) -> None:
+        """What a trace is told to do first when it stops. `ports`: whose streams it shows; None: all."""
         with self.guard.lock:
-            self.guard.trace = None
-            self.guard.looks = tuple(look for look in self.guard.looks if look != self._trace_look)
+            self.guard.end_trace(trace)
             now = self.clock.now()
-            streams = [stream for port in (*self._ports, *self._leaving) for stream in port.streams]
+            streams = [stream for port in ports or (*self._ports, *self._leaving) for stream in port.streams]
             trace.streams = [stream.name for stream in streams]
+            trace.unfinished = [stream.name for stream in streams if stream.work is not None]
             for stream in streams:
                 if stream.work is not None:
                     self._trace_run(trace, stream, stream.work, now)

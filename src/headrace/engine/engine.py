@@ -27,7 +27,7 @@ from headrace.engine.ownership import claim_cores, deciding, give_back_cores, ma
 from headrace.engine.shedding import Shedding
 from headrace.engine.statistics import EngineStatistics
 from headrace.engine.topology import Core, Topology
-from headrace.engine.trace import Trace
+from headrace.engine.trace import Trace, stop_all
 from headrace.errors import Closed, DeadlineExceeded, InvalidOption, Overloaded, WouldDeadlock
 
 MAX_OPERATIONS = 1024
@@ -165,12 +165,12 @@ class Engine(Dispatch):
         InvalidOption if it cannot be, or if the engine is being traced.
         """
         self.check_process()
-        trace = Trace(path, capacity=capacity, on_stop=self._stop_tracing)
+        trace = Trace(path, capacity=capacity, on_stop=self.stop_tracing)
         with self.guard.lock:
-            if self.guard.trace is not None:
-                raise InvalidOption(f"this engine is being traced into {self.guard.trace.path}; stop that first")
-            self.guard.trace = trace
-            self.guard.looks = (*self.guard.looks, self._trace_look)
+            for other in self.guard.traces:
+                if other.source is None:
+                    raise InvalidOption(f"this engine is being traced into {other.path}; stop that first")
+            self.guard.begin_trace(trace)
         return trace
 
     def dump_state(self) -> str:
@@ -211,9 +211,8 @@ class Engine(Dispatch):
             give_back_cores(self)
         finally:
             try:
-                trace = self.guard.trace
-                if trace is not None and not on_a_stream():
-                    trace.stop()
+                if not on_a_stream():
+                    stop_all(self.guard.traces)
             finally:
                 if first:
                     self._ended.set()

@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from headrace.engine.mailbox import MANY, Mailbox
-from headrace.engine.trace import DROP, Trace
+from headrace.engine.trace import DROP, READ, Several, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
 T = TypeVar("T")
@@ -56,11 +56,12 @@ class Guard:
     An object of its own, so that a forked child can replace the lock for all of them.
     """
 
-    __slots__ = ("__weakref__", "finished", "forked", "lock", "looks", "now", "trace")
+    __slots__ = ("__weakref__", "finished", "forked", "lock", "looks", "now", "trace", "traces")
 
     def __init__(self) -> None:
         self.finished: Ends | None = None  # once the engine has been polled
-        self.trace: Trace | None = None  # while it is traced
+        self.traces: tuple[Trace, ...] = ()  # while it is traced
+        self.trace: Trace | Several | None = None  # what records for them
         self.forked = False  # this is a child of the process whose engine it was: nobody will run anything
         self.looks: tuple[Callable[[Future[Any]], object], ...] = ()  # who is told of the first look at an outcome
         self.now: Callable[[], float] = time.monotonic  # the engine's clock, in seconds
@@ -68,6 +69,27 @@ class Guard:
         # (`Model.map`) or give back what they hold.
         self.lock = threading.RLock()
         _guards.add(self)
+
+    def begin_trace(self, trace: Trace) -> None:
+        """`trace` records from now on. With the lock held."""
+        self._set_traces((*self.traces, trace))
+
+    def end_trace(self, trace: Trace) -> None:
+        """It does no more. With the lock held."""
+        self._set_traces(tuple(each for each in self.traces if each is not trace))
+
+    def _set_traces(self, traces: tuple[Trace, ...]) -> None:
+        if not self.traces:
+            self.looks = (*self.looks, self._trace_look)
+        self.traces = traces
+        self.trace = None if not traces else traces[0] if len(traces) == 1 else Several(traces)
+        if not traces:
+            self.looks = tuple(look for look in self.looks if look != self._trace_look)
+
+    def _trace_look(self, future: Future[Any]) -> None:
+        trace = self.trace
+        if trace is not None:
+            trace.record((READ, self.now(), id(future), threading.get_ident()))
 
 
 _nobody = Guard()

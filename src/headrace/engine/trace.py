@@ -1,8 +1,9 @@
-"""A recording of what an engine does, written as a trace that ui.perfetto.dev and chrome://tracing draw.
+"""A recording of what an engine or one of its models does, and the trace of it that ui.perfetto.dev and
+chrome://tracing draw. Others write it in their own way: a `Write` for each ending of a file's name.
 
 Rule 1: to record is to append to a deque. No lock, no count, no formatting: all of that is done by `stop`.
 Rule 2: the newest `capacity` events are kept, and the trace says how many were forgotten.
-Rule 3: the file is whole or absent.
+Rule 3: each file is whole or absent.
 Rule 4: no dangling arrows: an arrow begins where a future was submitted that is seen to run, and ends where its
         outcome was read, or at its last run.
 
@@ -19,19 +20,20 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from headrace.errors import InvalidOption
 
 SUBMIT, RUN, READ, DROP, COUNT = range(5)
 """The kinds of events:
 
-(SUBMIT, now, future_id, thread_ident)                      a future entered; `now` is of the engine's clock
+(SUBMIT, now, future_id, thread_ident, source)              a future entered; `now` is of the engine's clock, `source`
+                                                            the name of the port it entered by
 (RUN, begun, ended, stream_name, future_ids, name, rows)    one run on one stream; an id for each request of the batch
 (READ, now, future_id, thread_ident)                        somebody read its outcome the first time
 (DROP, now, future_id, why)                                 it ended without being run
@@ -55,32 +57,48 @@ SHORT = 8  # ticks: how long a submit or a read is drawn, where there is room fo
 
 
 class Trace:
-    """A recording. Ends with `stop`, or with its `with` block; the file is written then.
+    """A recording. Ends with `stop`, or with its `with` block; the files are written then.
 
     `record` takes an event; it may be called from any thread, and costs no more than the append that it is.
     `streams` may be set to the names of the streams, in the order of their tracks; others come after, by name.
-    `on_stop` is called once, before the file is written: the engine stops recording, and adds runs that still go on.
+    `on_stop` is called once, before the files are written: the engine stops recording, and adds runs that still go on.
+    `source`: the one port whose events are written; None: all are. `writers`: who writes which file, by the ending of
+    its name; None: whatever it is called, it is a trace for Perfetto.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
-        *,
+        *paths: str | os.PathLike[str],
         capacity: int = 1_000_000,
         on_stop: Callable[[Trace], None] | None = None,
         process_name: str = "headrace engine",
+        source: str | None = None,
+        writers: Mapping[str, Write] | None = None,
     ) -> None:
         if capacity < 1:
             raise InvalidOption(f"capacity is how many events a trace keeps, at least 1; {capacity} came")
-        self.path = _writable(path)
-        self.capacity, self.process_name = capacity, process_name
+        if not paths:
+            raise InvalidOption("a trace needs the name of a file to be written to")
+        self._files = tuple((_writable(path), _writer(path, writers)) for path in paths)
+        self.capacity, self.process_name, self.source = capacity, process_name, source
         self.streams: Sequence[str] = ()
+        self.unfinished: Sequence[str] = ()
+        """The streams whose last run still went on when the recording ended."""
         self._ring = _Ring(capacity)
         self.record: Callable[[Event], None] = self._ring.append
         self._on_stop = on_stop
         self._claim = threading.Lock()
         self._stopped_by: int | None = None
         self._finished = threading.Event()
+
+    @property
+    def path(self) -> Path:
+        """The first of its files."""
+        return self._files[0][0]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(path for path, _ in self._files)
 
     @property
     def running(self) -> bool:
@@ -98,9 +116,9 @@ class Trace:
         return self._ring.look()[1]
 
     def stop(self) -> None:
-        """End the recording and write the file. Does it once; a second call waits for the first.
+        """End the recording and write the files. Does it once; a second call waits for the first.
 
-        Raises OSError if the file cannot be written; nothing is left behind then.
+        Raises OSError if one cannot be written; nothing of that is left behind then, and the others are there.
         """
         with self._claim:
             first = self._stopped_by is None
@@ -126,22 +144,104 @@ class Trace:
     ) -> None:
         self.stop()
 
-    def _write(self) -> None:
+    def recorded(self) -> tuple[list[Event], int]:
+        """What is to be written, in the order of time, and how many events were forgotten."""
         events, dropped = self._ring.look()
-        trace = _trace_events(events, process_name=self.process_name, streams=self.streams, dropped=dropped)
-        other = _other_data(dropped)
-        part = _part(self.path)
+        events.sort(key=itemgetter(1))
+        if self.source is not None:
+            events = _of_source(events, self.source, frozenset(self.streams))
+        return events, dropped
+
+    def _write(self) -> None:
+        failed: BaseException | None = None
+        for path, write in self._files:
+            part = _part(path)
+            try:
+                with open(part, "xb") as file:
+                    write(self, file)
+                os.replace(part, path)
+            except BaseException as error:
+                part.unlink(missing_ok=True)
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+
+class Write(Protocol):
+    def __call__(self, trace: Trace, file: BinaryIO) -> None:
+        """Write what `trace` has recorded into `file`."""
+
+
+class Several:
+    """Traces that record the same engine at the same time."""
+
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        self._records = tuple(trace.record for trace in traces)
+
+    def record(self, event: Event) -> None:
+        for record in self._records:
+            record(event)
+
+
+def stop_all(traces: Iterable[Trace]) -> None:
+    """Stop each; raises what the first that failed has raised."""
+    failed: BaseException | None = None
+    for trace in traces:
         try:
-            with open(part, "xb") as file:
-                if self.path.suffix == ".gz":
-                    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=3) as packed:
-                        _dump(trace, other, packed.write)
-                else:
-                    _dump(trace, other, file.write)
-            os.replace(part, self.path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+            trace.stop()
+        except BaseException as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+def write_json(trace: Trace, file: BinaryIO) -> None:
+    """A trace for Perfetto."""
+    events, dropped = trace.recorded()
+    drawn = _trace_events(events, process_name=trace.process_name, streams=trace.streams, dropped=dropped)
+    _dump(drawn, _other_data(dropped), file.write)
+
+
+def write_packed_json(trace: Trace, file: BinaryIO) -> None:
+    """The same, gzipped."""
+    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=3) as packed:
+        write_json(trace, packed)  # type: ignore[arg-type]  # it writes, which is all that is asked of it
+
+
+PERFETTO: Mapping[str, Write] = {".json": write_json, ".json.gz": write_packed_json}
+
+
+def _writer(path: str | os.PathLike[str], writers: Mapping[str, Write] | None) -> Write:
+    name = os.path.basename(os.fspath(path)).lower()
+    if writers is None:
+        return write_packed_json if name.endswith(".gz") else write_json
+    for ending, write in writers.items():
+        if name.endswith(ending):
+            return write
+    raise InvalidOption(
+        f"{os.fspath(path)!r}: what is written follows from how the name ends, and that can be {', '.join(writers)}"
+    )
+
+
+def _of_source(events: Iterable[Event], source: str, streams: frozenset[str]) -> list[Event]:
+    """Those of the futures that entered by one port; all are in the order of time. Counters are the whole engine's, and
+    left out."""
+    mine: set[int] = set()  # future ids: each SUBMIT says anew whose one is
+    kept = []
+    for event in events:
+        kind = event[0]
+        if kind == SUBMIT:
+            keep = event[4] == source
+            (mine.add if keep else mine.discard)(event[2])
+        elif kind == RUN:
+            keep = event[3] in streams
+            if keep:
+                mine.update(event[4])
+        else:
+            keep = kind in (READ, DROP) and event[2] in mine
+        if keep:
+            kept.append(event)
+    return kept
 
 
 def chrome_trace(
@@ -187,7 +287,7 @@ class _Matched:
     def _match(self, index: int, event: Event) -> None:
         kind, last = event[0], event[1]
         if kind == SUBMIT:
-            _, now, future_id, ident = event
+            now, future_id, ident = event[1:4]
             self.callers.setdefault(ident, len(self.callers))
             self.open[future_id] = self.lives[index] = _Life(index, self.tick(now))
         elif kind == RUN:

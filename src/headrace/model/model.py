@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -11,12 +12,14 @@ from typing import Any
 
 from headrace.backends.base import Loaded
 from headrace.engine.admission import Budget, Permit, whoever_is_here
+from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.operations import is_number
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
+from headrace.engine.trace import RUN, SUBMIT, Trace
 from headrace.errors import Closed, InvalidOption, Overloaded
 from headrace.model.batcher import Batcher
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
@@ -25,6 +28,7 @@ from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
 from headrace.model.run import Requests
 from headrace.model.statistics import ModelStatistics
+from headrace.model.timeline import CALLER
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
@@ -72,7 +76,8 @@ class Model(Owner):
         self.guard = engine.guard if engine is not None else Guard()
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
-        self._port = None
+        self.traced: Trace | None = None  # while it is
+        self._port: Port | None = None
         if engine is not None:
             if engine.budget.max_bytes is not None:
                 self._source.working_set = WorkingSet(engine.budget.max_bytes)
@@ -170,6 +175,28 @@ class Model(Owner):
             run_seconds=self._port.run_seconds if self._port is not None else self._run_seconds,
         )
 
+    def trace(
+        self,
+        *paths: str | os.PathLike[str],
+        window: float | tuple[float, float] | None = None,
+        capacity: int = 1_000_000,
+        note: str = "",
+    ) -> Trace:
+        """Record what this model's streams do from now on, into a picture or a trace for ui.perfetto.dev.
+
+            with model.trace("streams.png", "streams.json"):
+                ...
+
+        What is written follows from how a name ends: .png, .json or .json.gz. In the picture cores are lanes, and a run
+        is a bar across the cores of its stream; above them is who waits. It shows as many runs as have room for their
+        numbers, or a `window`: so many seconds, or from when to when. `note` is written under its title. The newest
+        `capacity` events of the engine are kept. Written at the end of the block, by `stop()`, or when the model or its
+        engine is closed. InvalidOption if it cannot be, or if the model is being traced.
+        """
+        from headrace.model.tracing import trace_of
+
+        return trace_of(self, paths, window, capacity, note)
+
     def close(self, *, drain: bool = True) -> None:
         """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
 
@@ -203,6 +230,11 @@ class Model(Owner):
     def max_batch_delay(self) -> float:
         """Seconds."""
         return self._batcher.max_batch_delay
+
+    @property
+    def port(self) -> Port | None:
+        """Where its requests meet its streams; None: it runs in the caller."""
+        return self._port
 
     # ---- what doors call
 
@@ -284,8 +316,13 @@ class Model(Owner):
             self.engine.detach(self._port)
         for instance in self._instances:
             instance.close()
+        trace = self.traced
+        if trace is not None:
+            trace.stop()
 
     def _run_here(self, pending: Pending) -> None:
+        if self.guard.trace is not None:
+            self.guard.trace.record((SUBMIT, time.monotonic(), id(pending), threading.get_ident(), self.name))
         with self._in_caller:
             if self._closed:  # by another thread, since `send` asked
                 pending.settle(error=Closed(f"model {self.name} is closed"))
@@ -299,6 +336,8 @@ class Model(Owner):
                 run.run()
                 with self.guard.lock:
                     ended = time.monotonic()
+                    if self.guard.trace is not None:
+                        self.guard.trace.record((RUN, now, ended, CALLER, (id(pending),), self.name, pending.rows))
                     run.complete(ended)
                     self._run_seconds += ended - now
                 run.deliver()

@@ -25,7 +25,7 @@ from headrace.serving.registry import Entry, Registry, State
 from headrace.serving.served import Served
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
 
@@ -110,9 +110,9 @@ class Lifecycle:
         """(name, version, how to build it) of what is wanted."""
         path = self._path(wanted.source)
         if path is None:
-            if _CALLABLE.match(wanted.source):
+            if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                return name, "1", lambda name: (self._compile(_import(wanted.source), name), None)
+                return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
         if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
@@ -166,7 +166,7 @@ class Lifecycle:
         return model, handler
 
 
-def _import(source: str) -> Any:
+def import_callable(source: str) -> Any:
     """The callable `module:function` names; modules of the current folder are found."""
     module_name, _, path = source.partition(":")
     here = str(Path.cwd())
