@@ -522,7 +522,6 @@ def test_who_waited_for_its_results_and_did_not_read_them_is_told_too(
     assert told.value.futures == (mine,)
 
 
-@pytest.mark.xfail(strict=True, raises=hr.Overloaded, reason="a callback is taken for one that reads")
 def test_a_callback_that_does_not_read_hides_nobody_who_waits_for_itself(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:

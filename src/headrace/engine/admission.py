@@ -9,6 +9,8 @@ Rule 4: no lock is held while waiting, or while waking whoever is next.
 Rule 5: where bytes are bounded, the outputs of what has ended stay charged until they are read or dropped: results
         nobody reads are how queues of futures grow without a bound. When all that is charged belongs to those who
         wait for room, nobody is left to make any: they are told (WouldDeadlock).
+Rule 6: what a request is charged with may be learned while it waits: a charge that is a function is asked again each
+        time there may be room.
 
 An engine's budget shares the engine's lock: what enters or leaves a run does so in the turn that is taken anyway.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -25,9 +28,15 @@ from typing import Any, NoReturn, Protocol
 
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
+from headrace.engine.timeouts import loop_seconds_of, seconds_of
 from headrace.errors import Closed, HeadraceError, Overloaded, WouldDeadlock
 
 MOST_KNOWN = 1024
+Charge = int | Callable[[], int]
+"""Bytes; or what says how many, with the lock held: as far as is known by then."""
+GRACE = 0.1
+"""Seconds. What is done and had a callback may have been handed on by it, to somebody who is just about to read it:
+so long it is not taken for one that nobody but its owner reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +110,20 @@ class Budget:
         self._read_by_others: set[object] = set()  # threads and tasks whose results another one reads
         self._closed = False
 
-    def admit(self, nbytes: int = 0) -> Permit:
+    def admit(self, charge: Charge = 0) -> Permit:
         """A permit now, or Overloaded."""
         with self.guard.lock:
+            nbytes = weigh(charge)
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
             return self._refuse(nbytes)
 
-    def acquire(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
+    def acquire(self, charge: Charge = 0, timeout: float | None = None) -> Permit:
         """A permit, waiting at most `timeout` seconds. Overloaded if the time is up; WouldDeadlock on a stream, and
         where all that is charged are results this thread has not read."""
+        seconds = seconds_of(timeout)
         with self.guard.lock:
+            nbytes = weigh(charge)
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
             if on_a_stream():
@@ -121,25 +133,43 @@ class Budget:
                 )
             gate = threading.Lock()
             gate.acquire()
-            waiter = self._stand_in_line(nbytes, gate.release)
+            waiter = self._stand_in_line(charge, gate.release)
         try:
             self.wake()
-            gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+            until = None if seconds < 0 else time.monotonic() + seconds
+            while not gate.acquire(timeout=self._until_the_next_look(until)):
+                if until is not None and time.monotonic() >= until:
+                    break
+                self._look_again()
         except BaseException:  # KeyboardInterrupt: whoever is next must not lose our place
             self._give_up(waiter)
             raise
         return self._taken(waiter)
 
-    async def acquire_async(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
+    async def acquire_async(self, charge: Charge = 0, timeout: float | None = None) -> Permit:
         """As `acquire`, without blocking the event loop."""
         box = Mailbox.here()
         here = box.loop.create_future()
+        seconds = loop_seconds_of(timeout)
         with self.guard.lock:
+            nbytes = weigh(charge)
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes)
             refuse_to_wait_on_a_stream()
-            waiter = self._stand_in_line(nbytes, lambda: box.wake(here))
-        timer = None if timeout is None else box.loop.call_later(timeout, box.wake, here)
+            waiter = self._stand_in_line(charge, lambda: box.wake(here))
+        until = None if seconds is None else box.loop.time() + seconds
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal timer
+            if until is not None and box.loop.time() >= until:
+                box.wake(here)
+            elif not here.done():
+                self._look_again()
+                timer = box.loop.call_later(self._until_the_next_look(until, box.loop.time()), look)
+
+        if until is not None or self.max_bytes is not None:
+            timer = box.loop.call_later(self._until_the_next_look(until, box.loop.time()), look)
         try:
             self.wake()
             await here
@@ -277,10 +307,10 @@ class Budget:
             raise Overloaded(self.inside, self.max_count)
         raise Overloaded(self.nbytes, self.max_bytes, "bytes")
 
-    def _stand_in_line(self, nbytes: int, wake: Callable[[], object]) -> _Waiter:
+    def _stand_in_line(self, charge: Charge, wake: Callable[[], object]) -> _Waiter:
         """A new last one. It may go in all the same: the collector may have run since the caller saw no room, and what
         it finalised may have made some."""
-        waiter = _Waiter(nbytes, wake, whoever_is_here())
+        waiter = _Waiter(charge, wake, whoever_is_here())
         self._line.append(waiter)
         self.ceiling = 0
         self.crowded = True
@@ -291,9 +321,10 @@ class Budget:
         """Let in those at the head of the line there is room for, and tell those who wait for nobody to be inside."""
         line = self._line
         while line and not self._closed:
-            if self._fits(line[0].nbytes):
+            nbytes = weigh(line[0].charge)
+            if self._fits(nbytes):
                 waiter = line.popleft()
-                waiter.permit = self._let_in(waiter.nbytes)
+                waiter.permit = self._let_in(nbytes)
             else:
                 found = self._one_who_waits_for_itself()
                 if found is None:
@@ -315,6 +346,10 @@ class Budget:
         unread = list(self._unread.values())
         if any(each.who in self._read_by_others for each in unread):
             return None
+        if any(each.handed_on_until for each in unread):
+            now = time.monotonic()
+            if any(each.handed_on_until > now for each in unread):
+                return None  # who waits looks again
         waiting = {waiter.who for waiter in self._line}
         if any(each.who not in waiting for each in unread):
             return None
@@ -339,6 +374,20 @@ class Budget:
 
     # ---- without
 
+    def _until_the_next_look(self, until: float | None, now: float | None = None) -> float:
+        """Seconds for which who waits may sleep; below 0: until it is woken."""
+        seconds = -1.0
+        if until is not None:
+            seconds = max(0.0, until - (time.monotonic() if now is None else now))
+        if self.max_bytes is not None:
+            return GRACE if seconds < 0 else min(GRACE, seconds)
+        return seconds
+
+    def _look_again(self) -> None:
+        with self.guard.lock:
+            self._make_room()
+        self.wake()
+
     def _dropped(self, key: int) -> None:
         with self.guard.lock:
             self._no_longer_unread(key)
@@ -362,7 +411,7 @@ class Budget:
             self._make_room()  # a wide one that leaves may have kept narrow ones waiting
         self.wake()
         with self.guard.lock:
-            return self._refuse(waiter.nbytes)
+            return self._refuse(weigh(waiter.charge))
 
     def _give_up(self, waiter: _Waiter) -> None:
         """`waiter` goes without using what it may have been given meanwhile."""
@@ -375,11 +424,15 @@ class Budget:
         self.wake()
 
 
-class _Waiter:
-    __slots__ = ("error", "nbytes", "permit", "wake", "who")
+def weigh(charge: Charge) -> int:
+    return charge if isinstance(charge, int) else charge()
 
-    def __init__(self, nbytes: int, wake: Callable[[], object], who: object) -> None:
-        self.nbytes, self.wake, self.who = nbytes, wake, who
+
+class _Waiter:
+    __slots__ = ("charge", "error", "permit", "wake", "who")
+
+    def __init__(self, charge: Charge, wake: Callable[[], object], who: object) -> None:
+        self.charge, self.wake, self.who = charge, wake, who
         self.permit: Permit | None = None
         self.error: HeadraceError | None = None
 
@@ -387,7 +440,7 @@ class _Waiter:
 class _Unread:
     """The outputs of a request that has ended."""
 
-    __slots__ = ("future", "nbytes", "who")
+    __slots__ = ("future", "handed_on_until", "nbytes", "who")
 
     def __init__(self, budget: Budget, future: Future[Any], nbytes: int) -> None:
         key, drop = id(future), weakref.WeakMethod(budget._dropped)
@@ -400,9 +453,14 @@ class _Unread:
         self.future = weakref.ref(future, dropped)
         self.nbytes = nbytes
         self.who: object = getattr(future, "who", None)
-        # Where somebody else waits for it already, it will be read, whatever its owner does.
-        if any(getattr(callback, "who", None) != self.who for callback in future._callbacks or ()):
-            self.who = None
+        self.handed_on_until = 0.0
+        for callback in future._callbacks or ():
+            reader = getattr(callback, "who", None)
+            if reader is None:  # it may read, in a moment, or hand it on to somebody who does; or neither
+                self.handed_on_until = time.monotonic() + GRACE
+            elif reader != self.who:  # somebody else waits for it: it will be read, whatever its owner does
+                self.who = None
+                break
 
 
 def whoever_is_here() -> object:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.engine.admission import Budget, Permit, whoever_is_here
+from headrace.engine.admission import Budget, Charge, Permit, weigh, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
 from headrace.engine.finished import Finished, check_poll
@@ -243,29 +243,36 @@ class Engine(Dispatch):
     # ---- what models call
 
     def admit(
-        self, nbytes: int = 0, timeout: float | None = None, priority: float = 0, deadline: float | None = None
+        self, charge: Charge = 0, timeout: float | None = None, priority: float = 0, deadline: float | None = None
     ) -> Permit:
         """A permit to be inside; Overloaded if there is none within `timeout` seconds, or at once as `on_full` says.
 
-        Never waits where an event loop runs.
+        Never waits where an event loop runs. With a `deadline` and no `timeout` it waits until then, and raises
+        DeadlineExceeded.
         """
         self.check_process()
         if self.guard.lock._is_owned():  # type: ignore[attr-defined]  # see `refuse_to_wait_inside`
-            return self.budget.admit(nbytes)
+            return self.budget.admit(charge)
         if self._shedding is not None:
-            return self._admit_shedding(self._shedding, nbytes, priority, deadline)
+            return self._admit_shedding(self._shedding, charge, priority, deadline)
         if self.on_full == "reject" or loop_runs_here():
-            return self.budget.admit(nbytes)
-        return self.budget.acquire(nbytes, timeout)
+            return self.budget.admit(charge)
+        if deadline is None or timeout is not None:
+            return self.budget.acquire(charge, timeout)
+        try:
+            return self.budget.acquire(charge, deadline - self.clock.now())
+        except Overloaded as full:
+            raise DeadlineExceeded(f"there was no room in the engine by the deadline: {full}") from None
 
     def _admit_shedding(
-        self, shedding: Shedding[weakref.ref[Any]], nbytes: int, priority: float, deadline: float | None
+        self, shedding: Shedding[weakref.ref[Any]], charge: Charge, priority: float, deadline: float | None
     ) -> Permit:
         while True:
             try:
-                return self.budget.admit(nbytes)
+                return self.budget.admit(charge)
             except Overloaded as full:
                 with self.guard.lock:  # found and settled in one step: it could begin in between
+                    nbytes = weigh(charge)
                     if self.budget.max_bytes is not None:
                         room = sum(
                             item.nbytes for ref in shedding.below(priority, deadline) if (item := ref()) is not None

@@ -7,17 +7,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from headrace.backends.base import Loaded
-from headrace.engine.admission import Budget, Permit, whoever_is_here
+from headrace.engine.admission import Budget, Charge, Permit, whoever_is_here
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
-from headrace.engine.operations import is_number
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
-from headrace.errors import Closed, InvalidOption, Overloaded
+from headrace.engine.timeouts import check_timeout, is_number, until_of
+from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
 from headrace.model.instance import Instance, LocalInstance
@@ -227,14 +228,16 @@ class Model(Owner):
             refuse_to_wait_on_a_stream()
 
     def _deadline(self, timeout: float, priority: float) -> float:
-        if not timeout >= 0:
+        check_timeout(timeout)
+        if timeout < 0:
             raise InvalidOption(f"timeout is in seconds from now, not {timeout}")
         engine, port = self.engine, self._port
         if engine is None or port is None:
-            return timeout + time.monotonic()
+            return until_of(timeout, time.monotonic())
         now = engine.clock.now()
-        engine.check_deadline(port, priority, timeout + now, now, self._batcher.max_batch_size)
-        return timeout + now
+        deadline = until_of(timeout, now)
+        engine.check_deadline(port, priority, deadline, now, self._batcher.max_batch_size)
+        return deadline
 
     def _read(self, value: Any, timeout: float | None, priority: float) -> Call:
         """The call that `value` is, if it can be made."""
@@ -253,14 +256,13 @@ class Model(Owner):
         pending.rows = pending.inputs[0].shape[0]
         pending.alike = likeness(pending.inputs)
 
-    def _charge(self, call: Call) -> int:
-        """Bytes it is charged with while it is inside."""
+    def _charge(self, call: Call) -> Charge:
+        """Bytes it is charged with while it is inside; asked for again while it waits, for more may be known then."""
         nbytes, working_set = nbytes_of(call.inputs), self._source.working_set
         if working_set is None:
             return nbytes
         call.who = whoever_is_here()
-        with self.guard.lock:
-            return working_set.charge(kind_of(call.inputs), nbytes)
+        return partial(working_set.charge, kind_of(call.inputs), nbytes)
 
     def _enter(self, call: Call, permit: Permit) -> None:
         """A call that has waited for room."""
@@ -309,14 +311,15 @@ class Model(Owner):
                     try:
                         inside.append(self.submit(value))
                         break
-                    except Overloaded:  # others fill the engine: our own oldest is what we can wait for
+                    except (Overloaded, WouldDeadlock):
+                        # Others fill the engine, or our own answers do: our oldest is what we can wait for.
                         if not inside:
                             raise
-                        yield inside.popleft().result()
                     except Exception:  # its place is behind the answers that are still to come
                         while inside:
                             yield inside.popleft().result()
                         raise
+                    yield inside.popleft().result()  # out here: the error would keep the answers it names
                 if len(inside) >= window:
                     yield inside.popleft().result()
             while inside:
