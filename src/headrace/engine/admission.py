@@ -28,7 +28,7 @@ from typing import Any, NoReturn, Protocol
 
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
-from headrace.engine.timeouts import loop_seconds_of, seconds_of
+from headrace.engine.timeouts import check_timeout, loop_seconds_of, seconds_of
 from headrace.errors import Closed, HeadraceError, Overloaded, WouldDeadlock
 
 MOST_KNOWN = 1024
@@ -183,6 +183,7 @@ class Budget:
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nobody is inside. False if the time is up."""
+        check_timeout(timeout)
         with self.guard.lock:
             if not self.inside:  # who stands in line all the same waits for others to read their results
                 return True
@@ -191,7 +192,7 @@ class Budget:
             self._idle.append(gate)
             self.crowded = True
         try:
-            return gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+            return gate.acquire(timeout=seconds_of(timeout))
         finally:
             with self.guard.lock:
                 if gate in self._idle:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,13 +25,13 @@ from headrace.engine.operations import Operation, OperationSource, check_push
 from headrace.engine.ownership import claim_cores, deciding, give_back_cores
 from headrace.engine.shedding import Shedding
 from headrace.engine.statistics import EngineStatistics
+from headrace.engine.timeouts import checked
 from headrace.engine.topology import Core, Topology
 from headrace.engine.trace import Trace
+from headrace.engine.unseen import Unseen, tell
 from headrace.errors import Closed, DeadlineExceeded, InvalidOption, Overloaded, WouldDeadlock
 
 MAX_OPERATIONS = 1024
-UNSEEN = 1000
-"""How many errors nobody has looked at `waitall` remembers."""
 ON_FULL = ("block", "reject", "shed")
 
 
@@ -67,8 +66,7 @@ class Engine(Dispatch):
         super().__init__(claim_cores(self, num_cores, topology), budget, guard, clock)
         self.on_full = on_full
         self._operations: Port | None = None
-        self._unseen: deque[Future[Any]] = deque()
-        self._forgotten = 0  # errors nobody has looked at, beyond UNSEEN
+        self._unseen = Unseen()
         if on_full == "shed":
             self._shedding = Shedding(_is_queued)
         self.forked = False
@@ -123,20 +121,8 @@ class Engine(Dispatch):
         Every Future has its outcome then; the callbacks of the last ones may still be on their way. TimeoutError if the
         time is up; WouldDeadlock on a stream.
         """
-        if on_a_stream():
-            raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
-        refuse_to_wait_inside(self.guard)
-        self.check_process()
-        if not self.budget.wait_until_idle(timeout):
-            raise TimeoutError(f"work is still inside after {timeout} s")
-        with self.guard.lock:
-            unseen = [future for future in self._unseen if not future._seen]
-            self._unseen.clear()
-            more, self._forgotten = self._forgotten, 0
-        errors = [error for error in (future.exception() for future in unseen) if error is not None]
-        if errors:
-            beyond = f"; of {more:,} more only the Futures know" if more else ""
-            raise BaseExceptionGroup(f"work on this engine failed, and nobody has looked{beyond}", errors)
+        self.wait_until_idle(timeout)
+        tell([self.take_unseen()])
 
     def poll(self, max_n: int | None = None, timeout: float | None = 0.0) -> list[Future[Any]]:
         """What has ended since the last poll and nobody has looked at, in the order it ended: at most `max_n`.
@@ -145,7 +131,7 @@ class Engine(Dispatch):
         What another thread or task was waiting for when it ended is theirs, and is not handed out; nor are futures the
         caller has let go of. The first call is slow: it looks for what has ended before.
         """
-        check_poll(max_n)
+        check_poll(max_n, timeout)
         self.check_process()
         with self.guard.lock:
             if self._finished is None:
@@ -190,6 +176,7 @@ class Engine(Dispatch):
         is left to itself. Its streams end; its cores are free again. Whoever closes it once more waits until the first
         one is done, or does with `drain=False` what that one waits to do.
         """
+        timeout = checked(timeout)
         if self.forked:
             return
         refuse_to_wait_inside(self.guard)
@@ -240,7 +227,21 @@ class Engine(Dispatch):
             self._leases = Leases(mask_of(cores))
             self._operations = None
 
-    # ---- what models call
+    # ---- what models and `hr.waitall` call
+
+    def wait_until_idle(self, timeout: float | None = None) -> None:
+        """Wait until nothing is inside, or raise as `waitall` does."""
+        timeout = checked(timeout)
+        if on_a_stream():
+            raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
+        refuse_to_wait_inside(self.guard)
+        self.check_process()
+        if not self.budget.wait_until_idle(timeout):
+            raise TimeoutError(f"work is still inside after {timeout} s")
+
+    def take_unseen(self) -> tuple[list[Future[Any]], int]:
+        with self.guard.lock:
+            return self._unseen.take()
 
     def admit(
         self, charge: Charge = 0, timeout: float | None = None, priority: float = 0, deadline: float | None = None
@@ -313,13 +314,7 @@ class Engine(Dispatch):
     def remember(self, future: Future[Any]) -> None:
         """`future` holds an error: keep it for `waitall`, unless somebody looks before. With the lock held, or not."""
         with self.guard.lock:
-            # Whoever looked has it; kept here, its traceback would keep the inputs of the failed run alive.
-            while self._unseen and self._unseen[0]._seen:
-                self._unseen.popleft()
-            if len(self._unseen) >= UNSEEN:
-                self._unseen.popleft()
-                self._forgotten += 1
-            self._unseen.append(future)
+            self._unseen.add(future)
 
     def _open_operations(self) -> Port:
         """Streams for pushed operations, one for each core: made when the first one comes."""

@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from headrace.engine.mailbox import Mailbox, wake_up
+from headrace.engine.timeouts import check_timeout, seconds_of
 from headrace.engine.trace import DROP, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
@@ -174,8 +175,11 @@ class Future(Generic[T]):
         """Wait until the value is there, at most `timeout` seconds.
 
         Raises what the operation raised, every time; TimeoutError if the time is up (the work goes on); WouldDeadlock
-        on a stream, where waiting could never end.
+        on a stream, where waiting could never end; TypeError for a timeout that is no number. Here and everywhere, less
+        than 0 is 0, and what is longer than a clock can measure is for ever.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -183,6 +187,8 @@ class Future(Generic[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """The value; waits and raises as `wait_to_read` does."""
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -196,6 +202,8 @@ class Future(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the operation raised, or None; waits as `wait_to_read` does."""
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None and not self._seen:
@@ -328,7 +336,7 @@ class Future(Generic[T]):
         in_time = False
         try:
             self.add_done_callback(release)
-            in_time = settled.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+            in_time = settled.acquire(timeout=seconds_of(timeout))
         finally:
             if not in_time:  # also if the wait was interrupted: nobody waits here any more
                 self.remove_done_callback(release)
