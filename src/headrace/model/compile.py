@@ -15,6 +15,7 @@ from headrace.engine.placement import plan
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.agreement import disagreement
+from headrace.model.instance import close_all
 from headrace.model.model import Model
 
 SERVED_BATCH_SIZE = 32
@@ -79,18 +80,22 @@ def compile_model(
     placements = plan(policy, cores, num_cores, num_streams)
     widths = tuple(placement.width for placement in placements) or (1,)
     loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes)))
-    if name is not None:
-        loaded = replace(loaded, name=name)
-    size, reason = _batching(loaded, max_batch_size)
-    return Model(
-        loaded,
-        scheduler=policy,
-        placements=placements,
-        engine=engine,
-        max_batch_size=size,
-        max_batch_delay=max_batch_delay,
-        batching=reason,
-    )
+    try:
+        if name is not None:
+            loaded = replace(loaded, name=name)
+        size, reason = _batching(loaded, max_batch_size)
+        return Model(
+            loaded,
+            scheduler=policy,
+            placements=placements,
+            engine=engine,
+            max_batch_size=size,
+            max_batch_delay=max_batch_delay,
+            batching=reason,
+        )
+    except BaseException:  # nobody else knows what was loaded
+        close_all({id(session): session for session in loaded.sessions}.values(), loaded.name)
+        raise
 
 
 def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from headrace.engine.timeouts import check_timeout, is_number, until_of
 from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
-from headrace.model.instance import Instance, LocalInstance
+from headrace.model.instance import Instance, LocalInstance, close_all
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
 from headrace.model.run import Requests
@@ -64,7 +64,8 @@ class Model(Owner):
             self._forms = TensorForms(loaded.inputs, loaded.outputs)
         else:
             self._forms = CallableForms(loaded, in_lists)
-        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists) for s in loaded.sessions)
+        outputs = None if loaded.outputs is None else len(loaded.outputs)
+        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists, outputs) for s in loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
         self._in_caller = threading.RLock()  # naive: one request at a time
@@ -72,6 +73,7 @@ class Model(Owner):
         self.guard = engine.guard if engine is not None else Guard()
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
+        self._to_close = list(self._instances)
         self._port = None
         if engine is not None:
             if engine.budget.max_bytes is not None:
@@ -280,8 +282,8 @@ class Model(Owner):
             if drain:
                 self.engine.drain(self._port)
             self.engine.detach(self._port)
-        for instance in self._instances:
-            instance.close()
+        to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
+        close_all(to_close, self.name)
 
     def _run_here(self, pending: Pending) -> None:
         with self._in_caller:
