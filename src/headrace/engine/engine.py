@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.engine.admission import Budget, Charge, Permit, weigh, whoever_is_here
+from headrace.engine.admission import Budget, Charge, Holder, Permit, weigh, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
 from headrace.engine.finished import Finished, check_poll
@@ -92,8 +92,8 @@ class Engine(Dispatch):
         The Future holds what `fn` returns, or raises what it raised, with a note that names the line that pushed it.
         Larger `priority` first among what may start; a step is worth one second of waiting. `deadline` in absolute
         `time.monotonic` seconds: not started by then, it fails with DeadlineExceeded; where it cannot be started by
-        then, `push` raises that at once. Raises Overloaded, or waits, when the engine is full; TypeError for what is
-        not a function, not a Var or not a number.
+        then, `push` raises that at once. When the engine is full it raises Overloaded, or waits: until the deadline,
+        and then raises DeadlineExceeded. TypeError for what is not a function, not a Var or not a number.
         """
         if type(priority) is not int or priority or deadline is not None or not callable(fn):
             check_push(fn, priority, deadline)
@@ -109,10 +109,9 @@ class Engine(Dispatch):
             frame = sys._getframe()
         operation = Operation(fn, accesses(reads, writes), priority, deadline, source, frame.f_code, frame.f_lasti)
         if not self.try_enter(port, source.add, operation):
-            permit = self.admit(0, None, priority, deadline)
             if self.budget.max_bytes is not None:
                 operation.who = whoever_is_here()
-            self.offer(port, source.add, operation, permit)
+            self.enter(port, source.add, operation, 0)
         return operation
 
     def waitall(self, timeout: float | None = None) -> None:
@@ -243,50 +242,87 @@ class Engine(Dispatch):
         with self.guard.lock:
             return self._unseen.take()
 
+    def enter(
+        self,
+        port: Port,
+        add: Callable[[Any, float], None],
+        item: Any,
+        charge: Charge,
+        timeout: float | None = None,
+        check: Callable[[], object] | None = None,
+    ) -> None:
+        """`item` is inside, and in the port's source, once there is room. Raises as `admit`; or as `check`, which is
+        called once there is."""
+        try:
+            self.admit(charge, timeout, item.priority, item.deadline, item)
+            if check is not None:
+                check()
+            self.offer(port, add, item)
+        except BaseException:
+            if item.held:
+                self.recover(port, item)
+            raise
+
     def admit(
-        self, charge: Charge = 0, timeout: float | None = None, priority: float = 0, deadline: float | None = None
-    ) -> Permit:
-        """A permit to be inside; Overloaded if there is none within `timeout` seconds, or at once as `on_full` says.
+        self,
+        charge: Charge = 0,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
+        holder: Holder | None = None,
+    ) -> Holder:
+        """A permit to be inside, or the `holder`. Overloaded if there is no room within `timeout` seconds, or at once,
+        as `on_full` says.
 
         Never waits where an event loop runs. With a `deadline` and no `timeout` it waits until then, and raises
         DeadlineExceeded.
         """
         self.check_process()
+        holder = holder or Permit(self.budget)
         if self.guard.lock._is_owned():  # type: ignore[attr-defined]  # see `refuse_to_wait_inside`
-            return self.budget.admit(charge)
+            return self.budget.admit(charge, holder)
         if self._shedding is not None:
-            return self._admit_shedding(self._shedding, charge, priority, deadline)
+            return self._admit_shedding(self._shedding, charge, priority, deadline, holder)
         if self.on_full == "reject" or loop_runs_here():
-            return self.budget.admit(charge)
+            return self.budget.admit(charge, holder)
         if deadline is None or timeout is not None:
-            return self.budget.acquire(charge, timeout)
+            return self.budget.acquire(charge, timeout, holder)
         try:
-            return self.budget.acquire(charge, deadline - self.clock.now())
+            return self.budget.acquire(charge, deadline - self.clock.now(), holder)
         except Overloaded as full:
             raise DeadlineExceeded(f"there was no room in the engine by the deadline: {full}") from None
 
     def _admit_shedding(
-        self, shedding: Shedding[weakref.ref[Any]], charge: Charge, priority: float, deadline: float | None
-    ) -> Permit:
+        self,
+        shedding: Shedding[weakref.ref[Any]],
+        charge: Charge,
+        priority: float,
+        deadline: float | None,
+        holder: Holder,
+    ) -> Holder:
         while True:
             try:
-                return self.budget.admit(charge)
+                return self.budget.admit(charge, holder)
             except Overloaded as full:
-                with self.guard.lock:  # found and settled in one step: it could begin in between
-                    nbytes = weigh(charge)
-                    if self.budget.max_bytes is not None:
-                        room = sum(
-                            item.nbytes for ref in shedding.below(priority, deadline) if (item := ref()) is not None
-                        )
-                        if self.budget.nbytes - room + nbytes > self.budget.max_bytes and self.budget.nbytes > room:
-                            raise  # all of them together would not make enough room: none is sent away in vain
-                    found = shedding.victim(priority, deadline)
-                    victim = found() if found is not None else None
-                    if victim is None:
-                        raise
-                    full.add_note("it had been taken in, and made room for what matters more")
-                    victim.end(error=full)
-                victim.follow_up()
+                victim = None
+                try:
+                    with self.guard.lock:  # found and settled in one step: it could begin in between
+                        nbytes = weigh(charge)
+                        if self.budget.max_bytes is not None:
+                            room = sum(
+                                item.nbytes for ref in shedding.below(priority, deadline) if (item := ref()) is not None
+                            )
+                            if self.budget.nbytes - room + nbytes > self.budget.max_bytes and self.budget.nbytes > room:
+                                raise  # all of them together would not make enough room: none is sent away in vain
+                        found = shedding.victim(priority, deadline)
+                        victim = found() if found is not None else None
+                        if victim is None:
+                            raise
+                        full.add_note("it had been taken in, and made room for what matters more")
+                        victim.end(error=full)
+                finally:
+                    if victim is not None and victim._error is full:  # also where this was interrupted
+                        victim.follow_up()
 
     def check_process(self) -> None:
         """Closed, in a child of the process that made this engine."""

@@ -248,12 +248,26 @@ class Future(Generic[T]):
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Give the outcome. False if there was one already: the client may have left meanwhile."""
-        with self._guard.lock:
-            if self._done:
-                return False
-            self.end(value, error)
-        self.follow_up()
+        try:
+            with self._guard.lock:
+                if self._done:
+                    return False
+                self.end(value, error)
+            self.follow_up()
+        except BaseException:  # Ctrl-C, or a callback that raises it
+            if self._done and self._error is error and (error is not None or self._value is value):
+                self._finish_settling()
+            raise
         return True
+
+    def _finish_settling(self) -> None:
+        """It was interrupted after the outcome was there. All that follows may be done twice."""
+        with self._guard.lock:
+            if not hasattr(self, "_ended_at"):
+                self._ended_at = self._guard.now()
+                if self._guard.finished is not None:
+                    self._guard.finished.note(self)
+        self.follow_up()
 
     def end(self, value: Any = None, error: BaseException | None = None) -> None:
         """The first half of `settle`: with the lock held, and only if there is no outcome."""

@@ -30,6 +30,8 @@ class Unseen:
     def add(self, future: Future[Any]) -> None:
         """`future` holds an error."""
         kept = self._futures
+        if kept and kept[-1] is future:  # an interrupt had it told twice
+            return
         while kept and kept[0]._seen:
             kept.popleft()
         self._sweep_in -= 1

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from headrace.backends.base import Loaded
-from headrace.engine.admission import Budget, Charge, Permit, whoever_is_here
+from headrace.engine.admission import Budget, Charge, whoever_is_here
+from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.placement import Placement
@@ -101,16 +102,17 @@ class Model(Owner):
         """As a call, but returns a Future at once.
 
         It waits only for room in the engine (see `Engine`), at most `timeout` seconds, and never on a thread that runs
-        an event loop: then, and there, it raises Overloaded. DeadlineExceeded where the run could not begin within
-        `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future is done.
+        an event loop: when that time is up, and there, it raises Overloaded. DeadlineExceeded where the run could not
+        begin within `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future
+        is done.
         """
         call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None:
-            self._budget.admit().hand_over(call)
+            self._budget.admit(0, call)
             self._run_here(call)
         elif not engine.try_enter(port, self._batcher.add, call):
-            self._enter(call, engine.admit(self._charge(call), timeout, priority, call.deadline))
+            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
@@ -119,11 +121,13 @@ class Model(Owner):
         call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None or not engine.try_enter(port, self._batcher.add, call):
-            if engine is not None and engine.on_full == "shed":
-                permit = engine.admit(self._charge(call), timeout, priority, call.deadline)
+            if engine is None or port is None:
+                self._budget.admit(0, call)
+                self._run_here(call)
+            elif engine.on_full == "shed":
+                engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
             else:
-                permit = await self._budget.acquire_async(self._charge(call), timeout)
-            self._enter(call, permit)
+                await self._enter(engine, port, call, timeout)
         try:
             return await call
         except asyncio.CancelledError:
@@ -243,8 +247,7 @@ class Model(Owner):
 
     def _read(self, value: Any, timeout: float | None, priority: float) -> Call:
         """The call that `value` is, if it can be made."""
-        if self._closed:
-            raise Closed(f"model {self.name} is closed")
+        self._check_open()
         if type(priority) is not int or priority:
             _check_priority(priority)
         deadline = None if timeout is None else self._deadline(timeout, priority)
@@ -266,16 +269,20 @@ class Model(Owner):
         call.who = whoever_is_here()
         return partial(working_set.charge, kind_of(call.inputs), nbytes)
 
-    def _enter(self, call: Call, permit: Permit) -> None:
-        """A call that has waited for room."""
-        if self._closed:  # meanwhile
-            permit.release()
+    async def _enter(self, engine: Engine, port: Port, call: Call, timeout: float | None) -> None:
+        """As `Engine.enter`, without blocking the event loop."""
+        try:
+            await self._budget.acquire_async(self._charge(call), timeout, call)
+            self._check_open()
+            engine.offer(port, self._batcher.add, call)
+        except BaseException:
+            if call.held:
+                engine.recover(port, call)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
             raise Closed(f"model {self.name} is closed")
-        if self.engine is None or self._port is None:
-            permit.hand_over(call)
-            self._run_here(call)
-        else:
-            self.engine.offer(self._port, self._batcher.add, call, permit)
 
     def _end(self, drain: bool) -> None:
         if self.engine is not None and self._port is not None:
