@@ -28,7 +28,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
-from headrace.engine.admission import Budget, Permit
+from headrace.engine.admission import Budget
 from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
@@ -178,24 +178,22 @@ class Dispatch:
             if follow_up is not None:
                 self._follow_up(*follow_up)
         except BaseException:
-            self._recover(item)
+            self.recover(port, item)
             raise
         return True
 
-    def offer(self, port: Port, add: Callable[[Any, float], None], item: Any, permit: Permit | None = None) -> None:
+    def offer(self, port: Port, add: Callable[[Any, float], None], item: Any) -> None:
         """Put `item` into the port's source with `add(item, now)`, and start whoever should start.
 
-        It takes over `permit`. After `detach` it is refused: settled with Closed.
+        It has been admitted, if it is one that must be. After `detach` it is refused: settled with Closed.
         """
         try:
             with self.guard.lock:
-                if permit is not None:
-                    permit.hand_over(item)
                 follow_up = self._put(port, add, item)
             if follow_up is not None:
                 self._follow_up(*follow_up)
         except BaseException:
-            self._recover(item if permit is not None else None)
+            self.recover(port, item)
             raise
 
     def drain(self, port: Port) -> None:
@@ -562,16 +560,28 @@ class Dispatch:
 
     def _follow_up(self, wake: Iterable[Stream], refused: Iterable[tuple[Future[Any], BaseException]]) -> None:
         """What was decided under the lock, and is done without it."""
-        for stream in wake:
-            stream.ring()
-        for future, error in refused:
-            future.settle(error=error)
+        try:
+            for stream in wake:
+                stream.ring()
+            for future, error in refused:
+                future.settle(error=error)
+        except BaseException:  # interrupted: once more does no harm
+            for stream in wake:
+                stream.ring()
+            for future, error in refused:
+                future.settle(error=error)
+            raise
 
-    def _recover(self, item: Entrant | None) -> None:
+    def recover(self, port: Port, item: Any) -> None:
         """An entry was interrupted, which Ctrl-C can do between any two steps, or refused by its source. Give back its
-        room, and ring every idle stream: some may have been promised a ring, and one too many does no harm."""
-        if item is not None:
-            self.budget.release(item)
+        room unless it is in the source, and ring every idle stream: some may have been promised a ring, and one too
+        many does no harm."""
+        with self.guard.lock:
+            if getattr(item, "held", False) and not item._begun:
+                waits = getattr(item, "waiting_for", 0) > 0 or any(each is item for each in port.source.waiting())
+                if item._done or not waits:
+                    self.budget.leave(item)
+        self.budget.mend()
         for port in list(self._ports):
             for stream in port.streams:
                 if stream.work is None:

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from headrace.engine.future import Future, Guard, Waiter, refuse_to_wait_inside, refuse_to_wait_on_a_stream
+from headrace.engine.timeouts import LONGEST, check_timeout, checked
 from headrace.errors import InvalidOption
 
 SWEEP_AT = 4096
@@ -46,7 +47,8 @@ class Finished:
 
     def take(self, max_n: int | None, timeout: float | None) -> list[Future[Any]]:
         """At most `max_n` of them; waits up to `timeout` seconds for the first, None: for ever."""
-        seconds = threading.TIMEOUT_MAX if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        asked = checked(timeout)
+        seconds = LONGEST if asked is None else asked
         until = time.monotonic() + seconds
         in_time = True
         if seconds:
@@ -61,7 +63,7 @@ class Finished:
                 gate.acquire()
                 self._pollers.append(gate)
             try:
-                left = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+                left = min(max(0.0, until - time.monotonic()), LONGEST)
                 in_time = gate.acquire(timeout=left)  # if not, one last look
             finally:
                 with self._guard.lock:
@@ -77,7 +79,8 @@ class Finished:
         return ready
 
 
-def check_poll(max_n: object) -> None:
-    """InvalidOption for what is no number of futures."""
+def check_poll(max_n: object, timeout: object) -> None:
+    """InvalidOption for what is no number of futures, or of seconds."""
+    check_timeout(timeout)
     if max_n is not None and (isinstance(max_n, bool) or not isinstance(max_n, int) or max_n < 0):
         raise InvalidOption(f"max_n is a whole number from 0, or None for all, not {max_n!r}")

@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from headrace.engine.mailbox import MANY, Mailbox
+from headrace.engine.timeouts import check_timeout, seconds_of
 from headrace.engine.trace import DROP, READ, Several, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
@@ -239,8 +240,11 @@ class Future(Generic[T]):
         """Wait until the value is there, at most `timeout` seconds.
 
         Raises what the operation raised, every time; TimeoutError if the time is up (the work goes on); WouldDeadlock
-        on a stream, where waiting could never end.
+        on a stream, where waiting could never end; TypeError for a timeout that is no number. Here and everywhere, less
+        than 0 is 0, and what is longer than a clock can measure is for ever.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -248,6 +252,8 @@ class Future(Generic[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """The value; waits and raises as `wait_to_read` does."""
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -261,6 +267,8 @@ class Future(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the operation raised, or None; waits as `wait_to_read` does."""
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None and not self._seen:
@@ -305,12 +313,26 @@ class Future(Generic[T]):
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Give the outcome. False if there was one already: the client may have left meanwhile."""
-        with self._guard.lock:
-            if self._done:
-                return False
-            self.end(value, error)
-        self.follow_up()
+        try:
+            with self._guard.lock:
+                if self._done:
+                    return False
+                self.end(value, error)
+            self.follow_up()
+        except BaseException:  # Ctrl-C, or a callback that raises it
+            if self._done and self._error is error and (error is not None or self._value is value):
+                self._finish_settling()
+            raise
         return True
+
+    def _finish_settling(self) -> None:
+        """It was interrupted after the outcome was there. All that follows may be done twice."""
+        with self._guard.lock:
+            if not hasattr(self, "_ended_at"):
+                self._ended_at = self._guard.now()
+                if self._guard.finished is not None:
+                    self._guard.finished.note(self)
+        self.follow_up()
 
     def end(self, value: Any = None, error: BaseException | None = None) -> None:
         """The first half of `settle`: with the lock held, and only if there is no outcome."""
@@ -393,7 +415,7 @@ class Future(Generic[T]):
         in_time = False
         try:
             self.add_done_callback(release)
-            in_time = settled.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+            in_time = settled.acquire(timeout=seconds_of(timeout))
         finally:
             if not in_time:  # also if the wait was interrupted: nobody waits here any more
                 self.remove_done_callback(release)

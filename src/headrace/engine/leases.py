@@ -126,9 +126,10 @@ class Leases:
         return None
 
     def _grant(self, lane: Lane) -> None:
+        # All of it without a call in between, where Ctrl-C could come; this one last.
         group = lane.group
-        group.idle.remove(lane)
         group.running += 1
         group.waking += 1
         lane.running = lane.waking = True
         self.free &= ~lane.mask
+        group.idle.remove(lane)

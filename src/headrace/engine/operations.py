@@ -15,8 +15,6 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
-from numbers import Real
 from types import CodeType
 from typing import Any
 
@@ -25,6 +23,7 @@ from headrace.engine.dependencies import APPENDING, Dependencies, Var
 from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
+from headrace.engine.timeouts import is_number
 from headrace.errors import Cancelled, DeadlineExceeded, Overloaded
 from headrace.sizes import nbytes_of
 
@@ -42,14 +41,6 @@ def check_push(function: object, priority: object, deadline: object) -> None:
         raise TypeError(f"priority is a number, not {priority!r}")
     if deadline is not None and not is_number(deadline):
         raise TypeError(f"deadline is a number of seconds, or None, not {deadline!r}")
-
-
-def is_number(value: object) -> bool:
-    """Whether it can be compared and added to seconds: NaN would leave a heap without an order."""
-    try:
-        return isinstance(value, Real) and not isnan(float(value))
-    except OverflowError:
-        return False
 
 
 def note_where(error: BaseException, pushed_at: str) -> None:

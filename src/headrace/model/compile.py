@@ -17,6 +17,7 @@ from headrace.engine.placement import plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.agreement import disagreement
+from headrace.model.instance import close_all
 from headrace.model.model import Model
 
 SERVED_BATCH_SIZE = 32
@@ -84,22 +85,26 @@ def compile_model(
     cpus = tuple(placement.cores for placement in placements) if bound else ()
     widths = tuple(placement.width for placement in placements) or (1,)
     loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
-    if name is not None:
-        loaded = replace(loaded, name=name)
-    if (straddling := warning(policy, placements, cores)) is not None:
-        _log.warning("%s: %s", loaded.name, straddling)
-    # It runs the first session, which is to take its memory where it will stay.
-    size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
-    return Model(
-        loaded,
-        scheduler=policy,
-        placements=placements,
-        engine=engine,
-        max_batch_size=size,
-        max_batch_delay=max_batch_delay,
-        batching=reason,
-        bound=bound,
-    )
+    try:
+        if name is not None:
+            loaded = replace(loaded, name=name)
+        if (straddling := warning(policy, placements, cores)) is not None:
+            _log.warning("%s: %s", loaded.name, straddling)
+        # It runs the first session, which is to take its memory where it will stay.
+        size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
+        return Model(
+            loaded,
+            scheduler=policy,
+            placements=placements,
+            engine=engine,
+            max_batch_size=size,
+            max_batch_delay=max_batch_delay,
+            batching=reason,
+            bound=bound,
+        )
+    except BaseException:  # nobody else knows what was loaded
+        close_all({id(session): session for session in loaded.sessions}.values(), loaded.name)
+        raise
 
 
 def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:

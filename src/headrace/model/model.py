@@ -8,22 +8,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from headrace.backends.base import Loaded
-from headrace.engine.admission import Budget, Permit, whoever_is_here
+from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
-from headrace.engine.operations import is_number
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
+from headrace.engine.timeouts import check_timeout, is_number, until_of
 from headrace.engine.trace import RUN, SUBMIT, Trace
-from headrace.errors import Closed, InvalidOption, Overloaded
+from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
-from headrace.model.instance import Instance, LocalInstance
+from headrace.model.instance import Instance, LocalInstance, close_all
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
 from headrace.model.run import Requests
@@ -68,7 +69,8 @@ class Model(Owner):
             self._forms = TensorForms(loaded.inputs, loaded.outputs)
         else:
             self._forms = CallableForms(loaded, in_lists)
-        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists) for s in loaded.sessions)
+        outputs = None if loaded.outputs is None else len(loaded.outputs)
+        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists, outputs) for s in loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
         self._in_caller = threading.RLock()  # naive: one request at a time
@@ -76,6 +78,7 @@ class Model(Owner):
         self.guard = engine.guard if engine is not None else Guard()
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
+        self._to_close = list(self._instances)
         self.traced: Trace | None = None  # while it is
         self._port: Port | None = None
         if engine is not None:
@@ -104,8 +107,9 @@ class Model(Owner):
         """As a call, but returns a Future at once.
 
         It waits only for room in the engine (see `Engine`), at most `timeout` seconds, and never on a thread that runs
-        an event loop: then, and there, it raises Overloaded. DeadlineExceeded where the run could not begin within
-        `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future is done.
+        an event loop: when that time is up, and there, it raises Overloaded. DeadlineExceeded where the run could not
+        begin within `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future
+        is done.
         """
         if timeout is None and type(priority) is int and not priority and not self._closed and not self._joins_rows:
             call = Call(self, self._forms.read(value), 0, None)  # as `_read`, without the call
@@ -113,10 +117,10 @@ class Model(Owner):
             call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None:
-            self._budget.admit().hand_over(call)
+            self._budget.admit(0, call)
             self._run_here(call)
         elif not engine.try_enter(port, self._batcher.add, call):
-            self._enter(call, engine.admit(self._charge(call), timeout, priority, call.deadline))
+            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
@@ -125,11 +129,13 @@ class Model(Owner):
         call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None or not engine.try_enter(port, self._batcher.add, call):
-            if engine is not None and engine.on_full == "shed":
-                permit = engine.admit(self._charge(call), timeout, priority, call.deadline)
+            if engine is None or port is None:
+                self._budget.admit(0, call)
+                self._run_here(call)
+            elif engine.on_full == "shed":
+                engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
             else:
-                permit = await self._budget.acquire_async(self._charge(call), timeout)
-            self._enter(call, permit)
+                await self._enter(engine, port, call, timeout)
         try:
             return await call
         except asyncio.CancelledError:
@@ -263,19 +269,20 @@ class Model(Owner):
             refuse_to_wait_on_a_stream()
 
     def _deadline(self, timeout: float, priority: float) -> float:
-        if not timeout >= 0:
+        check_timeout(timeout)
+        if timeout < 0:
             raise InvalidOption(f"timeout is in seconds from now, not {timeout}")
         engine, port = self.engine, self._port
         if engine is None or port is None:
-            return timeout + time.monotonic()
+            return until_of(timeout, time.monotonic())
         now = engine.clock.now()
-        engine.check_deadline(port, priority, timeout + now, now, self._batcher.max_batch_size)
-        return timeout + now
+        deadline = until_of(timeout, now)
+        engine.check_deadline(port, priority, deadline, now, self._batcher.max_batch_size)
+        return deadline
 
     def _read(self, value: Any, timeout: float | None, priority: float) -> Call:
         """The call that `value` is, if it can be made."""
-        if self._closed:
-            raise Closed(f"model {self.name} is closed")
+        self._check_open()
         if type(priority) is not int or priority:
             _check_priority(priority)
         deadline = None if timeout is None else self._deadline(timeout, priority)
@@ -289,33 +296,36 @@ class Model(Owner):
         pending.rows = pending.inputs[0].shape[0]
         pending.alike = likeness(pending.inputs)
 
-    def _charge(self, call: Call) -> int:
-        """Bytes it is charged with while it is inside."""
+    def _charge(self, call: Call) -> Charge:
+        """Bytes it is charged with while it is inside; asked for again while it waits, for more may be known then."""
         nbytes, working_set = nbytes_of(call.inputs), self._source.working_set
         if working_set is None:
             return nbytes
         call.who = whoever_is_here()
-        with self.guard.lock:
-            return working_set.charge(kind_of(call.inputs), nbytes)
+        return partial(working_set.charge, kind_of(call.inputs), nbytes)
 
-    def _enter(self, call: Call, permit: Permit) -> None:
-        """A call that has waited for room."""
-        if self._closed:  # meanwhile
-            permit.release()
+    async def _enter(self, engine: Engine, port: Port, call: Call, timeout: float | None) -> None:
+        """As `Engine.enter`, without blocking the event loop."""
+        try:
+            await self._budget.acquire_async(self._charge(call), timeout, call)
+            self._check_open()
+            engine.offer(port, self._batcher.add, call)
+        except BaseException:
+            if call.held:
+                engine.recover(port, call)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
             raise Closed(f"model {self.name} is closed")
-        if self.engine is None or self._port is None:
-            permit.hand_over(call)
-            self._run_here(call)
-        else:
-            self.engine.offer(self._port, self._batcher.add, call, permit)
 
     def _end(self, drain: bool) -> None:
         if self.engine is not None and self._port is not None:
             if drain:
                 self.engine.drain(self._port)
             self.engine.detach(self._port)
-        for instance in self._instances:
-            instance.close()
+        to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
+        close_all(to_close, self.name)
         trace = self.traced
         if trace is not None:
             trace.stop()
@@ -352,14 +362,15 @@ class Model(Owner):
                     try:
                         inside.append(self.submit(value))
                         break
-                    except Overloaded:  # others fill the engine: our own oldest is what we can wait for
+                    except (Overloaded, WouldDeadlock):
+                        # Others fill the engine, or our own answers do: our oldest is what we can wait for.
                         if not inside:
                             raise
-                        yield inside.popleft().result()
                     except Exception:  # its place is behind the answers that are still to come
                         while inside:
                             yield inside.popleft().result()
                         raise
+                    yield inside.popleft().result()  # out here: the error would keep the answers it names
                 if len(inside) >= window:
                     yield inside.popleft().result()
             while inside:
