@@ -75,9 +75,6 @@ class Loop:
     def call_later(self, seconds: float, tick: Callable[[], object]) -> None:
         self.ticks.append(tick)
 
-    def create_future(self) -> None:
-        pass
-
     def turn(self) -> None:
         if self.wakes:
             self.wakes.popleft()()
@@ -140,7 +137,7 @@ class Scene:
     def wait(self, tasks: int) -> None:
         """So many tasks of the loop wait: it ticks, if they are many."""
         for _ in range(tasks):
-            self.box.waiter()
+            self.box.expect()
 
     def post(self, who: str) -> None:
         count = self._posted[who] = self._posted.get(who, 0) + 1
@@ -193,7 +190,7 @@ def explore(make: Callable[[], Scene], switches: int) -> tuple[int, int, int]:
         path = unexplored.pop()
         scene = make()
         kind = type(scene.box)
-        functions = kind.post, kind._drain, kind.ring, kind._tick, kind.waiter, Hold.add, Hold.let_go
+        functions = kind.post, kind._drain, kind.ring, kind._tick, kind.expect, Hold.add, Hold.let_go
         codes = {function.__code__ for function in functions}
         actors = [Actor(act, codes) for act in scene.acts]
         step, last, switched = 0, 0, 0
@@ -480,7 +477,7 @@ def test_what_is_held_back_from_a_loop_that_was_closed_meanwhile_is_dropped() ->
         loop = factory()
         box = Mailbox(loop)
         for _ in range(MANY):
-            box.waiter()
+            box.expect()
         hold = Hold.here()
         hold.on = True
         try:
@@ -502,9 +499,8 @@ def test_a_loop_that_is_stopped_and_run_again_gets_what_was_held_back_meanwhile(
     came = asyncio.Event()
 
     async def wait_for_what_comes(box: Mailbox) -> None:
-        waiters = [box.waiter() for _ in range(MANY)]
-        for waiter in waiters:
-            waiter.cancel()
+        for _ in range(MANY):
+            box.expect()
 
     box = Mailbox(loop)
     loop.run_until_complete(wait_for_what_comes(box))

@@ -37,7 +37,7 @@ ONLY_FOR_TYPES = {
     ("engine/ownership", "headrace.engine.engine"),
     ("engine/stream", "headrace.engine.dispatch"),
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
-    ("model/pending", "headrace.model.run"),
+    *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("serving/inflight", "headrace.serving.served"),
     *(("__init__", f"headrace.{module}") for module in (

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from headrace.engine.mailbox import MANY, Mailbox
+from headrace.engine.mailbox import Mailbox
 from headrace.engine.timeouts import check_timeout, seconds_of
 from headrace.engine.trace import DROP, READ, Several, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
@@ -430,10 +430,8 @@ class Future(Generic[T]):
                 raise Closed(FORKED)
             box = Mailbox.here()
             wake = Awaiter(box)
-            box.waiting += 1
+            box.expect()
             try:
-                if not box.ticking and box.waiting >= MANY:
-                    box.start_to_tick()
                 alone: list[Callable[[Any], object]] = [wake]  # as `add_done_callback`, without the call
                 with self._guard.lock:
                     done = self._done

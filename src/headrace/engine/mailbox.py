@@ -74,7 +74,7 @@ class Mailbox:
         self.loop = loop
         self._items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._armed = False
-        self.ticking = False
+        self._ticking = False
         self.waiting = (
             0  # tasks of the loop, which count themselves in and out; like `_drained`, used by the loop's thread alone
         )
@@ -93,7 +93,7 @@ class Mailbox:
         """Have the loop call `function(argument)` soon. From any thread."""
         self._items.append((function, argument))
         if not self._armed:
-            if self.ticking:
+            if self._ticking:
                 hold = _local.hold
                 if hold is not None and hold.on:
                     hold.add(self)
@@ -110,20 +110,22 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
-    def start_to_tick(self) -> None:
-        """MANY tasks of the loop wait."""
-        self.ticking = True
-        self.loop.call_later(TICK, self._tick)
+    def expect(self) -> None:
+        """A task of the loop is about to wait for a message. It counts itself out of `waiting` when it has it."""
+        self.waiting += 1
+        if not self._ticking and self.waiting >= MANY:
+            self._ticking = True
+            self.loop.call_later(TICK, self._tick)
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         self.post(wake_up, waiter)
 
     def _tick(self) -> None:
-        self.ticking = False
+        self._ticking = False
         self._drain()
         if self._drained and self.waiting >= MANY:  # else it ticks again when one more comes to wait
             self._drained = False
-            self.ticking = True
+            self._ticking = True
             self.loop.call_later(TICK, self._tick)
 
     def _drain(self) -> None:
