@@ -515,6 +515,10 @@ def lag(plan: Plan) -> Figure:
             doors = Doors(side, engine, stack)
             awaited, direct = doors.calls["model.submit"], partial(doors.run, ["y"], {"x": doors.x})
             turns[f"{IN_FLIGHT} awaiters, model of {takes}"] = lambda call=awaited: asyncio.run(lag_beside(call, secs))
+            executor = doors.calls["run_in_executor(2)"]
+            turns[f"{IN_FLIGHT} on run_in_executor(2), model of {takes}"] = lambda call=executor: asyncio.run(
+                lag_beside(call, secs)
+            )
             turns[f"two bare threads, model of {takes}"] = lambda call=direct: beside_threads(call, secs)
         found = plan.take_turns("lag", turns)
     columns = {
