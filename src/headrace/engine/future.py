@@ -142,6 +142,25 @@ class Awaiter(Waiter):
         self._box.post(wake_up, self._waiter)
 
 
+class OnItsLoop(Waiter):
+    """A callback of `asyncio.wait`, which knows loops and takes all callbacks to be called on its own."""
+
+    __slots__ = ("_box", "_callback")
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self._box, self._callback = Mailbox.here(), callback
+        self.who = -1
+
+    def __call__(self, future: Any) -> None:
+        self._box.post(self._callback, future)
+
+    def __eq__(self, other: object) -> bool:
+        """So that it can be taken back by its own name."""
+        return other is self or other is self._callback
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Future(Generic[T]):
     """The value an operation will have. Settled once, from any thread; awaitable on any event loop."""
 
@@ -224,6 +243,8 @@ class Future(Generic[T]):
 
         What a callback raises is logged. It must not wait: it may run on a stream.
         """
+        if getattr(callback, "__module__", None) == "asyncio.tasks":
+            callback = OnItsLoop(callback)
         alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future
         with self._guard.lock:
             if not self._done:
