@@ -175,8 +175,8 @@ def test_an_interrupt_in_a_resumed_task_ends_the_loop_and_the_others_go_on_when_
     try:
         first, second = loop.create_task(raises()), loop.create_task(value_of(future))
         loop.run_until_complete(until(lambda: awaiters(future) == 2))
+        future.settle(9)
         with pytest.raises(error):
-            loop.run_until_complete(settled_in_a_thread(future, 9))
             loop.run_until_complete(asyncio.wait_for(asyncio.shield(second), 30))
         assert loop.run_until_complete(asyncio.wait_for(second, 30)) == 9
         with pytest.raises(error):

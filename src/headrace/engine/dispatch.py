@@ -217,20 +217,22 @@ class Dispatch:
         with self.guard.lock:
             if port.attached:
                 self._busy = True
-                port.attached = False
-                self._ports.remove(port)
-                self._leaving.append(port)
-                settled = self._take_back(port, self.clock.now())
-                port.source.abandon(Closed("the model or the engine was closed"))
-                port.source.pull(self.clock.now(), False, 0, refused)
-                self._leases.leave(port.group)
-                self._grant(wake)
-                for stream in port.streams:
-                    stream.stopping = True
-                    if not stream.lane.running:  # one that runs sees it when it looks for its next run
-                        self._wake(stream, wake)
-                self._put_what_was_put_off(wake, refused)
-                self._busy = False
+                try:
+                    port.attached = False
+                    self._ports.remove(port)
+                    self._leaving.append(port)
+                    settled = self._take_back(port, self.clock.now())
+                    port.source.abandon(Closed("the model or the engine was closed"))
+                    port.source.pull(self.clock.now(), False, 0, refused)
+                    self._leases.leave(port.group)
+                    self._grant(wake)
+                    for stream in port.streams:
+                        stream.stopping = True
+                        if not stream.lane.running:  # one that runs sees it when it looks for its next run
+                            self._wake(stream, wake)
+                    self._put_what_was_put_off(wake, refused)
+                finally:  # Ctrl-C: the engine may go on without this port
+                    self._busy = False
         self._follow_up(wake, refused)
         deliver(settled)
         until = None if timeout is None else time.monotonic() + timeout

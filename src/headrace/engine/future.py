@@ -175,7 +175,10 @@ class Awaiter(Waiter):
         self.who = -1  # nobody who could wait for room meanwhile
 
     def __call__(self, _: object) -> None:
-        self._box.post(_wake, self)
+        box = self._box
+        box._items.append((_wake, self))  # as `post`, without the call
+        if not box._armed:
+            box.announce()
 
     # ---- what the task calls, on the loop's thread
 
@@ -205,6 +208,25 @@ def _wake(waiting: Awaiter) -> None:
     if resume is not None:
         waiting._resume = None
         waiting._context.run(resume, waiting)
+
+
+class OnItsLoop(Waiter):
+    """A callback of `asyncio.wait`, which knows loops and takes all callbacks to be called on its own."""
+
+    __slots__ = ("_box", "_callback")
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self._box, self._callback = Mailbox.here(), callback
+        self.who = -1
+
+    def __call__(self, future: Any) -> None:
+        self._box.post(self._callback, future)
+
+    def __eq__(self, other: object) -> bool:
+        """So that it can be taken back by its own name."""
+        return other is self or other is self._callback
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Future(Generic[T]):
@@ -289,6 +311,8 @@ class Future(Generic[T]):
 
         What a callback raises is logged. It must not wait: it may run on a stream.
         """
+        if getattr(callback, "__module__", None) == "asyncio.tasks":
+            callback = OnItsLoop(callback)
         alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future
         with self._guard.lock:
             if not self._done:

@@ -89,8 +89,7 @@ class Pending(Future[Any]):
 
     def deliver(self) -> None:
         """It is finished: tell whoever waits. Without the lock."""
-        if self._callbacks is not None:
-            self._tell()
+        self._tell()
 
     def futures(self) -> tuple[Pending]:
         return (self,)
