@@ -247,7 +247,11 @@ class OperationSource:
                 self.counts.cancelled += 1
                 self._release(operation, self.dependencies.abandon(operation), now)
                 continue
-            if operation.needs or operation.deadline is not None or self._abandoned is not None:
+            may_not = operation.deadline is not None or self._abandoned is not None
+            for var in operation.needs:
+                if var.error is not None:
+                    may_not = True
+            if may_not:
                 error = self._why_not(operation, now)
                 if error is not None:
                     note_where(error, operation.pushed_at)
