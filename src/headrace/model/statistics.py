@@ -24,7 +24,7 @@ class ModelStatistics:
     waiting: int
     """Requests in the queue now."""
     running: int
-    """Requests in a run now."""
+    """Requests in a run now, or taken by a stream that does several short runs in a row."""
     runs: int
     """Runs of the model: one for each batch."""
     rows: int
