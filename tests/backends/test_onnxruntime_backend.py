@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import headrace
 from headrace.backends import backend_for
-from headrace.backends._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession, backend
+from headrace.backends._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession, PinnedSession, backend
 from headrace.backends.base import Loaded, LoadOptions
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import TensorSpec
@@ -308,6 +309,51 @@ def test_sessions_of_any_width_answer_alike() -> None:
     (expected, *_) = bare.run(None, {loaded.inputs[0].name: image})
     for session in loaded.sessions:
         np.testing.assert_allclose(session.run((image,))[0], expected, atol=1e-6)
+
+
+def affinities() -> dict[int, set[int]]:
+    """The CPUs each thread of this process may run on."""
+    return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+
+
+CPU = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+on_linux = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads can be pinned on Linux")
+
+
+@on_linux
+def test_the_threads_of_a_wide_stream_stay_on_its_cpus_and_its_caller_does_while_it_runs() -> None:
+    before = affinities()
+    (session,) = load(times_two().SerializeToString(), 3, cpus=((CPU,),)).sessions
+    assert isinstance(session, PinnedSession)
+    assert [cpus for task, cpus in affinities().items() if task not in before] == [{CPU}, {CPU}]
+    seen: list[set[int]] = []
+    inner = session.session.run
+    session.session.run = lambda *given: (seen.append(os.sched_getaffinity(0)), inner(*given))[1]  # type: ignore
+    np.testing.assert_array_equal(session.run((X,))[0], 2 * X)
+    assert seen == [{CPU}]
+    assert os.sched_getaffinity(0) == before[threading.get_native_id()]
+    with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+        session.run((X[0],))
+    assert os.sched_getaffinity(0) == before[threading.get_native_id()]
+
+
+@on_linux
+def test_a_stream_whose_cpus_are_not_this_processs_runs_anywhere(capfd: pytest.CaptureFixture[str]) -> None:
+    before = affinities()
+    (session,) = load(times_two().SerializeToString(), 2, cpus=((CPU, 4000),)).sessions
+    assert isinstance(session, OnnxRuntimeSession)
+    (new,) = [cpus for task, cpus in affinities().items() if task not in before]
+    assert new == before[threading.get_native_id()]
+    pinned = PinnedSession(session, (4000,))  # taken away after the load
+    np.testing.assert_array_equal(pinned.run((X,))[0], 2 * X)
+    assert capfd.readouterr() == ("", "")
+
+
+@on_linux
+def test_streams_on_the_same_cpus_share_a_session_and_others_do_not() -> None:
+    sessions = load(DIGITS, 2, 2, 2, 2, 1, 1, cpus=((CPU,), (CPU,), (), (), (), (CPU,))).sessions
+    assert sessions[0] is sessions[1]
+    assert len({id(session) for session in sessions}) == 5
 
 
 def test_idle_threads_of_a_session_hardly_spin() -> None:

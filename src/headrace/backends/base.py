@@ -23,6 +23,8 @@ class LoadOptions:
     """Fixes dimension 0 of every input; None leaves it as the model has it."""
     input_shapes: Mapping[str, Sequence[int]] | None = None
     """Fixes whole shapes, by input name or by position ("0", "1", …)."""
+    cpus: tuple[tuple[int, ...], ...] = ()
+    """The CPUs each stream's threads are to stay on, in the order of `widths`; (), for one or for all: any."""
 
 
 class Stop:

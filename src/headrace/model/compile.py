@@ -11,6 +11,7 @@ from headrace.backends import backend_for
 from headrace.backends.base import Loaded, LoadOptions
 from headrace.engine.engine import Engine
 from headrace.engine.ownership import default_engine, machine
+from headrace.engine.pinning import cpus_to_keep
 from headrace.engine.placement import plan
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
@@ -78,7 +79,8 @@ def compile_model(
         cores = engine.cores
     placements = plan(policy, cores, num_cores, num_streams)
     widths = tuple(placement.width for placement in placements) or (1,)
-    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes)))
+    cpus = cpus_to_keep(placements, machine())
+    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
     if name is not None:
         loaded = replace(loaded, name=name)
     size, reason = _batching(loaded, max_batch_size)
