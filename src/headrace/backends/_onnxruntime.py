@@ -23,10 +23,13 @@ from typing import Any
 import numpy as np
 
 from headrace.backends.base import Loaded, LoadOptions, Session, Stop
+from headrace.backends.refusals import explained
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import Array, TensorSpec
 
 SPIN_MICROSECONDS = 50
+LOOK = 100
+"""Bytes of a file that was refused that tell what it is."""
 _making = threading.Lock()
 
 # What ONNX Runtime calls the element types it takes; all else is refused at load.
@@ -159,12 +162,18 @@ def _readable(model: Any) -> tuple[str | bytes, str]:
     try:
         if path.is_dir():
             raise InvalidModel(f"{path} is a folder; give the ONNX file in it")
+        if "://" in str(model):
+            raise InvalidModel(f"{model} is a URL; download it, and give the file")
         if not path.exists():
             raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()})")
+        if not path.is_file():  # the runtime would read a pipe or a device for ever
+            raise InvalidModel(f"{path} is not a regular file")
         if path.stat().st_size == 0:
             raise InvalidModel(f"{path} is empty: 0 bytes")
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise InvalidModel(f"{str(path)[:200]} cannot be read: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise InvalidModel(f"{path} may not be read by this user")
     return str(path), path.stem
 
 
@@ -188,8 +197,18 @@ def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, cpus: tu
         with _making:
             return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        text = str(error).replace("[ONNXRuntimeError] : ", "").strip()
-        raise InvalidModel(f"{name} cannot be loaded as an ONNX model: {text[:500]}") from error
+        why = explained(str(error), _beginning(source))
+        raise InvalidModel(f"{name} cannot be loaded as an ONNX model: {why}") from error
+
+
+def _beginning(source: str | bytes) -> bytes:
+    try:
+        if isinstance(source, bytes):
+            return source[:LOOK]
+        with open(source, "rb") as file:
+            return file.read(LOOK)
+    except OSError:  # it is gone
+        return b""
 
 
 def _spec(model: str, tensor: Any) -> TensorSpec:

@@ -29,6 +29,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.engine.admission import Budget, Permit
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
@@ -140,6 +141,58 @@ class Dispatch:
                 stream.join()
             raise
         return port
+
+    def rehearse(
+        self, port: Port, streams: Sequence[Stream], runs: Sequence[Callable[[], object]], timeout: float
+    ) -> bool:
+        """Have `streams`, and no others of the port, run `runs`, each a run with its cores leased. Only before anything
+        is submitted to the port, and not on a stream.
+
+        False if they have not all ended within `timeout` seconds, or the port was detached: what has not begun does
+        not, what has goes on. Nothing of it is counted or learnt from.
+        """
+        refuse_to_wait_inside(self.guard)
+        source, rehearsal = port.source, Rehearsal(runs, f"{port.name} warms up")
+        group = port.group
+        wake: list[Stream] = []
+        refused: Refused = []
+        with self.guard.lock:
+            if not port.attached:
+                return False
+            self._busy = True
+            port.source = rehearsal
+            # Only those who shall do it can be granted cores.
+            aside = [lane for lane in group.idle if lane.stream not in streams]
+            group.idle[:] = [lane for lane in group.idle if lane.stream in streams]
+            self._arrange(port, self.clock.now(), wake)
+            self._put_what_was_put_off(wake, refused)
+            self._busy = False
+        try:
+            self._follow_up(wake, refused)
+            ended = rehearsal.ended.wait(timeout)
+        finally:
+            wake, refused = [], []
+            with self.guard.lock:
+                self._busy = True
+                rehearsal.abandon(Closed("it took too long"))
+                port.source = source
+                group.idle = sorted((*aside, *group.idle), key=lambda lane: lane.stream.index)
+                port.runs, port.run_seconds, port.typical, port.quickest = 0, 0.0, float("inf"), float("inf")
+                attached = port in self._ports
+                if attached:
+                    self._leases.leave(group)
+                    self._grant(wake)
+                else:
+                    source.abandon(Closed("the model or the engine was closed"))
+                self._put_what_was_put_off(wake, refused)
+                self._busy = False
+            self._follow_up(wake, refused)
+        return ended and attached
+
+    def runs_only(self, port: Port) -> bool:
+        """Whether no other port's streams run."""
+        with self.guard.lock:
+            return not any(each.group.running for each in (*self._ports, *self._leaving) if each is not port)
 
     def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
         """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""

@@ -39,6 +39,7 @@ def compile_model(
     max_batch_size: int | None = 1,
     max_batch_delay: float = 0.0,
     name: str | None = None,
+    warm_up: bool = True,
 ) -> Model:
     """Load a model, and start its streams.
 
@@ -51,6 +52,9 @@ def compile_model(
     Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
     gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
     company while another one runs; an idle model never waits.
+
+    `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
+    most, so that the first requests do not pay for it. Callables are not run.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, NotEnoughCores. The arguments are DeepSparse's
     `compile_model`, and more.
@@ -84,7 +88,7 @@ def compile_model(
     if name is not None:
         loaded = replace(loaded, name=name)
     size, reason = _batching(loaded, max_batch_size)
-    return Model(
+    made = Model(
         loaded,
         scheduler=policy,
         placements=placements,
@@ -93,6 +97,13 @@ def compile_model(
         max_batch_delay=max_batch_delay,
         batching=reason,
     )
+    if warm_up:
+        try:
+            made.warm_up()
+        except BaseException:  # Ctrl-C: nobody has it, so nobody could close it
+            made.close(drain=False)
+            raise
+    return made
 
 
 def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
