@@ -142,43 +142,41 @@ class Dispatch:
             raise
         return port
 
-    def rehearse(
-        self, port: Port, streams: Sequence[Stream], runs: Sequence[Callable[[], object]], timeout: float
-    ) -> bool:
-        """Have `streams`, and no others of the port, run `runs`, each a run with its cores leased. Only before anything
-        is submitted to the port, and not on a stream.
+    def rehearse(self, stream: Stream, call: Callable[[], object], timeout: float) -> bool:
+        """Have `stream` do `call` as a run of its own, with its cores leased. Before anything is submitted to its port,
+        and not on a stream.
 
-        False if they have not all ended within `timeout` seconds, or the port was detached: what has not begun does
-        not, what has goes on. Nothing of it is counted or learnt from.
+        False if it has not ended within `timeout` seconds, or the port was detached: if it has not begun it does not,
+        if it has it goes on. Nothing of it is counted or learnt from.
         """
         refuse_to_wait_inside(self.guard)
-        source, rehearsal = port.source, Rehearsal(runs, f"{port.name} warms up")
-        group = port.group
+        port, group = stream.port, stream.port.group
+        source, rehearsal = port.source, Rehearsal(call, f"{port.name} warms up")
         wake: list[Stream] = []
         refused: Refused = []
         with self.guard.lock:
-            if not port.attached:
+            if port not in self._ports:
                 return False
             self._busy = True
             port.source = rehearsal
-            # Only those who shall do it can be granted cores.
-            aside = [lane for lane in group.idle if lane.stream not in streams]
-            group.idle[:] = [lane for lane in group.idle if lane.stream in streams]
+            # The others are put aside, so that only this one can be granted its cores.
+            aside = [lane for lane in group.idle if lane is not stream.lane]
+            group.idle = [lane for lane in group.idle if lane is stream.lane]
             self._arrange(port, self.clock.now(), wake)
             self._put_what_was_put_off(wake, refused)
             self._busy = False
         try:
             self._follow_up(wake, refused)
-            ended = rehearsal.ended.wait(timeout)
+            rehearsal.ended.wait(timeout)
         finally:
             wake, refused = [], []
             with self.guard.lock:
                 self._busy = True
-                rehearsal.abandon(Closed("it took too long"))
+                attached = port in self._ports
+                rehearsal.abandon(Closed("nobody waits for it"))
                 port.source = source
                 group.idle = sorted((*aside, *group.idle), key=lambda lane: lane.stream.index)
                 port.runs, port.run_seconds, port.typical, port.quickest = 0, 0.0, float("inf"), float("inf")
-                attached = port in self._ports
                 if attached:
                     self._leases.leave(group)
                     self._grant(wake)
@@ -187,7 +185,7 @@ class Dispatch:
                 self._put_what_was_put_off(wake, refused)
                 self._busy = False
             self._follow_up(wake, refused)
-        return ended and attached
+        return rehearsal.done and attached
 
     def runs_only(self, port: Port) -> bool:
         """Whether no other port's streams run."""

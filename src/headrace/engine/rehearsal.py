@@ -1,4 +1,4 @@
-"""What the streams of a port run before anything is submitted to it: each on its own thread, with its cores leased.
+"""What a stream runs before anything is submitted to its port: on its own thread, with its cores leased.
 
 It stands in for the port's source meanwhile (`Dispatch.rehearse`), so that the way of requests knows nothing of it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,53 +15,43 @@ from headrace.engine.source import Refused
 
 
 class Rehearsal:
-    """A Source of so many runs. `ended` is set when all of them have; changed with the engine's lock held."""
+    """A Source of one run, and that run. `ended` is set when there is nothing to wait for any more."""
 
-    def __init__(self, runs: Iterable[Callable[[], object]], name: str) -> None:
-        """What they raise is lost: they look after it themselves."""
+    def __init__(self, call: Callable[[], object], name: str) -> None:
+        """What it raises is lost: it looks after that itself."""
         self.name = name
         self.ended = threading.Event()
-        self._left = deque(runs)
-        self._inside = len(self._left)
+        self.done = False
+        self._call = call
+        self._waits = True
+
+    # ---- as a Source: called with the engine's lock held
 
     def __len__(self) -> int:
-        return len(self._left)
+        return int(self._waits)
 
     def batches(self, now: float, busy: bool) -> int:
-        return len(self._left)
+        return int(self._waits)
 
-    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> RehearsedRun | None:
-        return RehearsedRun(self, self._left.popleft()) if self._left else None
+    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Rehearsal | None:
+        waits, self._waits = self._waits, False
+        return self if waits else None
 
     def next_deadline(self) -> float | None:
         return None
 
     def is_empty(self) -> bool:
-        return not self._left
+        return not self._waits
 
     def abandon(self, error: BaseException) -> None:
-        """Also where it takes too long: what has begun goes on."""
-        self._left.clear()
+        """If it has not begun, it does not; if it has, nobody waits for it."""
+        self._waits = False
         self.ended.set()
 
     def waiting(self) -> Iterable[Any]:
         return ()
 
-    def one_ended(self) -> None:
-        self._inside -= 1
-        if not self._inside:
-            self.ended.set()
-
-
-class RehearsedRun:
-    """Work that nobody waits for but the rehearsal."""
-
-    def __init__(self, rehearsal: Rehearsal, call: Callable[[], object]) -> None:
-        self._rehearsal, self._call = rehearsal, call
-
-    @property
-    def name(self) -> str:
-        return self._rehearsal.name
+    # ---- as Work
 
     def futures(self) -> Iterable[Future[Any]]:
         return ()
@@ -72,7 +61,8 @@ class RehearsedRun:
             self._call()
 
     def complete(self, now: float) -> None:
-        self._rehearsal.one_ended()
+        self.done = True
+        self.ended.set()
 
     def deliver(self) -> None:
         pass

@@ -21,7 +21,7 @@ SLACK = 0.2e-3
 """Seconds a sleeper is late without anybody's fault, at the least."""
 TOO_MUCH = 0.25
 """The share of its runs from which a model counts as one that holds the lock."""
-ENOUGH_RUNS = 5
+ENOUGH_RUNS = 3
 ENOUGH_SECONDS = 0.5
 """Of runs that were looked at: so much is enough, however few they are."""
 

@@ -2,6 +2,7 @@
 
 Rule 1: each stream runs the model itself, on its thread and its cores: memory is allocated where it will be used.
 Rule 2: inputs are made up: free dimensions are 1. A model that does not take them has no warm-up; that is no failure.
+        A full batch is not tried: its first run takes a few per cent longer, and as much memory as it may never need.
 Rule 3: all of it takes SECONDS at most. What has not begun by then does not; what runs is stopped, where it can be.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -46,27 +46,24 @@ def warm_up(
     if engine is None or port is None:
         first = _Run(sessions[0], values)
         first()
-        return _looked_at(first, until, lambda run: run() is None) if first.is_telling else None
-    runs = [_Run(session, values) for session in sessions]
+        return _looked_at(first, until, _in_the_caller) if first.is_telling else None
 
-    def on(streams: Sequence[Stream], calls: Sequence[_Run]) -> bool:
-        """Have `streams` do `calls`. False where that took too long, or the model does not run."""
+    def on(stream: Stream, run: _Run) -> bool:
+        """Have `stream` do `run`. False where that took too long, or the model does not run."""
         left, ended = until - perf_counter(), False
         try:
-            ended = left > 0 and engine.rehearse(port, streams, calls, left)
+            ended = left > 0 and engine.rehearse(stream, run, left)
         finally:
             if not ended:
-                for call in calls:
-                    call.stop()
-        return ended and all(call.error is None for call in calls)
+                run.stop()
+        return ended and run.error is None
 
-    if not all(on([stream], [run]) for stream, run in zip(port.streams, runs)):
+    runs = [_Run(session, values) for session in sessions]
+    if not all(on(stream, run) for stream, run in zip(port.streams, runs)):
         error = next((run.error for run in runs if run.error is not None), None)
         _log.debug("%s is not warmed up: %s", port.name, error or f"it takes longer than {seconds} s")
         return None
-    if len(set(map(id, sessions))) < len(sessions):
-        on(port.streams, runs)  # all at once: a session they share needs memory for so many
-    return _looked_at(runs[0], until, lambda run: on(port.streams[:1], [run])) if runs[0].is_telling else None
+    return _looked_at(runs[0], until, lambda run: on(port.streams[0], run)) if runs[0].is_telling else None
 
 
 def made_up(inputs: Sequence[TensorSpec]) -> tuple[Array, ...] | None:
@@ -135,7 +132,12 @@ class _LookedAt(_Run):
             self._looks.append(seen)
 
 
-def _looked_at(run: _Run, until: float, do: Callable[[Any], bool]) -> Gil | None:
+def _in_the_caller(run: _Run) -> bool:
+    run()
+    return run.error is None
+
+
+def _looked_at(run: _Run, until: float, do: Callable[[_Run], bool]) -> Gil | None:
     looks: list[Look] = []
     while not is_enough(looks) and perf_counter() + run.seconds < until:
         before = len(looks)

@@ -59,9 +59,7 @@ class Watch:
 
     def _look(self, run: Callable[[], object]) -> None:
         # Beside another run of this model the usual cannot be seen: that one may be what makes everybody late.
-        before = usual_wakes() if self._inside == 1 else []
-        if self._inside > 1:
-            before = []
+        before = usual_wakes(lambda: self._inside == 1)
         alone = self._alone()
         seen = beside(run, before)
         if seen is not None:
