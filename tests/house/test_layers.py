@@ -48,7 +48,15 @@ ONLY_FOR_TYPES = {
 PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
     "engine/pinning",
-    *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
+    *(
+        "backends/refusals",
+        "model/gil",
+        "model/batcher",
+        "model/joining",
+        "model/versions",
+        "archives/manifest",
+        "serving/registry",
+    ),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
     *("workers/messages", "workers/frames"),
 ]

@@ -16,6 +16,7 @@ from headrace.model.gil import (
     Look,
     Wake,
     is_enough,
+    is_noisy,
     judged,
     look,
     warning,
@@ -54,9 +55,9 @@ def usual(late: float) -> list[Wake]:
         (12 * MS, [0.19 * MS], 0.07 * MS, 0.0, False),
         # held now and then
         (50 * MS, [0.1 * MS] * 20 + [5 * MS] + [0.1 * MS], 0.07 * MS, 0.0, False),
-        # somebody else in the process holds it all the time: as late without the run
-        (20 * MS, [5 * MS], 5 * MS, 0.0, False),
-        (50 * MS, [49 * MS], 5 * MS, 0.0, True),
+        # others in the process hold it now and then: as late without the run
+        (20 * MS, [0.9 * MS], 0.9 * MS, 0.0, False),
+        (50 * MS, [49 * MS], 0.9 * MS, 0.0, True),
         # the CPUs are taken: late, but in the queue for one of them
         (20 * MS, [5 * MS], 0.07 * MS, 18 * MS, False),
         (50 * MS, [49 * MS], 0.07 * MS, 20 * MS, True),
@@ -73,7 +74,7 @@ def test_what_was_seen_and_what_is_said(
 
 
 def test_the_figures_are_those_of_a_neighbour() -> None:
-    gil = judged([look(0.0, 12 * MS, [Wake(0.5 * MS, 13 * MS)], [])])
+    gil = judged([look(0.0, 12 * MS, [Wake(0.5 * MS, 13 * MS)], [])] * 3)
     assert gil is not None
     assert gil.lag == pytest.approx(11.5 * MS)  # what came after the run was not its doing
     assert gil.share == pytest.approx((11.5 * MS - SLACK) / (12 * MS))
@@ -84,8 +85,23 @@ def test_what_was_late_before_the_run_or_after_it_is_not_its_doing() -> None:
     assert (early.held, early.lag) == (pytest.approx(0.001 - SLACK), pytest.approx(0.001))
 
 
-def test_without_looks_or_with_short_ones_nothing_is_said() -> None:
+@pytest.mark.parametrize(
+    ("lates", "noisy"),
+    [
+        ([], False),
+        ([0.07 * MS] * 4, False),
+        ([0.07 * MS, 0.1 * MS, 0.1 * MS, 30 * MS], False),
+        ([0.07 * MS, 0.1 * MS, 5 * MS, 5 * MS], True),
+        ([5 * MS] * 4, True),
+    ],
+)
+def test_where_others_hold_the_lock_the_model_is_not_looked_at(lates: list[float], noisy: bool) -> None:
+    assert is_noisy([Wake(1.0, 1.0 + late) for late in lates]) is noisy
+
+
+def test_without_enough_looks_or_with_short_ones_nothing_is_said() -> None:
     assert judged([]) is None
+    assert judged([Look(0.01, 0.01, 0.01)] * (ENOUGH_RUNS - 1)) is None
     assert judged([Look(SHORTEST * 0.99, SHORTEST * 0.99, SHORTEST)] * 10) is None
 
 
@@ -134,7 +150,7 @@ def test_a_made_up_run_is_judged_by_the_share_it_holds(seed: int) -> None:
 
 
 def test_the_warning_has_the_figures_and_what_can_be_done() -> None:
-    gil = judged([look(0.0, 12 * MS, [Wake(0.5 * MS, 12 * MS)], [])])
+    gil = judged([look(0.0, 12 * MS, [Wake(0.5 * MS, 12 * MS)], [])] * 3)
     assert gil is not None
     said = warning("resize", gil, 4)
     assert said.startswith(

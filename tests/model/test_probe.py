@@ -37,7 +37,7 @@ def probes() -> list[threading.Thread]:
 )
 def test_holding_the_lock_is_told_apart_from_letting_go_of_it(run: Callable[[], object], holds: bool) -> None:
     interval = sys.getswitchinterval()
-    looks = [beside(run, usual_wakes()) for _ in range(5)]
+    looks = [beside(run) for _ in range(5)]
     gil = judged([one for one in looks if one is not None])
     assert gil is not None
     assert gil.holds is holds, gil
@@ -49,7 +49,7 @@ def test_holding_the_lock_is_told_apart_from_letting_go_of_it(run: Callable[[], 
 
 def test_what_the_run_raises_is_raised_and_nobody_is_left_beside_it() -> None:
     with pytest.raises(ZeroDivisionError):
-        beside(lambda: 1 / 0, [])
+        beside(lambda: 1 / 0)
     assert not probes()
 
 
@@ -61,7 +61,7 @@ def test_a_long_run_is_not_watched_to_its_end(monkeypatch: pytest.MonkeyPatch) -
             thread.join(30)
             assert not thread.is_alive()
 
-    seen = beside(run, [])
+    seen = beside(run)
     assert seen is not None
     assert seen.seconds <= 0.1
 
@@ -72,12 +72,36 @@ def test_where_no_thread_can_be_started_the_run_is_done_unseen(monkeypatch: pyte
 
     ran: list[int] = []
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert beside(lambda: ran.append(1), []) is None
+    assert beside(lambda: ran.append(1)) is None
     assert ran == [1]
 
 
+QUIET, NOISY = [Wake(0.0, 0.0)] * 4, [Wake(0.0, 0.005)] * 4
+
+
+@pytest.mark.parametrize(
+    ("run", "idle", "seen"),
+    [
+        (hold, [QUIET, QUIET], True),
+        (hold, [QUIET, []], True),  # it runs again already
+        (hold, [QUIET, NOISY], False),
+        (hold, [NOISY], False),
+        (lambda: time.sleep(0.05), [NOISY], False),
+        (lambda: time.sleep(0.05), [QUIET], True),  # and is not looked at longer than need be
+    ],
+)
+def test_where_somebody_else_holds_the_lock_before_or_after_it_nothing_is_held_against_a_run(
+    run: Callable[[], object], idle: list[list[Wake]], seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, ran = list(idle), []
+    monkeypatch.setattr(probe, "usual_wakes", lambda quiet: left.pop(0))
+    assert (beside(lambda: ran.append(run())) is not None) is seen
+    assert ran == [None]
+    assert not left
+
+
 def test_the_usual_is_not_taken_from_a_model_that_has_begun_to_run() -> None:
-    assert len(usual_wakes()) == probe.BEFORE
+    assert len(usual_wakes(lambda: True)) == probe.BEFORE
     answers = iter([True, True, False, False])
     assert usual_wakes(lambda: next(answers)) == []
 
@@ -87,5 +111,5 @@ def test_it_does_without_the_kernels_count_of_waiting(monkeypatch: pytest.Monkey
         raise OSError
 
     monkeypatch.setattr(probe.os, "open", missing)
-    seen = beside(lambda: time.sleep(0.003), [Wake(0.0, 0.0)])
+    seen = beside(lambda: time.sleep(0.003))
     assert seen is not None

@@ -30,13 +30,12 @@ class Told:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock, self.looked_at, self.held = FakeClock(), 0, 0.0
         monkeypatch.setattr(watched, "perf_counter", self.clock.now)
-        monkeypatch.setattr(watched, "usual_wakes", lambda quiet: [])
         monkeypatch.setattr(watched, "beside", self.beside)
         self.verdicts: list[Gil | None] = []
         self.alone = True
         self.watch = Watch(self.verdicts.append, lambda: self.alone)
 
-    def beside(self, run: Callable[[], object], before: object) -> Look:
+    def beside(self, run: Callable[[], object], quiet: object) -> Look:
         self.looked_at += 1
         began = self.clock.now()
         run()

@@ -5,7 +5,8 @@ Rule 1: a thread that sleeps SLEEP seconds at a time wakes late where another ho
 Rule 2: only what is later than usual counts. Usual is how late it wakes while the model does not run: the timer's own
         slack, and whatever else in the process holds the lock.
 Rule 3: time in the queue for a CPU is not the lock's. The kernel counts it, and it is taken off.
-Rule 4: runs below SHORTEST say nothing: they are over before a sleeper wakes.
+Rule 4: where somebody else holds the lock for long, nothing is said: theirs and the model's cannot be told apart.
+Rule 5: runs below SHORTEST say nothing: they are over before a sleeper wakes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ SHORTEST = 2e-3
 """Seconds. Shorter runs hold nobody up for long."""
 SLACK = 0.2e-3
 """Seconds a sleeper is late without anybody's fault, at the least."""
+NOISY = 1e-3
+"""Seconds a sleeper is usually late from which others are to blame for what is seen."""
 TOO_MUCH = 0.25
 """The share of its runs from which a model counts as one that holds the lock."""
 ENOUGH_RUNS = 3
-ENOUGH_SECONDS = 0.5
+ENOUGH_SECONDS = 0.2
 """Of runs that were looked at: so much is enough, however few they are."""
 
 
@@ -62,6 +65,15 @@ class Look:
     lag: float
     """Seconds a wake was late (median)."""
 
+    @property
+    def share(self) -> float:
+        return self.held / self.seconds
+
+
+def is_noisy(idle: Sequence[Wake]) -> bool:
+    """Whether others hold the lock for long now, from the wakes while the model does not run."""
+    return bool(idle) and median_high([wake.late for wake in idle]) > NOISY
+
 
 def look(began: float, ended: float, beside: Sequence[Wake], before: Sequence[Wake], queued: float = 0.0) -> Look:
     """`beside`, `before`: the wakes while it ran and while it did not. `queued`: seconds in which those beside it were
@@ -83,11 +95,11 @@ def is_enough(looks: Sequence[Look]) -> bool:
 
 
 def judged(looks: Sequence[Look]) -> Gil | None:
-    """None: nothing that was seen says anything."""
+    """None: what was seen is not enough to tell."""
     telling = [one for one in looks if one.seconds >= SHORTEST]
-    if not telling:
+    if not is_enough(telling):
         return None
-    share = median([one.held / one.seconds for one in telling])
+    share = median([one.share for one in telling])
     return Gil(
         share=share,
         lag=median([one.lag for one in telling]),

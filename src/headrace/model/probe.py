@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from time import perf_counter
 
-from headrace.model.gil import SLEEP, Look, Wake, look
+from headrace.model.gil import SLEEP, TOO_MUCH, Look, Wake, is_noisy, look
 
 LONGEST = 0.25
 """Seconds of a run that are looked at: enough to tell, and few wakes."""
@@ -25,7 +25,7 @@ def can_look() -> bool:
     return bool(_GIL)
 
 
-def usual_wakes(quiet: Callable[[], bool] = lambda: True) -> list[Wake]:
+def usual_wakes(quiet: Callable[[], bool]) -> list[Wake]:
     """How late this thread wakes now. Takes a few milliseconds. Empty if it does not stay `quiet`: what is found out
     is only true of a model that does not run."""
     silent = threading.Lock()
@@ -78,10 +78,15 @@ class Beside:
             self._queued = queue.seconds() - at_first
 
 
-def beside(run: Callable[[], object], before: list[Wake]) -> Look | None:
-    """Do `run`; what was seen of it. None where nobody could look. Raises what `run` raises."""
+def beside(run: Callable[[], object], quiet: Callable[[], bool] = lambda: True) -> Look | None:
+    """Do `run`; what was seen of it. None where nothing could be, or somebody else may be to blame for it.
+
+    Where the model is `quiet`, it is found out before how late a thread wakes anyway; and after it as well, if what was
+    seen would be held against the model. Raises what `run` raises.
+    """
+    before = usual_wakes(quiet)
     probe = Beside()
-    if not probe.start():
+    if is_noisy(before) or not probe.start():
         run()
         return None
     began = perf_counter()
@@ -90,7 +95,8 @@ def beside(run: Callable[[], object], before: list[Wake]) -> Look | None:
     finally:
         ended = perf_counter()
         probe.end()
-    return probe.seen(began, ended, before)
+    seen = probe.seen(began, ended, before)
+    return None if seen.share > TOO_MUCH and is_noisy(usual_wakes(quiet)) else seen
 
 
 def _wake(bell: threading.Lock) -> tuple[bool, Wake]:

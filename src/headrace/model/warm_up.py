@@ -19,7 +19,7 @@ from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.stream import Stream
 from headrace.model.gil import SHORTEST, Gil, Look, is_enough, judged
-from headrace.model.probe import beside, can_look, usual_wakes
+from headrace.model.probe import beside, can_look
 from headrace.tensor import Array, TensorSpec
 
 SECONDS = 1.0
@@ -127,7 +127,7 @@ class _LookedAt(_Run):
         self._looks = looks
 
     def __call__(self) -> None:
-        seen = beside(super().__call__, usual_wakes())
+        seen = beside(super().__call__)
         if seen is not None:
             self._looks.append(seen)
 

@@ -16,7 +16,7 @@ from headrace.backends.base import Stop
 from headrace.model.gil import SHORTEST, Gil, Look, is_enough, judged
 from headrace.model.instance import Instance
 from headrace.model.pending import Pending
-from headrace.model.probe import beside, usual_wakes
+from headrace.model.probe import beside
 
 RUNS = 64
 
@@ -58,10 +58,9 @@ class Watch:
             self._decided(judged(self._looks))
 
     def _look(self, run: Callable[[], object]) -> None:
-        # Beside another run of this model the usual cannot be seen: that one may be what makes everybody late.
-        before = usual_wakes(lambda: self._inside == 1)
         alone = self._alone()
-        seen = beside(run, before)
+        # Beside another run of this model the usual cannot be seen: that one may be what makes everybody late.
+        seen = beside(run, lambda: self._inside == 1)
         if seen is not None:
             self._long = seen.seconds >= SHORTEST
             if self._long and alone and self._alone():
