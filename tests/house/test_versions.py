@@ -16,8 +16,12 @@ def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
 
 
 def test_every_entry_of_the_changelog_says_its_version_and_its_day() -> None:
-    text = CHANGELOG.read_text()
-    assert len(ENTRY.findall(text)) == len(re.findall(r"^## ", text, re.MULTILINE))
+    """What has no version yet may stand above them, and nowhere else."""
+    headings = re.findall(r"^## .*$", CHANGELOG.read_text(), re.MULTILINE)
+    if headings[0] == "## Unreleased":
+        del headings[0]
+    assert headings
+    assert all(map(ENTRY.fullmatch, headings))
 
 
 def test_the_entries_of_the_changelog_are_newest_first() -> None:
