@@ -33,6 +33,7 @@ from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
@@ -150,6 +151,56 @@ class Dispatch:
                 stream.join()
             raise
         return port
+
+    def rehearse(self, stream: Stream, call: Callable[[], object], timeout: float) -> bool:
+        """Have `stream` do `call` as a run of its own, with its cores leased. Before anything is submitted to its port,
+        and not on a stream.
+
+        False if it has not ended within `timeout` seconds, or the port was detached: if it has not begun it does not,
+        if it has it goes on. Nothing of it is counted or learnt from.
+        """
+        refuse_to_wait_inside(self.guard)
+        port, group = stream.port, stream.port.group
+        source, rehearsal = port.source, Rehearsal(call, f"{port.name} warms up")
+        wake: list[Stream] = []
+        refused: Refused = []
+        with self.guard.lock:
+            if port not in self._ports:
+                return False
+            self._busy = True
+            port.source = rehearsal
+            # The others are put aside, so that only this one can be granted its cores.
+            aside = [lane for lane in group.idle if lane is not stream.lane]
+            group.idle = [lane for lane in group.idle if lane is stream.lane]
+            self._arrange(port, self.clock.now(), wake)
+            self._put_what_was_put_off(wake, refused)
+            self._busy = False
+        try:
+            self._follow_up(wake, refused)
+            rehearsal.ended.wait(timeout)
+        finally:
+            wake, refused = [], []
+            with self.guard.lock:
+                self._busy = True
+                attached = port in self._ports
+                rehearsal.abandon(Closed("nobody waits for it"))
+                port.source = source
+                group.idle = sorted((*aside, *group.idle), key=lambda lane: lane.stream.index)
+                port.runs, port.run_seconds, port.typical, port.quickest = 0, 0.0, float("inf"), float("inf")
+                if attached:
+                    self._leases.leave(group)
+                    self._grant(wake)
+                else:
+                    source.abandon(Closed("the model or the engine was closed"))
+                self._put_what_was_put_off(wake, refused)
+                self._busy = False
+            self._follow_up(wake, refused)
+        return rehearsal.done and attached
+
+    def runs_only(self, port: Port) -> bool:
+        """Whether no other port's streams run."""
+        with self.guard.lock:
+            return not any(each.group.running for each in (*self._ports, *self._leaving) if each is not port)
 
     def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
         """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""

@@ -13,6 +13,7 @@ from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
 from headrace.engine.ownership import default_engine, machine
+from headrace.engine.pinning import cpus_to_keep
 from headrace.engine.placement import plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
@@ -41,6 +42,7 @@ def compile_model(
     max_batch_size: int | None = 1,
     max_batch_delay: float = 0.0,
     name: str | None = None,
+    warm_up: bool = True,
 ) -> Model:
     """Load a model, and start its streams.
 
@@ -54,6 +56,9 @@ def compile_model(
     Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
     gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
     company while another one runs; an idle model never waits.
+
+    `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
+    most, so that the first requests do not pay for it. Callables are not run.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -82,8 +87,8 @@ def compile_model(
     placements = plan(policy, cores, num_cores, num_streams)
     # Where there is one place only, all is near; and which cores a quota leaves is not ours to say.
     bound = policy is Scheduler.elastic and len(placements) > 1 and not (engine and engine.topology.is_cut)
-    cpus = tuple(placement.cores for placement in placements) if bound else ()
     widths = tuple(placement.width for placement in placements) or (1,)
+    cpus = tuple(placement.cores for placement in placements) if bound else cpus_to_keep(placements, machine())
     loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
     try:
         if name is not None:
@@ -92,7 +97,7 @@ def compile_model(
             _log.warning("%s: %s", loaded.name, straddling)
         # It runs the first session, which is to take its memory where it will stay.
         size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
-        return Model(
+        made = Model(
             loaded,
             scheduler=policy,
             placements=placements,
@@ -105,6 +110,13 @@ def compile_model(
     except BaseException:  # nobody else knows what was loaded
         close_all({id(session): session for session in loaded.sessions}.values(), loaded.name)
         raise
+    if warm_up:
+        try:
+            made.warm_up()
+        except BaseException:  # Ctrl-C: nobody has it, so nobody could close it
+            made.close(drain=False)
+            raise
+    return made
 
 
 def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:

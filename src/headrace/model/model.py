@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -24,15 +25,21 @@ from headrace.engine.trace import RUN, SUBMIT, Trace
 from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
+from headrace.model.gil import Gil, warning
 from headrace.model.instance import Instance, LocalInstance, close_all
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
+from headrace.model.probe import can_look
 from headrace.model.run import Requests
 from headrace.model.statistics import ModelStatistics
 from headrace.model.timeline import CALLER
+from headrace.model.warm_up import warm_up
+from headrace.model.watched import Watch, WatchedInstance
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
+
+_log = logging.getLogger("headrace.model")
 
 
 class Model(Owner):
@@ -70,9 +77,12 @@ class Model(Owner):
         else:
             self._forms = CallableForms(loaded, in_lists)
         outputs = None if loaded.outputs is None else len(loaded.outputs)
+        self._sessions = loaded.sessions
         self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists, outputs) for s in loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
+        self.gil: Gil | None = None
+        """Whether its runs hold the interpreter lock; None: not known (yet), or too short to matter."""
         self._in_caller = threading.RLock()  # naive: one request at a time
         self._run_seconds = 0.0  # naive: else its port counts them
         self.guard = engine.guard if engine is not None else Guard()
@@ -86,6 +96,9 @@ class Model(Owner):
                 self._source.working_set = WorkingSet(engine.budget.max_bytes)
                 self._source.is_alone = engine.runs_one
             self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name, bound=bound)
+        if loaded.inputs is None and can_look():
+            watch = Watch(self._judge, lambda: engine is None or self._port is None or engine.runs_only(self._port))
+            self._source.use([WatchedInstance(instance, watch) for instance in self._instances])
 
     # ---- what users call
 
@@ -179,6 +192,7 @@ class Model(Owner):
             rows=counts.rows,
             queue_seconds=counts.queue_seconds,
             run_seconds=self._port.run_seconds if self._port is not None else self._run_seconds,
+            gil=self.gil,
         )
 
     def trace(
@@ -226,6 +240,8 @@ class Model(Owner):
     def __repr__(self) -> str:
         takes = "; ".join(map(str, self.inputs)) if self.inputs is not None else "anything"
         streams, state = len(self.placements) or 1, " closed" if self._closed else ""
+        if self.gil is not None and self.gil.holds:
+            state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
         return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams} streams: {takes}{state}>"
 
     @property
@@ -241,6 +257,12 @@ class Model(Owner):
     def port(self) -> Port | None:
         """Where its requests meet its streams; None: it runs in the caller."""
         return self._port
+
+    def warm_up(self) -> None:
+        """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
+        runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
+        if self.inputs is not None and not on_a_stream():  # there it would wait for itself
+            self._judge(warm_up(self._sessions, self.inputs, self.engine, self._port))
 
     # ---- what doors call
 
@@ -261,6 +283,12 @@ class Model(Owner):
             self.engine.remember(pending)
 
     # ---- inside
+
+    def _judge(self, gil: Gil | None) -> None:
+        self._source.use(self._instances)
+        self.gil = gil
+        if gil is not None and gil.holds:
+            _log.warning("%s", warning(self.name, gil, len(self.placements)))
 
     def _may_wait(self) -> None:
         """WouldDeadlock on a stream, before anything is submitted: nobody could take its answer. Closed in a fork."""

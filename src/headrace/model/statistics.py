@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.model.gil import Gil
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
@@ -33,3 +35,5 @@ class ModelStatistics:
     """Sum over all requests of the time from submit to the start of their run."""
     run_seconds: float
     """Sum over all runs of the time they took."""
+    gil: Gil | None = None
+    """Whether its runs hold the interpreter lock; None: not known, or too short to matter."""
