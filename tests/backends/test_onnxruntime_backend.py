@@ -398,7 +398,7 @@ def test_the_threads_of_a_wide_stream_stay_on_its_cpus_and_its_caller_does_while
 
 
 @on_linux
-def test_a_stream_some_of_whose_cpus_are_not_this_processs_runs_on_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stream_runs_on_those_of_its_cpus_that_are_this_processs(capfd: pytest.CaptureFixture[str]) -> None:
     before = affinities()
     (session,) = load(times_two().SerializeToString(), 2, cpus=((CPU, 4000),)).sessions
     assert isinstance(session, OnnxRuntimeSession)
