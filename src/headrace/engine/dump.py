@@ -49,7 +49,7 @@ def _lines(engine: Engine) -> Iterator[str]:
 def _port(port: Port, now: float) -> Iterator[str]:
     waits = "; it waits for cores that others use" if port.group.in_line else ""
     yield f"{port.name}: {len(port.source):,} ready, {port.runs:,} runs ended{waits}"
-    for stream in port.streams:
+    for stream in (*port.streams, *(each for each in port.former if not each.ended)):
         yield from _stream(stream, now)
     source = port.source
     if isinstance(source, OperationSource):

@@ -73,6 +73,7 @@ class Guard:
 
     def begin_trace(self, trace: Trace) -> None:
         """`trace` records from now on. With the lock held."""
+        trace.began = self.now()
         self._set_traces((*self.traces, trace))
 
     def end_trace(self, trace: Trace) -> None:

@@ -59,7 +59,7 @@ class EngineStatistics:
         return cls(
             cores=leases.cores.bit_count(),
             cores_leased=leases.leased,
-            streams=sum(len(port.streams) for port in ports),
+            streams=sum(len(port.streams) + sum(not each.ended for each in port.former) for port in ports),
             streams_running=sum(port.group.running for port in ports),
             ports=len(ports),
             budget=budget.statistics(),

@@ -82,6 +82,10 @@ class Trace:
         self._files = tuple((_writable(path), _writer(path, writers)) for path in paths)
         self.capacity, self.process_name, self.source = capacity, process_name, source
         self.streams: Sequence[str] = ()
+        self.masks: Sequence[int] = ()
+        """The cores of each of `streams`, where they are known."""
+        self.began = 0.0
+        """When it began, by the engine's clock."""
         self.unfinished: Sequence[str] = ()
         """The streams whose last run still went on when the recording ended."""
         self._ring = _Ring(capacity)
