@@ -854,7 +854,7 @@ def test_what_is_put_back_keeps_its_place(stage: Stage) -> None:
     assert sorted(ran) == [*range(30)]
 
 
-@pytest.mark.parametrize("why", ["traced", "bytes are bounded", "another runs"])
+@pytest.mark.parametrize("why", ["traced", "bytes are bounded"])
 def test_there_are_no_bundles_where_each_run_is_to_be_seen_by_itself(stage: Stage, why: str, tmp_path: Path) -> None:
     port = after_short_runs(stage, cores=2)
     if why == "traced":
@@ -863,12 +863,8 @@ def test_there_are_no_bundles_where_each_run_is_to_be_seen_by_itself(stage: Stag
         stage.engine.budget.max_bytes = 1 << 30
     for _ in range(50):
         stage.offer(port, Job(stage.engine))
-    if why == "another runs":
-        port.group.running += 1
     hear_all(stage)
     (worker,) = stage.running
     for _ in range(10):
         stage.step(worker)
         assert not any(isinstance(work, Bundle) for work in stage.running.values())
-    if why == "another runs":
-        port.group.running -= 1

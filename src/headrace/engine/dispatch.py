@@ -267,6 +267,17 @@ class Dispatch:
 
         With a `timeout`, a stream whose run does not end within so many seconds is left to itself: a daemon thread.
         """
+        self.abandon(port)
+        until = None if timeout is None else time.monotonic() + timeout
+        for stream in (*port.streams, *port.former):
+            stream.join(None if until is None else max(0.0, until - time.monotonic()))
+        with self.guard.lock:
+            if port in self._leaving and all(stream.ended for stream in (*port.streams, *port.former)):
+                self._leaving.remove(port)
+                self._names.discard(port.name)
+
+    def abandon(self, port: Port) -> None:
+        """The first half of `detach`: nothing of the port begins from now on. It waits for nothing."""
         refuse_to_wait_inside(self.guard)
         refused: Refused = []
         wake: list[Stream] = []
@@ -292,13 +303,6 @@ class Dispatch:
                     self._busy = False
         self._follow_up(wake, refused)
         deliver(settled)
-        until = None if timeout is None else time.monotonic() + timeout
-        for stream in (*port.streams, *port.former):
-            stream.join(None if until is None else max(0.0, until - time.monotonic()))
-        with self.guard.lock:
-            if port in self._leaving and all(stream.ended for stream in (*port.streams, *port.former)):
-                self._leaving.remove(port)
-                self._names.discard(port.name)
 
     # ---- what streams call
 

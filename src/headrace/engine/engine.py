@@ -192,7 +192,10 @@ class Engine(Dispatch):
             elif drain:
                 self._ended.wait(timeout)
             until = None if timeout is None else time.monotonic() + timeout  # one for all of them
-            for port in list(self._ports):
+            ports = list(self._ports)
+            for port in ports:  # first all of them: what waits for cores must not get those another one lets go of
+                self.abandon(port)
+            for port in ports:
                 self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)
         finally:

@@ -34,7 +34,9 @@ def replace_streams(
     with engine.guard.lock:
         number, port.made = port.made, port.made + len(masks)
     new = tuple(
-        Stream(engine, port, mask, i, f"headrace-{port.name}-{number + i}", bits_of(mask) if bound else None, spare=True)
+        Stream(
+            engine, port, mask, i, f"headrace-{port.name}-{number + i}", bits_of(mask) if bound else None, spare=True
+        )
         for i, mask in enumerate(masks)
     )
     started: list[Stream] = []
@@ -70,7 +72,7 @@ def replace_streams(
     try:
         engine._follow_up(wake, refused)
     except BaseException:  # Ctrl-C: some were not rung
-        engine._recover(None)
+        engine.recover(port, None)
         raise
     deliver(settled)
     return former
