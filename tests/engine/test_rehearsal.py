@@ -104,7 +104,7 @@ class Told(Rehearsal):
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_an_engine_that_is_closed_meanwhile_ends_it_and_refuses_what_comes_later(begun: bool) -> None:
+def test_a_model_that_is_closed_meanwhile_ends_it_and_refuses_what_comes_later(begun: bool) -> None:
     engine = hr.Engine(topology=made_up(1))
     busy, gate, answers = Gate(), Gate(), []
     if not begun:
@@ -119,15 +119,15 @@ def test_an_engine_that_is_closed_meanwhile_ends_it_and_refuses_what_comes_later
     else:
         while port.source is source:  # until it stands in line
             threading.Event().wait(0.001)
-    closing = threading.Thread(target=lambda: engine.close(drain=False))
+    closing = threading.Thread(target=lambda: engine.detach(port))
     closing.start()
-    if begun:
-        rehearsing.join(PATIENCE)
+    rehearsing.join(PATIENCE)  # also where it has begun, and goes on
+    assert not rehearsing.is_alive()
     busy.open()
     gate.open()
-    for thread in (rehearsing, closing):
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    engine.close(timeout=PATIENCE)
     assert answers == [False]
     assert port.source is source
     assert source.told == ["the model or the engine was closed"]

@@ -31,8 +31,11 @@ def usual_wakes(quiet: Callable[[], bool]) -> list[Wake]:
     silent = threading.Lock()
     silent.acquire()
     wakes: list[Wake] = []
-    while len(wakes) < BEFORE and quiet():
-        wakes.append(_wake(silent)[1])
+    with _Queue() as queue:
+        while len(wakes) < BEFORE and quiet():
+            at_first = queue.seconds()
+            wake = _wake(silent)[1]
+            wakes.append(Wake(wake.due, wake.woke - (queue.seconds() - at_first)))
     return wakes if quiet() else []
 
 
