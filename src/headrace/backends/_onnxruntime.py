@@ -49,6 +49,7 @@ _DTYPES = {
 
 class OnnxRuntimeSession:
     stoppable = True
+    shared = False  # several streams use it
 
     def __init__(
         self, onnxruntime: Any, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
@@ -107,6 +108,7 @@ class OnnxRuntimeBackend:
             made = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
             if width == 1 and not cpus:
                 shared = made
+                shared.shared = True
             sessions.append(made)
         inputs = _fixed(inputs, options)
         return Loaded(self.name, "onnxruntime_onnx", name, tuple(sessions), inputs, outputs)

@@ -101,6 +101,10 @@ class Requests:
         self.abandon: Callable[[BaseException], None] = batcher.abandon
         self.waiting: Callable[[], Iterable[Pending]] = batcher.waiting
 
+    def use(self, instances: Sequence[Instance]) -> None:
+        """From now on these run its batches."""
+        self._instances = instances
+
     def __len__(self) -> int:
         return len(self.batcher)
 
