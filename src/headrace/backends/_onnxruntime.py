@@ -55,6 +55,7 @@ _DTYPES = {
 
 class OnnxRuntimeSession:
     stoppable = True
+    shared = False  # several streams use it
 
     def __init__(
         self, onnxruntime: Any, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
@@ -136,9 +137,9 @@ class OnnxRuntimeBackend:
                 if not sessions:
                     inputs = tuple(_spec(name, i) for i in session.get_inputs())
                     outputs = tuple(_spec(name, o) for o in session.get_outputs())
-                made = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
-                if allowed:
-                    made = PinnedSession(made, allowed)
+                bare = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
+                bare.shared = width == 1 and not cpus
+                made = PinnedSession(bare, allowed) if allowed else bare
                 if cpus or width == 1:  # wide ones side by side would fight for one session's threads
                     shared[width, cpus] = made
             sessions.append(made)

@@ -44,7 +44,10 @@ class Stop:
 
 class Session(Protocol):
     """`stoppable = True` says that `run` takes a `stop` and heeds it, and that there is a method `stop(handle)`, which
-    has that run raise soon, from any thread. Without it `run` is never given a `stop`."""
+    has that run raise soon, from any thread. Without it `run` is never given a `stop`.
+
+    `shared = True` says that any number of streams of its width may use it, so that one more may. Without it, new
+    streams (`Model.reschedule`) have new sessions."""
 
     def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None) -> list[Any]:
         """The outputs, in the model's order, for `inputs` in the model's order. Raises whatever the runtime raises.

@@ -2,7 +2,7 @@
 
 Rule 1: nothing is lost. What waits stays where it is, in its order, and is pulled by the new streams; what had been
         taken in a bundle and has not begun waits again; what runs ends on the stream it is on, which pulls no more.
-Rule 2: all of the change is one step under the engine's lock. Whatever can fail (threads) was made before it: where that
+Rule 2: all of the change is one step under the engine's lock. What can fail (threads) was made before it: where that
         fails, nothing has happened.
 Rule 3: old and new streams need not wait for each other. Each leases its cores for a run, so what runs never needs more
         than there are, and the port keeps its place among those who wait for cores.

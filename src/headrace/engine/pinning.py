@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headrace.engine.placement import Placement
+from headrace.engine.placement import Placement, bound_cpus
+from headrace.engine.scheduler import Scheduler
 from headrace.engine.topology import Topology
 
 
@@ -25,3 +26,13 @@ def cpus_to_keep(placements: Sequence[Placement], machine: Topology) -> tuple[tu
     if {cpu for placement in placements for cpu in placement.cores} != {core.cpu for core in machine.usable}:
         return free
     return tuple(placement.cores if placement.width > 1 else () for placement in placements)
+
+
+def cpus_of(
+    scheduler: Scheduler, placements: Sequence[Placement], cut: bool, machine: Topology
+) -> tuple[tuple[int, ...], ...]:
+    """For each placement the CPUs its session's threads are to stay on; (), for one or for all: any.
+
+    `cut`: a quota cuts the engine's cores. Under `elastic` that is where its stream is, whatever else there is.
+    """
+    return bound_cpus(scheduler, placements, cut) or cpus_to_keep(placements, machine)

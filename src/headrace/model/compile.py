@@ -13,13 +13,14 @@ from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
 from headrace.engine.ownership import default_engine, machine
-from headrace.engine.pinning import cpus_to_keep
-from headrace.engine.placement import plan, warning
+from headrace.engine.pinning import cpus_of
+from headrace.engine.placement import bound_cpus, plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.agreement import disagreement
 from headrace.model.instance import close_all
 from headrace.model.model import Model
+from headrace.model.rescheduling import Origin
 
 SERVED_BATCH_SIZE = 32
 _log = logging.getLogger("headrace.model")
@@ -85,11 +86,12 @@ def compile_model(
         engine = engine or default_engine()
         cores = engine.cores
     placements = plan(policy, cores, num_cores, num_streams)
-    # Where there is one place only, all is near; and which cores a quota leaves is not ours to say.
-    bound = policy is Scheduler.elastic and len(placements) > 1 and not (engine and engine.topology.is_cut)
+    cut = engine is not None and engine.topology.is_cut
+    cpus = cpus_of(policy, placements, cut, machine())
     widths = tuple(placement.width for placement in placements) or (1,)
-    cpus = tuple(placement.cores for placement in placements) if bound else cpus_to_keep(placements, machine())
-    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
+    options = LoadOptions(widths, batch_size, _by_name(input_shapes), cpus)
+    origin = Origin.of(runtime, model, options, warm_up)
+    loaded = runtime.load(model, options)
     try:
         if name is not None:
             loaded = replace(loaded, name=name)
@@ -105,7 +107,8 @@ def compile_model(
             max_batch_size=size,
             max_batch_delay=max_batch_delay,
             batching=reason,
-            bound=bound,
+            bound=bool(bound_cpus(policy, placements, cut)),
+            origin=origin,
         )
     except BaseException:  # nobody else knows what was loaded
         close_all({id(session): session for session in loaded.sessions}.values(), loaded.name)

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.backends.base import Loaded
+from headrace.backends.base import Loaded, Session
 from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
@@ -39,6 +39,9 @@ from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
 
+if TYPE_CHECKING:
+    from headrace.model.rescheduling import Origin
+
 _log = logging.getLogger("headrace.model")
 
 
@@ -56,8 +59,10 @@ class Model(Owner):
         max_batch_delay: float,
         batching: str = "as asked",
         bound: bool = False,
+        origin: Origin | None = None,
     ) -> None:
-        """`engine` None: the naive scheduler, which runs in the caller. `bound`: its streams stay on their cores."""
+        """`engine` None: the naive scheduler, which runs in the caller. `bound`: its streams stay on their cores.
+        `origin`: where to load it from for streams of other widths; None: it has the ones it has."""
         self.name = loaded.name
         self.backend = loaded.backend
         self.platform = loaded.platform
@@ -69,16 +74,18 @@ class Model(Owner):
         self.engine = engine
         self.batching = batching
         """Why `max_batch_size` is what it is."""
-        in_lists = max_batch_size > 1 and loaded.inputs is None
+        self.origin = origin
+        self._in_lists = in_lists = max_batch_size > 1 and loaded.inputs is None
         self._joins_rows = max_batch_size > 1 and loaded.inputs is not None
         self._forms: Forms
         if loaded.inputs is not None and loaded.outputs is not None:
             self._forms = TensorForms(loaded.inputs, loaded.outputs)
         else:
             self._forms = CallableForms(loaded, in_lists)
-        outputs = None if loaded.outputs is None else len(loaded.outputs)
-        self._sessions = loaded.sessions
-        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists, outputs) for s in loaded.sessions)
+        self._gives = None if loaded.outputs is None else len(loaded.outputs)
+        self.sessions = loaded.sessions
+        """One for each stream, in their order; the same object may stand there several times."""
+        self._instances = self._instances_of(loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
         self.gil: Gil | None = None
@@ -89,6 +96,8 @@ class Model(Owner):
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
         self._to_close = list(self._instances)
+        self.rescheduling = threading.RLock()  # one after the other. Taken before the engine's
+        self.helpers: list[threading.Thread] = []  # that wait for former streams
         self.traced: Trace | None = None  # while it is
         self._port: Port | None = None
         if engine is not None:
@@ -217,6 +226,29 @@ class Model(Owner):
 
         return trace_of(self, paths, window, capacity, note)
 
+    def reschedule(
+        self,
+        scheduler: str | Scheduler | None = None,
+        *,
+        num_streams: int | None = None,
+        num_cores: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go on by another scheduler, or with other streams: while requests come, wait and run, none of which is lost.
+
+        `scheduler` None: the one it has. The others are as for `compile_model`, defaults too. What waits is served by
+        the new streams, in its order; what runs ends where it runs. Sessions of other widths are made beside the old
+        ones first; where that fails, nothing has changed. Returns when the old streams have ended; with a `timeout`,
+        at the latest so many seconds after the new ones have taken over. On a stream, say in a callback, it does not
+        wait for that.
+
+        InvalidOption, NotEnoughCores as for `compile_model`, and InvalidOption from and to "naive"; InvalidModel if the
+        model's file has changed; Closed.
+        """
+        from headrace.model.rescheduling import reschedule
+
+        reschedule(self, scheduler, num_streams, num_cores, timeout)
+
     def close(self, *, drain: bool = True) -> None:
         """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
 
@@ -254,6 +286,10 @@ class Model(Owner):
         return self._batcher.max_batch_delay
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def port(self) -> Port | None:
         """Where its requests meet its streams; None: it runs in the caller."""
         return self._port
@@ -262,7 +298,18 @@ class Model(Owner):
         """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
         runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
         if self.inputs is not None and not on_a_stream():  # there it would wait for itself
-            self._judge(warm_up(self._sessions, self.inputs, self.engine, self._port))
+            self._judge(warm_up(self.sessions, self.inputs, self.engine, self._port))
+
+    # ---- what `rescheduling` calls
+
+    def serve_by(self, scheduler: Scheduler, placements: tuple[Placement, ...], sessions: tuple[Session, ...]) -> None:
+        """The port has other streams from now on. With the engine's lock held."""
+        self.scheduler, self.placements, self.sessions = scheduler, placements, sessions
+        self._instances = self._instances_of(sessions)
+        self._to_close = list(self._instances)
+        self._source.use(self._instances)
+        if self.traced is not None:
+            self.traced.process_name += f", then {scheduler}"
 
     # ---- what doors call
 
@@ -283,6 +330,9 @@ class Model(Owner):
             self.engine.remember(pending)
 
     # ---- inside
+
+    def _instances_of(self, sessions: Sequence[Session]) -> tuple[Instance, ...]:
+        return tuple(LocalInstance(session, self._in_lists, self._gives) for session in sessions)
 
     def _judge(self, gil: Gil | None) -> None:
         self._source.use(self._instances)
@@ -354,6 +404,9 @@ class Model(Owner):
             self.engine.detach(self._port)
         to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
         close_all(to_close, self.name)
+        for helper in self.helpers:  # the streams it waits for have ended
+            if helper is not threading.current_thread():
+                helper.join()
         trace = self.traced
         if trace is not None:
             trace.stop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from threading import Timer
 from time import perf_counter
 
 import numpy as np
@@ -66,6 +67,21 @@ def warm_up(
         _log.debug("%s is not warmed up: %s", port.name, error or f"it takes longer than {seconds} s")
         return None
     return _looked_at(runs[0], until, lambda run: on(port.streams[0], run)) if runs[0].is_telling else None
+
+
+def warm_up_beside(sessions: Sequence[Session], inputs: Sequence[TensorSpec]) -> None:
+    """Run each session once, in the caller, while others serve the model's requests. Raises nothing."""
+    values = made_up(inputs)
+    if values is None:
+        return
+    for session in {id(session): session for session in sessions}.values():
+        run = _Run(session, values)
+        too_long = Timer(SECONDS, run.stop)
+        too_long.daemon = True
+        too_long.start()
+        run()
+        too_long.cancel()
+        too_long.join()
 
 
 def made_up(inputs: Sequence[TensorSpec]) -> tuple[Array, ...] | None:
