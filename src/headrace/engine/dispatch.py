@@ -292,6 +292,8 @@ class Dispatch:
                     settled = self._take_back(port, self.clock.now())
                     port.source.abandon(Closed("the model or the engine was closed"))
                     port.source.pull(self.clock.now(), False, 0, refused)
+                    works = [stream.work for stream in (*port.streams, *port.former) if stream.work is not None]
+                    port.source.refuse_behind(works, refused)
                     self._leases.leave(port.group)
                     self._grant(wake)
                     for stream in port.streams:
@@ -614,6 +616,7 @@ class Dispatch:
                 settled += ended
                 for gone in port.source.put_back(bundle.take_back(), stream.began):
                     gone.complete(now)
+                    port.runs += 1  # it says itself that it was none
                     settled.append(gone)
         return settled
 

@@ -51,6 +51,9 @@ class Rehearsal:
         self._waits = False
         self.ended.set()
 
+    def refuse_behind(self, running: Iterable[Any], refused: Refused) -> None:
+        pass
+
     def waiting(self) -> Iterable[Any]:
         return ()
 

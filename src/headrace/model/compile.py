@@ -76,6 +76,8 @@ def compile_model(
         )
     if precision != "fp32":
         raise InvalidOption(f"precision 'fp32' is what this version has, not {precision!r}")
+    if engine is not None and not isinstance(engine, Engine):
+        raise InvalidOption(f"engine is an hr.Engine, or None for the process's own, not {type(engine).__name__}")
     check_devices(devices, engine.topology if engine is not None else machine())
     policy = Scheduler.of(scheduler)
     runtime = backend_for(model, backend)
@@ -84,6 +86,7 @@ def compile_model(
         cores = machine().usable
     else:
         engine = engine or default_engine()
+        engine.check_process()
         cores = engine.cores
     placements = plan(policy, cores, num_cores, num_streams)
     cut = engine is not None and engine.topology.is_cut

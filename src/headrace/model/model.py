@@ -175,8 +175,8 @@ class Model(Owner):
         """
         if window is None:
             window = max(16, 2 * max(1, len(self.placements)) * self._batcher.max_batch_size)
-        if window < 1:
-            raise InvalidOption(f"window is a whole number from 1, not {window}")
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise InvalidOption(f"window is a whole number from 1, not {window!r}")
         self._may_wait()
         answers = self._map(values, window)
         if not progress:
