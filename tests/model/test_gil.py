@@ -113,6 +113,12 @@ def test_one_look_in_three_may_be_mistaken() -> None:
         assert gil.holds is holds
 
 
+def test_looks_that_were_spoilt_as_often_as_not_say_nothing() -> None:
+    guilty = Look(0.01, 0.009, 0.009)
+    assert judged([guilty] * 3, spoilt=2) is not None
+    assert judged([guilty] * 3, spoilt=3) is None
+
+
 def test_a_few_runs_or_a_long_one_are_enough() -> None:
     short, long = Look(0.01, 0.0, 0.0), Look(ENOUGH_SECONDS, 0.0, 0.0)
     assert not is_enough([])

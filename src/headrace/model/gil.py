@@ -94,10 +94,11 @@ def is_enough(looks: Sequence[Look]) -> bool:
     return len(looks) >= ENOUGH_RUNS or sum(one.seconds for one in looks) >= ENOUGH_SECONDS
 
 
-def judged(looks: Sequence[Look]) -> Gil | None:
-    """None: what was seen is not enough to tell."""
+def judged(looks: Sequence[Look], spoilt: int = 0) -> Gil | None:
+    """None: what was seen is not enough to tell. `spoilt`: how many more looks somebody else may be to blame for; where
+    they are as many, the others were luck."""
     telling = [one for one in looks if one.seconds >= SHORTEST]
-    if not is_enough(telling):
+    if not is_enough(telling) or spoilt >= len(telling):
         return None
     share = median([one.share for one in telling])
     return Gil(

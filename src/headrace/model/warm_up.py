@@ -157,7 +157,9 @@ def _in_the_caller(run: _Run) -> bool:
 
 def _looked_at(run: _Run, until: float, do: Callable[[_Run], bool]) -> Gil | None:
     looks: list[Look] = []
-    for _ in range(TRIES):
+    tries = 0
+    while tries < TRIES:
         if is_enough(looks) or perf_counter() + run.seconds > until or not do(_LookedAt(run, looks)):
             break
-    return judged(looks)
+        tries += 1
+    return judged(looks, tries - len(looks))

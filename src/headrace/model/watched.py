@@ -33,6 +33,7 @@ class Watch:
         self._looking = False
         self._over = False
         self._looks: list[Look] = []
+        self._spoilt = 0
 
     def run(self, run: Callable[[], object]) -> None:
         with self._lock:
@@ -55,13 +56,15 @@ class Watch:
                 enough = is_enough(self._looks) or (self._runs >= RUNS and not self._looking)
                 first, self._over = enough and not self._over, self._over or enough
         if first:
-            self._decided(judged(self._looks))
+            self._decided(judged(self._looks, self._spoilt))
 
     def _look(self, run: Callable[[], object]) -> None:
         alone = self._alone()
         # Beside another run of this model the usual cannot be seen: that one may be what makes everybody late.
         seen = beside(run, lambda: self._inside == 1)
-        if seen is not None:
+        if seen is None:
+            self._spoilt += 1
+        else:
             self._long = seen.seconds >= SHORTEST
             if self._long and alone and self._alone():
                 self._looks.append(seen)
