@@ -363,7 +363,7 @@ class Model(Owner):
             self.engine.detach(self._port)
         for instance in self._instances:
             instance.close()
-        for helper in self.helpers:  # the streams it waits for have ended
+        for helper in tuple(self.helpers):  # the streams it waits for have ended
             if helper is not threading.current_thread():
                 helper.join()
         trace = self.traced
