@@ -255,7 +255,7 @@ class Stage:
             assert all(not lane.out and lane.stream in port.streams for lane in port.group.idle)
             lanes = [stream.lane for stream in (*port.streams, *port.former)]
             assert port.group.running == sum(lane.running for lane in lanes)
-            assert port.group.waking == sum(lane.waking for lane in lanes)
+            assert port.group.waking == sum(stream.lane.waking for stream in port.streams), "they will not pull"
             watching = [s for s in port.streams if s.alarm is not None and not s.lane.running]
             assert len(watching) <= 1, "two watch the clock"
             assert port.watcher is None or port.watcher.alarm is not None

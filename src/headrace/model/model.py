@@ -404,7 +404,7 @@ class Model(Owner):
             self.engine.detach(self._port)
         to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
         close_all(to_close, self.name)
-        for helper in self.helpers:  # the streams it waits for have ended
+        for helper in tuple(self.helpers):  # the streams it waits for have ended
             if helper is not threading.current_thread():
                 helper.join()
         trace = self.traced

@@ -113,8 +113,9 @@ def reschedule(
         _close(idle, model.name)
     else:  # a stream that waited here might wait for itself
         thread = threading.Thread(target=end, name=f"headrace-{model.name}-reschedule", daemon=True)
-        model.helpers.append(thread)
         thread.start()
+        with model.guard.lock:
+            model.helpers[:] = [*(each for each in model.helpers if each.is_alive()), thread]
 
 
 def _switch(
