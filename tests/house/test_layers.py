@@ -49,6 +49,7 @@ ONLY_FOR_TYPES = {
 
 PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
+    "engine/queueing",
     *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
