@@ -48,8 +48,8 @@ POINTS = [
 def test_the_five_points(streams: int, rate: float, mean: float, p50: float, p99: float) -> None:
     load = Load(rate, streams, run_in(8 / streams), 0.1)
     assert load.mean == pytest.approx(mean, rel=0.03)
-    assert load.quantile(0.5) == pytest.approx(p50, rel=0.05)
-    assert load.quantile(0.99) == pytest.approx(p99, rel=0.05)
+    assert load.quantile(0.5) == pytest.approx(p50, rel=0.06)
+    assert load.quantile(0.99) == pytest.approx(p99, rel=0.06)
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4, 16])
