@@ -51,7 +51,7 @@ ONLY_FOR_TYPES = {
 
 PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
-    *("engine/pinning", "backends/refusals", "model/gil"),
+    *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
     *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),

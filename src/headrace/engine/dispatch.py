@@ -629,9 +629,16 @@ class Dispatch:
         self._grant(wake, lane.stream)
 
     def _grant(self, wake: list[Stream], me: Stream | None = None) -> None:
-        for lane in self._leases.grant():
+        for lane in self._leases.grant(self._lanes_wanted):
             if lane.stream is not me:
                 self._wake(lane.stream, wake)
+
+    def _lanes_wanted(self, group: Group) -> int:
+        """How many more lanes a group that stood in line, and has an idle one, has work for."""
+        port: Port = group.idle[0].stream.port
+        if port.typical < SHORT:
+            return 1
+        return port.source.batches(self.clock.now(), group.running > 0) - group.waking
 
     @staticmethod
     def _wake(stream: Stream, wake: list[Stream]) -> None:
