@@ -130,6 +130,9 @@ class Line:
     def abandon(self, error: BaseException) -> None:
         self.error = error
 
+    def refuse_behind(self, running: list[Work], refused: Refused) -> None:
+        pass
+
 
 class Stage:
     """An engine whose streams do a step when `step` says so."""
