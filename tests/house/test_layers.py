@@ -39,6 +39,8 @@ ONLY_FOR_TYPES = {
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
+    ("model/model", "headrace.model.rescheduling"),
+    *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
     ("serving/inflight", "headrace.serving.served"),
     *(("__init__", f"headrace.{module}") for module in (
         "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
@@ -49,7 +51,7 @@ ONLY_FOR_TYPES = {
 
 PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
-    "engine/queueing",
+    *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
     *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),

@@ -127,6 +127,8 @@ class Budget:
         holder = holder or Permit(self)
         with self.guard.lock:
             nbytes = weigh(charge)
+            if not self._line and not self._fits(nbytes):
+                self._forget_the_gone()
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes, holder)
             return self._refuse(nbytes)
@@ -407,6 +409,13 @@ class Budget:
                 return waiter
         return None
 
+    def _forget_the_gone(self) -> None:
+        """Results whose Futures went without saying so: a Ctrl-C that comes in the callback of a weak reference is lost,
+        and what that was to do with it."""
+        for key, unread in list(self._unread.items()):
+            if unread.future() is None:
+                self._no_longer_unread(key)
+
     def _no_longer_unread(self, key: int) -> None:
         unread = self._unread.get(key)
         if unread is not None:
@@ -439,6 +448,7 @@ class Budget:
 
     def _look_again(self) -> None:
         with self.guard.lock:
+            self._forget_the_gone()
             self._make_room()
         self.wake()
 

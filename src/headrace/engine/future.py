@@ -73,6 +73,7 @@ class Guard:
 
     def begin_trace(self, trace: Trace) -> None:
         """`trace` records from now on. With the lock held."""
+        trace.began = self.now()
         self._set_traces((*self.traces, trace))
 
     def end_trace(self, trace: Trace) -> None:
@@ -165,7 +166,7 @@ class Awaiter(Waiter):
     callback of the loop later, which costs as much again as all the rest of an await.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_resume")
+    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_message", "_resume")
 
     def __init__(self, box: Mailbox) -> None:
         self._box = box
@@ -175,7 +176,10 @@ class Awaiter(Waiter):
         self.who = -1  # nobody who could wait for room meanwhile
 
     def __call__(self, _: object) -> None:
-        self._box.post(_wake, self)
+        box = self._box
+        box._items.append((_wake, self))  # as `post`, without the call
+        if not box._armed:
+            box.announce()
 
     # ---- what the task calls, on the loop's thread
 
@@ -186,17 +190,17 @@ class Awaiter(Waiter):
         self._resume, self._context = resume, context
 
     def cancel(self, msg: object = None) -> bool:
-        """False if it has been woken already."""
+        """False if it has been woken already. `msg`: of the CancelledError; anyio tells its own by it."""
         resume = self._resume
         if resume is None:
             return False
-        self._resume, self._cancelled = None, True
+        self._resume, self._cancelled, self._message = None, True, msg
         self._box.loop.call_soon(resume, self, context=self._context)
         return True
 
     def result(self) -> None:
         if self._cancelled:
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError() if self._message is None else asyncio.CancelledError(self._message)
 
 
 def _wake(waiting: Awaiter) -> None:
@@ -205,6 +209,25 @@ def _wake(waiting: Awaiter) -> None:
     if resume is not None:
         waiting._resume = None
         waiting._context.run(resume, waiting)
+
+
+class OnItsLoop(Waiter):
+    """A callback of `asyncio.wait`, which knows loops and takes all callbacks to be called on its own."""
+
+    __slots__ = ("_box", "_callback")
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self._box, self._callback = Mailbox.here(), callback
+        self.who = -1
+
+    def __call__(self, future: Any) -> None:
+        self._box.post(self._callback, future)
+
+    def __eq__(self, other: object) -> bool:
+        """So that it can be taken back by its own name."""
+        return other is self or other is self._callback
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Future(Generic[T]):
@@ -287,8 +310,12 @@ class Future(Generic[T]):
     def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
         """Call `callback(self)` once there is an outcome: now, or on the thread that settles it.
 
-        What a callback raises is logged. It must not wait: it may run on a stream.
+        What a callback raises is logged. It must not wait: it may run on a stream. TypeError for what cannot be called.
         """
+        if not callable(callback):
+            raise TypeError(f"a callback is something to call with the future, not {callback!r}")
+        if getattr(callback, "__module__", None) == "asyncio.tasks":
+            callback = OnItsLoop(callback)
         alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future
         with self._guard.lock:
             if not self._done:

@@ -9,6 +9,7 @@ Rule 3: whoever ends a run goes behind those who waited meanwhile, so several mo
 Rule 4: a Group stands in line at most once, however much work it has. When its turn comes it is given every lane it has
         work for and whose cores are free: one at a time, the others would be kept idle for whoever is wide and next in
         line. For more it lines up again.
+Rule 5: its lanes may be exchanged at any moment: it keeps its place in line, and old lanes that run end their run.
 
 Cores are bits of an int: asking and taking are two machine operations.
 """
@@ -16,19 +17,20 @@ Cores are bits of an int: asking and taking are two machine operations.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Lane:
     """What one stream needs to run: its cores, as a bit mask. `running` from the grant to the release."""
 
-    __slots__ = ("group", "mask", "running", "stream", "waking")
+    __slots__ = ("group", "mask", "out", "running", "stream", "waking")
 
     def __init__(self, group: Group, mask: int, stream: Any = None) -> None:
         self.group, self.mask, self.stream = group, mask, stream
         self.running = False
         self.waking = False  # granted, and has not pulled yet
+        self.out = True  # not one of its group's: not yet, or no more. It is not granted then
 
     def awake(self) -> None:
         """It pulls now."""
@@ -50,6 +52,7 @@ class Group:
 
     def add_lane(self, mask: int, stream: Any = None) -> Lane:
         lane = Lane(self, mask, stream)
+        lane.out = False
         self.idle.append(lane)
         return lane
 
@@ -93,8 +96,21 @@ class Leases:
         lane.running = False
         group = lane.group
         group.running -= 1
-        group.idle.append(lane)
+        if not lane.out:
+            group.idle.append(lane)
         self.free |= lane.mask
+
+    def exchange(self, group: Group, old: Iterable[Lane], new: Iterable[Lane]) -> None:
+        """`new` lanes are the group's from now on. Of the `old` ones, which are all it has, those that have pulled keep
+        their cores until they are released; those that have not lose them. Follow with `grant`.
+        """
+        for lane in old:
+            lane.out = True
+            if lane.waking:
+                self.release(lane)
+        group.idle = list(new)
+        for lane in group.idle:
+            lane.out = False
 
     def leave(self, group: Group) -> None:
         """`group` wants nothing any more. Follow with `grant`: it may have kept cores for itself."""

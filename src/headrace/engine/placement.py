@@ -68,6 +68,14 @@ def plan(
     return tuple(Placement(tuple(core.cpu for core in part)) for part in parts)
 
 
+def bound_cpus(scheduler: Scheduler, placements: Sequence[Placement], cut: bool) -> tuple[tuple[int, ...], ...]:
+    """The CPUs each stream's threads are to stay on; (): any. `cut`: a quota cuts the cores."""
+    # Where there is one place only, all is near; and which cores a quota leaves is not ours to say.
+    if scheduler != Scheduler.elastic or len(placements) < 2 or cut:
+        return ()
+    return tuple(placement.cores for placement in placements)
+
+
 def straddles(placement: Placement, cores: Sequence[Core]) -> str | None:
     """What a placement on `cores` straddles: `NUMA nodes 0 and 1`; None where it does not.
 

@@ -13,12 +13,14 @@ from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
 from headrace.engine.ownership import default_engine, machine
-from headrace.engine.placement import plan, warning
+from headrace.engine.pinning import cpus_of
+from headrace.engine.placement import bound_cpus, plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.agreement import disagreement
 from headrace.model.instance import close_all
 from headrace.model.model import Model
+from headrace.model.rescheduling import Origin
 
 SERVED_BATCH_SIZE = 32
 _log = logging.getLogger("headrace.model")
@@ -41,6 +43,7 @@ def compile_model(
     max_batch_size: int | None = 1,
     max_batch_delay: float = 0.0,
     name: str | None = None,
+    warm_up: bool = True,
 ) -> Model:
     """Load a model, and start its streams.
 
@@ -54,6 +57,9 @@ def compile_model(
     Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
     gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
     company while another one runs; an idle model never waits.
+
+    `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
+    most, so that the first requests do not pay for it. Callables are not run.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -70,6 +76,8 @@ def compile_model(
         )
     if precision != "fp32":
         raise InvalidOption(f"precision 'fp32' is what this version has, not {precision!r}")
+    if engine is not None and not isinstance(engine, Engine):
+        raise InvalidOption(f"engine is an hr.Engine, or None for the process's own, not {type(engine).__name__}")
     check_devices(devices, engine.topology if engine is not None else machine())
     policy = Scheduler.of(scheduler)
     runtime = backend_for(model, backend)
@@ -78,13 +86,15 @@ def compile_model(
         cores = machine().usable
     else:
         engine = engine or default_engine()
+        engine.check_process()
         cores = engine.cores
     placements = plan(policy, cores, num_cores, num_streams)
-    # Where there is one place only, all is near; and which cores a quota leaves is not ours to say.
-    bound = policy is Scheduler.elastic and len(placements) > 1 and not (engine and engine.topology.is_cut)
-    cpus = tuple(placement.cores for placement in placements) if bound else ()
+    cut = engine is not None and engine.topology.is_cut
+    cpus = cpus_of(policy, placements, cut, machine())
     widths = tuple(placement.width for placement in placements) or (1,)
-    loaded = runtime.load(model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
+    options = LoadOptions(widths, batch_size, _by_name(input_shapes), cpus)
+    origin = Origin.of(runtime, model, options, warm_up)
+    loaded = runtime.load(model, options)
     try:
         if name is not None:
             loaded = replace(loaded, name=name)
@@ -92,7 +102,7 @@ def compile_model(
             _log.warning("%s: %s", loaded.name, straddling)
         # It runs the first session, which is to take its memory where it will stay.
         size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
-        return Model(
+        made = Model(
             loaded,
             scheduler=policy,
             placements=placements,
@@ -100,11 +110,19 @@ def compile_model(
             max_batch_size=size,
             max_batch_delay=max_batch_delay,
             batching=reason,
-            bound=bound,
+            bound=bool(bound_cpus(policy, placements, cut)),
+            origin=origin,
         )
     except BaseException:  # nobody else knows what was loaded
         close_all({id(session): session for session in loaded.sessions}.values(), loaded.name)
         raise
+    if warm_up:
+        try:
+            made.warm_up()
+        except BaseException:  # Ctrl-C: nobody has it, so nobody could close it
+            made.close(drain=False)
+            raise
+    return made
 
 
 def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:

@@ -47,6 +47,7 @@ class InFlight(Pending):
         super().finish(now)
 
     def deliver(self) -> None:
+        self.drop()
         self.let_go()
         if self._ran:
             self._reply()
