@@ -121,14 +121,16 @@ def open_loop(submit: Callable[[], Awaited], at: Sequence[float]) -> tuple[list[
     return [end - begun - moment for end, moment in zip(ends, at)], late
 
 
-def replayed(at: Sequence[float], services: Sequence[float], streams: int, seed: int) -> list[float]:
+def replayed(at: Sequence[float], services: Sequence[float], more: float, streams: int, seed: int) -> list[float]:
     """What each request would take if exactly these came to so many streams, first come, first served, and nothing else
-    happened: each run takes one of the times in `services`. What differs from a formula is the luck of the draw."""
+    happened: each run takes one of the times in `services`, and `more` on a stream that was idle. What differs from a
+    formula is the luck of the draw."""
     chosen = random.Random(seed)
     free = [0.0] * streams
     taken = []
     for moment in at:
-        end = max(moment, free[0]) + chosen.choice(services)
+        rested = free[0] <= moment
+        end = max(moment, free[0]) + chosen.choice(services) + (more if rested else 0.0)
         heapq.heapreplace(free, end)
         taken.append(end - moment)
     return taken

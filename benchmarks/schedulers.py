@@ -145,7 +145,7 @@ def under_callers(scheduler: str, found: Rounds, references: dict[int, str], str
         "of the bare loop": {ours[n]: f"{rate:.3f}" for n, rate in rates.items()},
         "p99 of its bound": {ours[n]: f"{tail:.2f}" for n, tail in tails.items()},
     }
-    loops = ", ".join(dict.fromkeys(references.values()))
+    loops = "; ".join(dict.fromkeys(name.split(", ")[0] if "lock" in name else name for name in references.values()))
     notes = "" if any("DeepSparse" in name for name in found.values) else "DeepSparse: not installed here.\n"
     return Figure(
         f"{scheduler}, closed loop",
@@ -224,7 +224,9 @@ def two(plan: Plan) -> Figure:
             gates.append(Gate(f"two models, {name}: sum of rates of alone", "0.95", f"{both:.3f}", both >= 0.95))
     return Figure(
         f"Two models at once on one engine, {TOGETHER} callers each, closed loop",
-        "\n".join(line(row) for row in rows) + "\n\n" + found.table({"requests_per_s": ("alone, requests/s", ",.1f")}),
+        "\n".join(line(row) for row in rows)
+        + "\n\n"
+        + found.table({"requests_per_s": ("requests/s", ",.1f")}, of=[name for name in turns if "alone" in name]),
         gates,
     )
 
@@ -282,18 +284,25 @@ class Opened:
     def __init__(self, model: hr.Model, x: Any, plan: Plan) -> None:
         self.model, self.x, self.plan = model, x, plan
         self.streams = len(model.placements)
-        self.service, self.services = 0.0, [0.0]
+        self.service, self.first, self.services = 0.0, 0.0, [0.0]
         self.window = 1.0 if plan.quick else 10.0
         self.seeds = {share: count(int(share * 1000)) for share in SHARES}
 
     def busy(self) -> Values:
-        """All streams busy. The time of a run by the rate of a queue that is never empty, so with what lies between two
-        runs; how it varies, by callers that never queue."""
+        """All streams busy: the time of a run by the rate of a queue that is never empty, so with what lies between two
+        runs; how it varies, by callers that never queue. Then one run at a time, after pauses."""
         call = [lambda: self.model(self.x)]
         self.services = closed_loops({"": call * self.streams}, secs(self.plan))[""]
         rate = closed_loop(call * (4 * self.streams), secs(self.plan))["requests_per_s"]
         self.service = self.streams / rate
-        return {"capacity_per_s": rate, "service_ms": self.service * 1e3, "cv": summary(self.services)["cv"]}
+        apart = [number * 6 * self.services[0] for number in range(5 if self.plan.quick else 40)]
+        self.first = max(self.service, median(open_loop(lambda: self.model.submit(self.x), apart)[0]))
+        return {
+            "capacity_per_s": rate,
+            "service_ms": self.service * 1e3,
+            "first_ms": self.first * 1e3,
+            "cv": summary(self.services)["cv"],
+        }
 
     def under(self, share: float) -> Values:
         """Arrivals at a share of capacity; the same moments for every scheduler, but for their scale."""
@@ -304,9 +313,9 @@ class Opened:
         after = self.model.statistics()
         # The same runs at the pace of the busy ones: their mean is of callers, a little more than of streams.
         scale = self.service / fmean(self.services)
-        luck = replayed(at, [took * scale for took in self.services], self.streams, seed)
+        luck = replayed(at, [took * scale for took in self.services], self.first - self.service, self.streams, seed)
         first = len(at) // 20  # nothing is inside yet
-        load = Load(rate, self.streams, self.service, summary(self.services)["cv"])
+        load = Load(rate, self.streams, self.service, summary(self.services)["cv"], self.first)
         values = {
             "rate_per_s": rate,
             "run_ms": (after.run_seconds - before.run_seconds) / (after.runs - before.runs) * 1e3,
@@ -352,13 +361,18 @@ def poisson(plan: Plan) -> Figure:
             marked = ("~" if name in found.noisy else "") + name
             rows.append([marked, *cells, f"{found.middle(name, 'late_p99_ms'):.2f}"])
         gates.append(Gate(f"{kind}, Poisson: off the prediction at most", "15 %", worst[1], worst[0] <= 0.15))
-    busy = {"capacity_per_s": ("capacity, requests/s", ".1f"), "service_ms": ("a run, ms", ".2f"), "cv": ("cv", ".3f")}
+    busy = {
+        "capacity_per_s": ("capacity, requests/s", ".1f"),
+        "service_ms": ("a run behind another, ms", ".2f"),
+        "first_ms": ("after a pause, ms", ".2f"),
+        "cv": ("cv", ".3f"),
+    }
     return Figure(
         "Open loop: Poisson arrivals at shares of each scheduler's capacity",
-        "\n".join(map(line, rows)) + "\n\n" + found.table(busy),
+        "\n".join(map(line, rows)) + "\n\n" + found.table(busy, of=[f"{kind}, busy" for kind in kinds]),
         gates,
-        "Measured, and in brackets: what `engine/queueing` says, from the run time and cv of the same round's busy "
-        "streams; then those runs put behind the very same arrivals, which is what the luck of the draw makes of it. "
+        "Measured, and in brackets: what `engine/queueing` says, from what runs took in the same round's `busy`; then "
+        "those runs put behind the very same arrivals, which is what the luck of the draw makes of it. "
         f"{', '.join(f'{kind} has {n} stream(s)' for kind, n in streams.items())} here. A request's time counts from "
         "when it was to come; `sent late` is how much of it was the sender's.",
     )

@@ -110,12 +110,18 @@ class Rounds:
     def worst(self, name: str, key: str) -> float:
         return max(values[key] for values in self.values[name])
 
-    def table(self, columns: Mapping[str, tuple[str, str]], more: Mapping[str, Mapping[str, str]] | None = None) -> str:
-        """Medians. `columns`: heading and format by key; `more`: further cells, by heading and name."""
+    def table(
+        self,
+        columns: Mapping[str, tuple[str, str]],
+        more: Mapping[str, Mapping[str, str]] | None = None,
+        of: Iterable[str] | None = None,
+    ) -> str:
+        """Medians. `columns`: heading and format by key; `more`: further cells, by heading and name; `of`: which."""
         more = more or {}
         headings = ["", *(heading for heading, _ in columns.values()), *more]
         lines = [line(headings), line(["---", *["---:"] * (len(headings) - 1)])]
-        for name, values in self.values.items():
+        for name in of or self.values:
+            values = self.values[name]
             cells = [
                 format(self.middle(name, key), form) if key in values[0] else "" for key, (_, form) in columns.items()
             ]

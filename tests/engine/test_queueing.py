@@ -13,8 +13,9 @@ from headrace.errors import InvalidOption
 REQUESTS = 200_000
 
 
-def simulated(load: Load, seed: int) -> list[float]:
-    """Seconds each request takes, in order of length: first come, first served, lognormal run times."""
+def simulated(load: Load, seed: int, first: float | None = None) -> list[float]:
+    """Seconds each request takes, in order of length: first come, first served, lognormal run times; `first` seconds
+    on a stream that was idle."""
     chosen = random.Random(seed)
     now, taken = 0.0, []
     free = [0.0] * load.streams
@@ -22,7 +23,8 @@ def simulated(load: Load, seed: int) -> list[float]:
     middle = math.log(load.service) - sigma**2 / 2
     for number in range(REQUESTS):
         now += chosen.expovariate(load.rate)
-        ends = max(now, free[0]) + chosen.lognormvariate(middle, sigma)
+        more = first - load.service if first is not None and free[0] <= now else 0.0
+        ends = max(now, free[0]) + chosen.lognormvariate(middle, sigma) + more
         heapq.heapreplace(free, ends)
         if number >= REQUESTS // 20:
             taken.append(ends - now)
@@ -62,6 +64,25 @@ def test_it_says_what_a_simulation_finds(streams: int, busy: float, cv: float) -
     assert load.mean == pytest.approx(sum(taken) / len(taken), rel=0.05), seed
     for p in (0.5, 0.9, 0.99):
         assert load.quantile(p) == pytest.approx(taken[int(len(taken) * p)], rel=0.06), (p, seed)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("busy", [0.2, 0.5, 0.8])
+def test_runs_after_a_pause_take_longer(streams: int, busy: float) -> None:
+    warm = Load(busy * streams / 0.01, streams, 0.01, 0.05)
+    seed = streams * 100 + int(busy * 10)
+    taken = simulated(warm, seed, first=0.012)
+    load = Load(warm.rate, streams, 0.01, 0.05, first=0.012)
+    assert load.mean == pytest.approx(sum(taken) / len(taken), rel=0.06), seed
+    for p in (0.5, 0.99):
+        assert load.quantile(p) == pytest.approx(taken[int(len(taken) * p)], rel=0.1), (p, seed)
+    assert load.mean > 1.02 * warm.mean
+
+
+def test_where_a_pause_costs_nothing_resting_is_the_plain_load() -> None:
+    plain, resting = Load(100, 2, 0.01, 0.1), Load(100, 2, 0.01, 0.1, first=0.01)
+    assert resting.mean == pytest.approx(plain.mean)
+    assert resting.quantile(0.99) == pytest.approx(plain.quantile(0.99))
 
 
 def test_the_mean_of_one_stream_is_exact() -> None:
@@ -128,6 +149,7 @@ def test_in_milliseconds_it_is_the_same() -> None:
         lambda: Load(1, 1, 0),
         lambda: Load(1, 1, 1, -0.1),
         lambda: Load(math.nan, 1, 1),
+        lambda: Load(1, 1, 1, first=0),
         lambda: Load(1, 1, 1).quantile(1),
         lambda: Load(1, 1, 1).quantile(0),
     ],

@@ -33,19 +33,22 @@ _normal = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`rate` requests a second on `streams`, each run taking `service` seconds while as many streams are busy."""
+    """`rate` requests a second on `streams`, each run taking `service` seconds while all streams are busy."""
 
     rate: float
     streams: int
     service: float
     cv: float = 0.0
     """Standard deviation of a run's time over its mean."""
+    first: float | None = None
+    """Seconds a run takes on a stream that has rested: caches are cold, threads and cores asleep. None: `service`."""
 
     def __post_init__(self) -> None:
-        if not (self.rate >= 0 and self.streams >= 1 and self.service > 0 and self.cv >= 0):
+        well = self.rate >= 0 and self.streams >= 1 and self.service > 0 and self.cv >= 0
+        if not well or (self.first is not None and not self.first > 0):
             raise InvalidOption(
-                "a load is a rate from 0, streams from 1, seconds of service above 0 and a cv from 0, not "
-                f"{self.rate}, {self.streams}, {self.service} and {self.cv}"
+                "a load is a rate from 0, streams from 1, seconds of service above 0, a cv from 0, and seconds of a "
+                f"first run above 0, not {self.rate}, {self.streams}, {self.service}, {self.cv} and {self.first}"
             )
 
     @property
@@ -61,7 +64,7 @@ class Load:
     @property
     def wait_probability(self) -> float:
         """How likely all streams are busy when a request comes."""
-        return erlang_c(self.streams, self.rate * self.service)
+        return self._behind_and_run()[0]
 
     @property
     def mean_wait(self) -> float:
@@ -69,13 +72,14 @@ class Load:
         busy = self.utilisation
         if busy >= 1:
             return inf
+        behind, run = self._behind_and_run()
         remainder = self.service * (1 + self.cv**2) / (2 * self.streams)
-        return self.wait_probability * (self._first_end() + busy / (1 - busy) * remainder)
+        return behind * (self._first_end(run) + busy / (1 - busy) * remainder)
 
     @property
     def mean(self) -> float:
         """Seconds from a request's coming to its end, on average."""
-        return self.mean_wait + self.service
+        return self.mean_wait + self._behind_and_run()[1]
 
     def quantile(self, p: float) -> float:
         """Seconds within which a share `p` of the requests have come to their end; infinite as `mean_wait` is."""
@@ -83,14 +87,16 @@ class Load:
             raise InvalidOption(f"a quantile is of a share above 0 and below 1, not {p}")
         if self.utilisation >= 1:
             return inf
-        runs = [self._run((i + 0.5) / RUNS) for i in range(RUNS)]
-        waits = self._waits((1 - p) / 20)
-        likely, step = self.wait_probability, self._step
+        runs = [self._run_within((i + 0.5) / RUNS) for i in range(RUNS)]
+        waits, step = self._waits((1 - p) / 20), self._step
+        behind, slower = self.wait_probability, (self.first or self.service) / self.service
 
         def longer(seconds: float) -> float:
-            return sum(1.0 if run > seconds else likely * _beyond(waits, (seconds - run) / step) for run in runs) / RUNS
+            at_once = sum(run * slower > seconds for run in runs)
+            waited = sum(_beyond(waits, (seconds - run) / step) for run in runs)
+            return ((1 - behind) * at_once + behind * waited) / RUNS
 
-        low, high = 0.0, max(runs)
+        low, high = 0.0, max(runs) * max(1.0, slower)
         while longer(high) > 1 - p:
             low, high = high, 2 * high
         while high - low > 1e-4 * high:
@@ -104,25 +110,34 @@ class Load:
     def _step(self) -> float:
         return self.service / self.streams / PIECES
 
-    def _remaining(self, seconds: float) -> float:
-        """How likely a run that is somewhere on its way takes at least so much longer."""
+    def _behind_and_run(self) -> tuple[float, float]:
+        """How likely a run begins right behind another one, and how long one takes on average. The longer they are, the
+        more often they are behind others, which are the short ones: found by going round until nothing changes."""
+        run = self.service
+        for _ in range(1 if self.first is None else 50):
+            behind = erlang_c(self.streams, self.rate * run)
+            run = behind * self.service + (1 - behind) * (self.first or self.service)
+        return behind, run
+
+    def _remaining(self, seconds: float, run: float) -> float:
+        """How likely a run that is somewhere on its way takes at least so much longer, where one takes `run`."""
         if seconds <= 0:
             return 1.0
         if self.cv == 0:
-            return max(0.0, 1 - seconds / self.service)
+            return max(0.0, 1 - seconds / run)
         sigma = sqrt(log1p(self.cv**2))
-        d = (log(self.service / seconds) + sigma**2 / 2) / sigma
-        return max(0.0, _normal.cdf(d) - seconds / self.service * _normal.cdf(d - sigma))
+        d = (log(run / seconds) + sigma**2 / 2) / sigma
+        return max(0.0, _normal.cdf(d) - seconds / run * _normal.cdf(d - sigma))
 
-    def _run(self, share: float) -> float:
-        """Seconds within which this share of the runs have ended."""
+    def _run_within(self, share: float) -> float:
+        """Seconds within which this share of the runs on busy streams have ended."""
         sigma = sqrt(log1p(self.cv**2))
         return self.service * exp(sigma * _normal.inv_cdf(share) - sigma**2 / 2)
 
-    def _first_end(self) -> float:
+    def _first_end(self, run: float) -> float:
         """Seconds until the first of s runs on their way ends, on average."""
         step, total, at = self._step, 0.0, 0.5
-        while (likely := self._remaining(at * step) ** self.streams) > 1e-9:
+        while (likely := self._remaining(at * step, run) ** self.streams) > 1e-9:
             total += likely
             at += 1
         return total * step
@@ -132,9 +147,9 @@ class Load:
 
         Goes on until that is as unlikely as `enough`, or `LONGEST`.
         """
-        step, busy = self._step, self.utilisation
-        first = _masses(lambda at: self._remaining(at * step) ** self.streams)
-        one = _masses(lambda at: self._remaining(at * step * self.streams))
+        step, busy, run = self._step, self.utilisation, self._behind_and_run()[1]
+        first = _masses(lambda at: self._remaining(at * step, run) ** self.streams)
+        one = _masses(lambda at: self._remaining(at * step * self.streams, self.service))
         # The sum of a geometric number of remainders, by Panjer's recursion (ASTIN Bulletin 12, 1981).
         whole = [(1 - busy) / (1 - busy * one[0])]
         waits: list[float] = []
