@@ -264,6 +264,7 @@ class Stage:
             watching = [s for s in port.streams if s.alarm is not None and not s.lane.running]
             assert len(watching) <= 1, "two watch the clock"
             assert port.watcher is None or port.watcher.alarm is not None
+            assert port.watcher is None or port.watcher in port.streams
             self.check_conserving(port)
 
     def parked(self, port: Port) -> bool:
