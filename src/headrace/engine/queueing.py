@@ -201,4 +201,4 @@ def _beyond(waits: list[float], at: float) -> float:
     if len(waits) < LONGEST:
         return 0.0
     decay = (waits[-1] / waits[LONGEST // 2]) ** (1 / (LONGEST - 1 - LONGEST // 2))
-    return waits[-1] * decay ** (at - LONGEST + 1)
+    return float(waits[-1] * decay ** (at - LONGEST + 1))
