@@ -254,6 +254,7 @@ class Budget:
                 self.nbytes -= holder.nbytes - unread
                 if unread:
                     assert isinstance(holder, Future)
+                    self._no_longer_unread(id(holder))  # one that is gone without having said so, and had this address
                     self._unread[id(holder)] = _Unread(self, holder, unread)
                 holder.nbytes = unread
             if self.crowded:
