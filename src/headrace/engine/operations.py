@@ -24,6 +24,7 @@ from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused, Work
 from headrace.engine.timeouts import is_number, shown
+from headrace.engine.uninterrupted import uninterrupted
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded
 from headrace.sizes import nbytes_of
 
@@ -219,7 +220,7 @@ class OperationSource:
 
     def add(self, operation: Operation, now: float) -> None:
         if len(self.tombstones) >= TOMBSTONES:
-            self._sweep(now)
+            uninterrupted(lambda: self._sweep(now))
         try:
             may_start = self.dependencies.push(operation)
             self.counts.pushed += 1
