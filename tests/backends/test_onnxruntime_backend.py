@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -373,7 +374,11 @@ def test_sessions_of_any_width_answer_alike() -> None:
 
 def affinities() -> dict[int, set[int]]:
     """The CPUs each thread of this process may run on."""
-    return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+    found = {}
+    for task in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            found[task] = os.sched_getaffinity(task)
+    return found
 
 
 CPU = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -449,3 +454,11 @@ def test_without_onnxruntime_it_says_how_to_install_it() -> None:
     assert said.startswith("onnxruntime | ")
     assert "pip install onnxruntime" in said
     assert issubclass(BackendNotInstalled, ImportError)
+
+
+def test_a_file_with_a_damaged_name_is_no_model() -> None:
+    """ONNX Runtime loads it, and fails when it is asked for its inputs."""
+    free = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])
+    whole = graph([helper.make_node("Neg", ["x"], ["y"])], [free], [tensor("y")], []).SerializeToString()
+    with pytest.raises(InvalidModel, match=r"a name in it is no text.*export it again"):
+        load(whole.replace(b"batch", b"ba\x9ach"), 1)

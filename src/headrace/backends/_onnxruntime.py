@@ -135,8 +135,7 @@ class OnnxRuntimeBackend:
                 allowed = _allowed(cpus)
                 session = made_on(cpus, partial(_make, onnxruntime, source, name, width, allowed))
                 if not sessions:
-                    inputs = tuple(_spec(name, i) for i in session.get_inputs())
-                    outputs = tuple(_spec(name, o) for o in session.get_outputs())
+                    inputs, outputs = _specs(name, session)
                 bare = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
                 bare.shared = width == 1 and not cpus
                 made = PinnedSession(bare, allowed) if allowed else bare
@@ -216,6 +215,17 @@ def _beginning(source: str | bytes) -> bytes:
             return file.read(LOOK)
     except OSError:  # it is gone
         return b""
+
+
+def _specs(name: str, session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    try:
+        given, gives = session.get_inputs(), session.get_outputs()
+        return tuple(_spec(name, i) for i in given), tuple(_spec(name, o) for o in gives)
+    except UnicodeDecodeError as error:  # the runtime loads such a file, and does not see it
+        raise InvalidModel(
+            f"{name} cannot be loaded as an ONNX model: a name in it is no text ({error}). The file is damaged: copy "
+            "or export it again"
+        ) from error
 
 
 def _spec(model: str, tensor: Any) -> TensorSpec:

@@ -54,7 +54,10 @@ class Origin:
 
     @classmethod
     def of(cls, backend: Backend, model: Any, options: LoadOptions, warm_up: bool = True) -> Origin:
-        return cls(backend, model, options, _state_of(model), warm_up)
+        state = _state_of(model)
+        if state is not None:
+            model = os.path.abspath(model)  # the process may work in another folder when it is loaded again
+        return cls(backend, model, options, state, warm_up)
 
     def load(self, needs: Sequence[Need]) -> Loaded:
         """InvalidModel if it is not what it was."""
