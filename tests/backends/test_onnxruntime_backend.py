@@ -380,12 +380,21 @@ CPU = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 on_linux = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads can be pinned on Linux")
 
 
+def new_threads(before: dict[int, set[int]], count: int) -> list[set[int]]:
+    """Where those may run that have come, once there are `count`: one that was joined may be seen a moment longer."""
+    for _ in range(10_000):
+        new = [cpus for task, cpus in affinities().items() if task not in before]
+        if len(new) == count:
+            break
+    return new
+
+
 @on_linux
 def test_the_threads_of_a_wide_stream_stay_on_its_cpus_and_its_caller_does_while_it_runs() -> None:
     before = affinities()
     (session,) = load(times_two().SerializeToString(), 3, cpus=((CPU,),)).sessions
     assert isinstance(session, PinnedSession)
-    assert [cpus for task, cpus in affinities().items() if task not in before] == [{CPU}, {CPU}]
+    assert new_threads(before, 2) == [{CPU}, {CPU}]
     seen: list[set[int]] = []
     inner = session.session.run
     session.session.run = lambda *given: (seen.append(os.sched_getaffinity(0)), inner(*given))[1]  # type: ignore
@@ -402,8 +411,7 @@ def test_a_stream_runs_on_those_of_its_cpus_that_are_this_processs(capfd: pytest
     before = affinities()
     (session,) = load(times_two().SerializeToString(), 2, cpus=((CPU, 4000),)).sessions
     assert isinstance(session, OnnxRuntimeSession)
-    (new,) = [cpus for task, cpus in affinities().items() if task not in before]
-    assert new == {CPU}, "it inherits what could be had"
+    assert new_threads(before, 1) == [{CPU}], "it inherits what could be had"
     pinned = PinnedSession(session, (4000,))  # taken away after the load
     np.testing.assert_array_equal(pinned.run((X,))[0], 2 * X)
     assert capfd.readouterr() == ("", "")

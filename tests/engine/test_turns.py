@@ -130,6 +130,9 @@ class Line:
     def abandon(self, error: BaseException) -> None:
         self.error = error
 
+    def refuse_behind(self, running: list[Work], refused: Refused) -> None:
+        pass
+
 
 class Stage:
     """An engine whose streams do a step when `step` says so."""
@@ -143,6 +146,7 @@ class Stage:
         monkeypatch.setattr(Stream, "ring", lambda stream: self.promise(stream))
         self.clock = FakeClock()
         self.engine = Engine(topology=made_up(cores=cores), clock=self.clock, max_operations=10_000)
+        self.engines = [self.engine]
         self.pace: Callable[[], float] = lambda: 0.0
         self.awake: set[Stream] = set()  # will take their turn
         self.asleep: set[Stream] = set()
@@ -172,7 +176,7 @@ class Stage:
         idle = not stream.lane.running
         if stream in self.asleep:  # its alarm goes
             self.looked.add(stream)
-            if self.engine.woke_by_itself(stream):
+            if stream._engine.woke_by_itself(stream):
                 self.must_hear.add(stream)
                 return
             self.asleep.remove(stream)
@@ -188,7 +192,7 @@ class Stage:
         else:
             self.awake.remove(stream)
         watched = self.watched()
-        work = self.engine.turn(stream, done)
+        work = stream._engine.turn(stream, done)
         self.happened["taken back"] += len(watched - self.watched())
         looked = stream in self.looked
         self.looked.discard(stream)
@@ -241,14 +245,22 @@ class Stage:
         for a, b in combinations(self.running, 2):
             assert not a.lane.mask & b.lane.mask, "two runs share a core"
         assert not any(stream.ended for stream in self.running)
-        leases = self.engine._leases
+        for engine in self.engines:
+            self.check_engine(engine)
+
+    def check_engine(self, engine: Engine) -> None:
+        leases = engine._leases
+        streams = [each for port in (*engine._ports, *engine._leaving) for each in (*port.streams, *port.former)]
+        leased = [stream.lane.mask for stream in streams if stream.lane.running]
+        assert leases.free == leases.cores & ~sum(leased), "what is leased and what runs differ"
+        assert sum(mask.bit_count() for mask in leased) <= len(engine.cores)
         available = leases.free
         for group in leases.line:
             for lane in group.idle:
                 assert lane.mask & ~available, "it stands in line, and its cores are free"
             for lane in group.idle:
                 available &= ~lane.mask
-        for port in self.engine._ports:
+        for port in engine._ports:
             if isinstance(port.source, Line):
                 places = [port.source.place[job] for _, job in port.source.waiting]
                 assert places == sorted(places), "one overtook another"
@@ -259,6 +271,8 @@ class Stage:
             watching = [s for s in port.streams if s.alarm is not None and not s.lane.running]
             assert len(watching) <= 1, "two watch the clock"
             assert port.watcher is None or port.watcher.alarm is not None
+            assert port.watcher is None or port.watcher in port.streams
+            self.check_conserving(port)
 
     def parked(self, port: Port) -> bool:
         """Whether a run could begin now, and an idle stream that could do it stands in no line."""
@@ -266,6 +280,16 @@ class Stage:
         if not port.attached or not group.idle or group.in_line:
             return False
         return source.batches(self.clock.now(), group.running > 0) > group.waking
+
+    def check_conserving(self, port: Port) -> None:
+        """No stream is idle while a run could begin on it, but where that is wanted and somebody sees to its end: runs
+        are short and one watches, or time has passed and the one that watches is about to look."""
+        if not self.parked(port) or any(stream.rung or stream in self.looked for stream in port.streams):
+            return
+        assert port.watcher is not None, "work waits, and nobody knows"
+        assert port.watcher.alarm is not None
+        short = port.typical < SHORT and port.group.running > 0
+        assert port.watcher.alarm <= self.clock.now() + (PATIENCE * 1.001 if short else 0.0)
 
     def check_work(self, port: Port) -> None:
         """No time has passed since the port was touched: its idle streams have been woken, or one waits to join in."""
@@ -281,9 +305,9 @@ class Stage:
 
     def offer(self, port: Port, job: Job, *, enter: bool = False) -> None:
         if enter:
-            assert self.engine.try_enter(port, port.source.add, job)  # type: ignore[attr-defined]
+            assert port.streams[0]._engine.try_enter(port, port.source.add, job)  # type: ignore[attr-defined]
         else:
-            self.engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
+            port.streams[0]._engine.offer(port, port.source.add, job)  # type: ignore[attr-defined]
         self.check()
         self.check_work(port)
 
@@ -299,11 +323,14 @@ class Stage:
         def switch() -> None:
             line.streams = len(masks)  # type: ignore[attr-defined]
 
-        replace_streams(self.engine, port, masks, switch)
+        replace_streams(port.streams[0]._engine, port, masks, switch)
         after = [job for _, job in line.waiting]  # type: ignore[attr-defined]
         assert {*before} <= {*after}, "what waited was lost"
         self.check()
         self.check_work(port)
+
+    def ports(self) -> list[Port]:
+        return [port for engine in self.engines for port in engine._ports]
 
     def settle_down(self, rng: random.Random) -> None:
         """Until nothing can happen any more, however long one waits."""
@@ -316,7 +343,7 @@ class Stage:
             self.clock.advance(max(0.0, min(alarms) - self.clock.now()))
         else:
             raise AssertionError("they watch, and look, and never act")
-        for port in self.engine._ports:
+        for port in self.ports():
             assert not self.parked(port), "work waits for ever, and a stream is idle"
 
     def something(self, rng: random.Random) -> None:

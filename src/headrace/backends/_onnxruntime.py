@@ -232,7 +232,10 @@ def _fixed(inputs: tuple[TensorSpec, ...], options: LoadOptions) -> tuple[Tensor
     shapes = {name if name in known else names.get(name, name): n for name, n in (options.input_shapes or {}).items()}
     unknown = set(shapes) - known
     if unknown:
-        raise InvalidOption(f"input_shapes names {', '.join(sorted(unknown))}; the inputs are: {_names(inputs)}")
+        raise InvalidOption(
+            f"input_shapes names {', '.join(sorted(unknown))}; the inputs are: {_names(inputs)} (by position: "
+            f"{', '.join(names) or 'none'})"
+        )
     fixed = []
     for spec in inputs:
         shape = spec.shape
@@ -248,7 +251,7 @@ def _fixed(inputs: tuple[TensorSpec, ...], options: LoadOptions) -> tuple[Tensor
 
 
 def _fitting(spec: TensorSpec, wanted: Sequence[int], option: str) -> tuple[int | None, ...]:
-    if not isinstance(wanted, Sequence) or not all(isinstance(n, int) and n >= 0 for n in wanted):
+    if not isinstance(wanted, Sequence) or not all(type(n) is int and n >= 0 for n in wanted):
         raise InvalidOption(f"{option} gives {wanted!r} for input {spec}; a shape is a list of whole numbers")
     if len(wanted) != len(spec.shape) or not all(have in (None, want) for have, want in zip(spec.shape, wanted)):
         raise InvalidOption(f"{option} gives {list(wanted)}, which does not fit input {spec}")

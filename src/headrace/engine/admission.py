@@ -410,8 +410,8 @@ class Budget:
         return None
 
     def _forget_the_gone(self) -> None:
-        """Results whose Futures went without saying so: a Ctrl-C that comes in the callback of a weak reference is lost,
-        and what that was to do with it."""
+        """Results whose Futures went without saying so: a Ctrl-C in the callback of a weak reference is lost, and with
+        it what that was to do."""
         for key, unread in list(self._unread.items()):
             if unread.future() is None:
                 self._no_longer_unread(key)

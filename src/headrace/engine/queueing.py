@@ -200,5 +200,5 @@ def _beyond(waits: list[float], at: float) -> float:
         return low + (high - low) * (at - k)
     if len(waits) < LONGEST:
         return 0.0
-    decay = (waits[-1] / waits[LONGEST // 2]) ** (1 / (LONGEST - 1 - LONGEST // 2))
+    decay: float = (waits[-1] / waits[LONGEST // 2]) ** (1 / (LONGEST - 1 - LONGEST // 2))
     return float(waits[-1] * decay ** (at - LONGEST + 1))

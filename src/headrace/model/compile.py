@@ -12,6 +12,7 @@ from headrace.backends.base import Loaded, LoadOptions
 from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
+from headrace.engine.naive import NaiveEngine
 from headrace.engine.ownership import default_engine, machine
 from headrace.engine.pinning import cpus_of
 from headrace.engine.placement import bound_cpus, plan, warning
@@ -65,7 +66,8 @@ def compile_model(
     DeepSparse's `compile_model`, and more.
     """
     sizes = max_batch_size is None or _is_count(max_batch_size)
-    if not sizes or not isinstance(max_batch_delay, int | float) or not 0 <= max_batch_delay <= LONGEST_DELAY:
+    seconds = isinstance(max_batch_delay, int | float) and not isinstance(max_batch_delay, bool)
+    if not sizes or not seconds or not 0 <= max_batch_delay <= LONGEST_DELAY:
         raise InvalidOption(
             f"max_batch_size is a whole number from 1, and max_batch_delay seconds from 0 to {LONGEST_DELAY:,}, "
             f"not {max_batch_size!r} and {max_batch_delay!r}"
@@ -75,9 +77,11 @@ def compile_model(
             f"batch_size is a whole number from 1, or None to leave dimension 0 free, not {batch_size!r}"
         )
     if precision != "fp32":
-        raise InvalidOption(f"precision 'fp32' is what this version has, not {precision!r}")
-    if engine is not None and not isinstance(engine, Engine):
-        raise InvalidOption(f"engine is an hr.Engine, or None for the process's own, not {type(engine).__name__}")
+        raise InvalidOption(
+            f"precision 'fp32' is what this version has, not {precision!r}; a model runs in the types it was saved "
+            "with: leave precision out"
+        )
+    _check_engine_and_name(engine, name)
     check_devices(devices, engine.topology if engine is not None else machine())
     policy = Scheduler.of(scheduler)
     runtime = backend_for(model, backend)
@@ -146,12 +150,29 @@ def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
 
 
 def _by_name(shapes: Any) -> Mapping[str, Sequence[int]] | None:
-    if shapes is None or isinstance(shapes, Mapping):
+    if shapes is None:
+        return None
+    if isinstance(shapes, Mapping):
+        strange = next((name for name in shapes if not isinstance(name, str)), None)
+        if strange is not None:
+            raise InvalidOption(
+                f"input_shapes is a dict by the names of inputs, or a list in input order; {strange!r} is no name"
+            )
         return shapes
-    if isinstance(shapes, str) or not isinstance(shapes, Sequence):
+    if isinstance(shapes, str | bytes) or not isinstance(shapes, Sequence):
         raise InvalidOption(f"input_shapes is a dict by name, or a list in input order, not {shapes!r}")
     # DeepSparse's form: a list in input order. The backend knows the names; it is told the positions.
     return {str(i): shape for i, shape in enumerate(shapes)}
+
+
+def _check_engine_and_name(engine: Any, name: Any) -> None:
+    if engine is not None and not isinstance(engine, Engine):
+        naive = "; to run in the caller: scheduler='naive'" if isinstance(engine, NaiveEngine) else ""
+        raise InvalidOption(
+            f"engine is an hr.Engine, or None for the process's own, not {engine!r} ({type(engine).__name__}){naive}"
+        )
+    if name is not None and (not isinstance(name, str) or not name):
+        raise InvalidOption(f"name is what the model is to be called, a text, or None for its own, not {name!r}")
 
 
 def _is_count(value: object) -> bool:
