@@ -305,7 +305,7 @@ class Opened:
         }
 
     def under(self, share: float) -> Values:
-        """Arrivals at a share of capacity; the same moments for every scheduler, but for their scale."""
+        """Arrivals at a share of capacity."""
         rate, seed = share * self.streams / self.service, next(self.seeds[share])
         at = arrivals(rate, self.window, seed)
         before = self.model.statistics()

@@ -30,6 +30,7 @@ from run import measuring_alone  # noqa: E402
 Values = dict[str, float]
 Turn = Callable[[], Values]
 
+TRIES = 3
 helpers: set[int] = set()
 """Processes that live for more than one turn and are part of what is measured, not strangers."""
 
@@ -77,7 +78,7 @@ class Plan:
         used = versions(None, self.packages)
         for number in range(1, rounds + 1):
             for name, turn in turns.items():
-                values, strangers = counting_strangers(turn)
+                values, strangers = quietest(turn, 1 if self.quick else TRIES)
                 found.values[name].append(values)
                 if strangers > NOISE:
                     found.noisy.add(name)
@@ -163,6 +164,14 @@ def run(
     return 0
 
 
+def quietest(turn: Turn, tries: int) -> tuple[Values, float]:
+    """A turn during which others were busy is taken again, and the quietest counts; not the one with the best value."""
+    found = [counting_strangers(turn)]
+    while found[-1][1] > NOISE and len(found) < tries:
+        found.append(counting_strangers(turn))
+    return min(found, key=lambda each: each[1])
+
+
 def counting_strangers(turn: Turn) -> tuple[Values, float]:
     """What the turn found, and how many cores other processes used meanwhile."""
     with measuring_alone():
@@ -201,7 +210,7 @@ def measured_on(plan: Plan) -> str:
         f"Measured {at['date']} on {at['machine']['cores']} cores {at['machine']['cpu']}, "
         f"{at['machine']['kernel']}; commit {at['commit']}; {', '.join(f'{name} {v}' for name, v in used.items())}. "
         f"Medians of {plan.rounds} round(s), fewer where it says so, taking turns. `~`: other processes were busy "
-        f"in some round.{quick}"
+        f"in some round, however often it was taken.{quick}"
     )
 
 
