@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from headrace.server.door import Route
     from headrace.server.protocol import Connection
 
-COMING, DECODING, RUNNING, OVER = range(4)
-"""Where a request is: its body comes in; the codec thread has it; the model has it; nothing is held for it any more."""
+COMING, DECODING, READY, RUNNING, OVER = range(5)
+"""Where a request is: its body comes in; the codec thread has it; it goes to its model at the end of this turn of the loop; the model has
+it; nothing is held for it any more."""
 
 
 class Exchange:
@@ -95,12 +96,22 @@ class Exchange:
         self.connection.front.box.post(_decoded, self)
 
     def _start(self, decoded: tuple[tuple[Any, ...], tuple[str, ...] | None, Any]) -> None:
-        inputs, names, self.context = decoded
-        self.stage = RUNNING
+        self.decoded = decoded
         front = self.connection.front
+        if front.box.waiting:
+            self.stage = READY
+            front.start_later(self)
+        else:  # nothing is on its way: nobody it could go together with
+            self.start()
+
+    def start(self) -> None:
+        """Have it run. Raises what is wrong with it."""
+        (inputs, names, self.context), self.decoded = self.decoded, None
+        inside, front = self.inside, self.connection.front
+        assert inside is not None
+        self.stage = RUNNING
         front.box.expect()
-        assert self.inside is not None
-        front.service.start(self.inside, inputs, self.deliver, names)
+        front.service.start(inside, inputs, self.deliver, names)
 
     def deliver(self, _: InFlight) -> None:
         """On the stream."""
@@ -116,8 +127,8 @@ class Exchange:
             self.inside = None
             assert inside is not None
             inside.depart()
-        elif stage == COMING:
-            self.inside = None
+        elif stage in (COMING, READY):
+            self.inside = self.decoded = None
             assert inside is not None
             self.connection.front.service.refuse(inside)
         elif self.bridge is not None:

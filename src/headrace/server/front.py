@@ -11,6 +11,7 @@ from headrace.engine.mailbox import Mailbox
 from headrace.errors import Closed
 from headrace.server.app import App
 from headrace.server.door import Route
+from headrace.server.exchange import READY, Exchange
 from headrace.server.limits import Limits, Watch
 from headrace.server.protocol import Connection
 from headrace.server.routes import route
@@ -39,6 +40,7 @@ class Front:
         """Requests that had come in whole, and were told that the server could not wait for their outcome."""
         self.tasks: set[asyncio.Task[None]] = set()  # of requests that go through the app
         self._turned_away = 0
+        self._ready: list[Exchange] = []
         self._routes: dict[bytes, tuple[str, Route | None]] = {}
         self._nobody = asyncio.Event()
 
@@ -76,6 +78,25 @@ class Front:
                     self._routes.clear()
                 self._routes[target] = found
         return found
+
+    def start_later(self, exchange: Exchange) -> None:
+        """Have it run, with all others that are ready in this turn of the loop.
+
+        Each by itself would wake a stream, which would fight this loop for the interpreter while the next one is read.
+        """
+        if not self._ready:
+            self.loop.call_soon(self._start_ready)
+        self._ready.append(exchange)
+
+    def _start_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for exchange in ready:
+            if exchange.stage == READY:
+                try:
+                    exchange.start()
+                except Exception as error:
+                    exchange.connection.refuse(exchange, error)
+                    exchange.connection.flush()
 
     async def drain(self, timeout: float) -> None:
         """End every connection: idle ones now, the others with their last reply, at most `timeout` seconds from now."""
