@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from headrace.server.protocol import Connection
 
 COMING, DECODING, READY, RUNNING, OVER = range(5)
-"""Where a request is: its body comes in; the codec thread has it; it goes to its model at the end of this turn of the loop; the model has
-it; nothing is held for it any more."""
+"""Where a request is: its body comes in; the codec thread has it; it goes to its model at the end of this turn of the
+loop; the model has it; nothing is held for it any more."""
 
 
 class Exchange:

@@ -43,7 +43,7 @@ class _Ended(Exception):
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline", "_resumed",
+        "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline", "_resumed",
         "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed", "_unsent", "front",
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._turned_away = False
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._size = 0
+        self._size = self._came = 0  # bytes of the headers: of those that are whole; of all that came
 
     # ---- what the transport calls
 
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = []
-        self._size = 0
+        self._size = self._came = 0
         if self._resumed:
             return
         if self._ended:
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         headers.append((name.lower(), value))
         self._size += len(name) + len(value) + 4
         if self._size > limits.header_size:
-            raise ConnectionEnds(431, f"the headers of a request may have at most {limits.header_size:,} bytes")
+            raise self._too_many_bytes()
         if len(headers) > limits.header_count:
             raise ConnectionEnds(431, f"a request may have at most {limits.header_count:,} headers")
 
@@ -179,6 +179,8 @@ class Connection(asyncio.Protocol):
             exchange.bridge.feed(part)
         elif self._ended or exchange.size > DISCARDED:  # nobody wants it
             self._ended = exchange.last = True
+            if exchange not in self._pipeline:  # it has had its reply
+                self._end()
             raise _Ended
 
     def on_message_complete(self) -> None:
@@ -226,6 +228,8 @@ class Connection(asyncio.Protocol):
         while self._parser is not None:
             try:
                 self._parser.feed_data(data)
+                if self._phase == HEAD:
+                    self._count(len(data))
                 return
             except HttpParserUpgrade as upgrade:
                 if self._ended:
@@ -236,6 +240,17 @@ class Connection(asyncio.Protocol):
                 if not self._ended:
                     self._fail(_why(error))
                 return
+
+    def _count(self, nbytes: int) -> None:
+        """The headers have not ended: the parser keeps what it has of one, and says nothing of it until it is whole."""
+        self._came += nbytes  # with what came before them in the same slice
+        limits = self.front.limits
+        if self._came > limits.header_size + limits.url_length + SLICE and not self._ended:
+            self._fail(self._too_many_bytes())
+
+    def _too_many_bytes(self) -> ConnectionEnds:
+        limit = self.front.limits.header_size
+        return ConnectionEnds(431, f"the headers of a request may have at most {limit:,} bytes")
 
     def _resume(self) -> None:
         """The parser has stopped behind headers that offer another protocol. We speak the one we have: the body of that
@@ -324,8 +339,6 @@ class Connection(asyncio.Protocol):
             if exchange.out is None:
                 if exchange.bridge is not None:
                     writes += exchange.bridge.take()
-                elif exchange is self._exchange:
-                    self.go_on(exchange)
                 break
             pipeline.popleft()
             writes.append(exchange.out)
@@ -336,6 +349,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(writes[0])
         elif writes:
             self._transport.writelines(writes)
+        if pipeline and writes and pipeline[0] is self._exchange and pipeline[0].bridge is None:
+            self.go_on(pipeline[0])
         if last or (self._stopping and not pipeline and self._exchange is None):
             self._end()
         elif self._held:

@@ -52,7 +52,7 @@ def serve(options: ServeOptions) -> int:
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
     app = App(service, max_body_size=options.max_body_size, body_timeout=options.body_timeout)
     try:
-        _load(service, options)
+        load(service, options)
         # What was imported and loaded stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -182,7 +182,7 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-def _load(service: Service, options: ServeOptions) -> None:
+def load(service: Service, options: ServeOptions) -> None:
     store = None
     if options.model_store is not None:
         store = Path(options.model_store)
