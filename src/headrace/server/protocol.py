@@ -72,8 +72,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._since = self.front.watch.now
         self.front.joined(self)
+        self._since = self.front.watch.now
 
     def connection_lost(self, _: Exception | None) -> None:
         self._phase, self._ended = LOST, True
