@@ -42,6 +42,9 @@ ONLY_FOR_TYPES = {
     ("model/model", "headrace.model.rescheduling"),
     *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
     ("serving/inflight", "headrace.serving.served"),
+    ("server/bridge", "headrace.server.exchange"),
+    *(("server/exchange", f"headrace.server.{module}") for module in ("bridge", "door", "protocol")),
+    ("server/protocol", "headrace.server.front"),
     *(("__init__", f"headrace.{module}") for module in (
         "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
         "engine.ownership", "engine.scheduler", "errors", "model.compile", "model.model", "tensor",
@@ -55,6 +58,7 @@ PURE = [
     *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
+    *("server/head", "server/target", "server/routes", "server/inference", "server/v2_rest"),
     *("workers/messages", "workers/frames"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
