@@ -17,7 +17,7 @@ from headrace.model import watched
 from headrace.model.gil import ENOUGH_RUNS, SHORTEST, Gil, Look
 from headrace.model.instance import LocalInstance
 from headrace.model.probe import can_look
-from headrace.model.watched import RUNS, Watch
+from headrace.model.watched import AFTER, RUNS, Watch
 from headrace.testing import FakeClock, Gate
 
 holding = ctypes.PyDLL(None)
@@ -75,15 +75,29 @@ def test_short_runs_are_not_looked_at_and_in_the_end_nothing_is_known(told: Told
 def test_a_long_first_run_and_short_ones_after_it_say_nothing(told: Told) -> None:
     told.run(3.0)
     told.run(SHORTEST / 2, RUNS)
-    assert told.looked_at == 1
+    assert told.looked_at == AFTER
     assert told.verdicts == [None]
 
 
 def test_what_is_seen_beside_other_models_does_not_count(told: Told) -> None:
     told.alone, told.held = False, 0.9
-    told.run(0.01, RUNS)
-    assert told.looked_at > ENOUGH_RUNS
-    assert told.verdicts == [None]
+    told.run(0.01, 3 * RUNS)
+    assert (told.looked_at, told.verdicts) == (0, []), "nor does it use up what may be looked at"
+    told.alone = True
+    told.run(0.01, ENOUGH_RUNS + 1)
+    (gil,) = told.verdicts
+    assert gil is not None
+    assert gil.holds
+
+
+def test_one_that_takes_long_only_now_and_then_is_found(told: Told) -> None:
+    told.held = 0.9
+    for _ in range(RUNS):
+        told.run(0.01)
+        told.run(SHORTEST / 2)
+    (gil,) = told.verdicts
+    assert gil is not None
+    assert gil.holds
 
 
 def test_a_run_is_not_held_up_by_a_look_at_another(told: Told) -> None:

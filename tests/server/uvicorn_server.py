@@ -36,7 +36,9 @@ class Told(uvicorn.Server):
 def main() -> None:
     flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:] if argument.startswith("--"))
     models = tuple(argument for argument in sys.argv[1:] if not argument.startswith("--"))
-    numbers = {name: int(flags[name.replace("_", "-")]) for name in ("max_body_size",) if name.replace("_", "-") in flags}
+    numbers = {
+        name: int(flags[name.replace("_", "-")]) for name in ("max_body_size",) if name.replace("_", "-") in flags
+    }
     options = ServeOptions(models=models, **numbers)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     service = Service(options.max_requests, None)

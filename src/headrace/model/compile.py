@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from headrace.backends import backend_for
 from headrace.backends.base import Loaded, LoadOptions
 from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
+from headrace.engine.future import on_a_stream
+from headrace.engine.leased import leased
 from headrace.engine.naive import NaiveEngine
 from headrace.engine.ownership import default_engine, machine
 from headrace.engine.pinning import cpus_of
@@ -25,6 +28,9 @@ from headrace.model.rescheduling import Origin
 
 SERVED_BATCH_SIZE = 32
 _log = logging.getLogger("headrace.model")
+LEASE = 5.0
+"""Seconds a model that is being compiled waits for cores to try on whether its requests can be joined."""
+T = TypeVar("T")
 LONGEST_DELAY = 3600
 """Seconds. Longer is a mistake of units; and a lock cannot wait for ever so long."""
 
@@ -105,7 +111,10 @@ def compile_model(
         if (straddling := warning(policy, placements, cores)) is not None:
             _log.warning("%s: %s", loaded.name, straddling)
         # It runs the first session, which is to take its memory where it will stay.
-        size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
+        mask = placements[0].mask if placements else 0
+        size, reason = _batching(
+            loaded, max_batch_size, partial(_on, engine, mask, cpus[0] if cpus else (), loaded.name)
+        )
         made = Model(
             loaded,
             scheduler=policy,
@@ -129,8 +138,30 @@ def compile_model(
     return made
 
 
-def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
-    """(max_batch_size, why), where `asked` None leaves the choice to what the model can do."""
+def _on(engine: Engine | None, mask: int, cpus: Sequence[int], name: str, call: Callable[[], T]) -> T:
+    """What `call()` gives or raises, on the cores of `mask`. Should those not be had for LEASE seconds, without."""
+    gave: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            gave.append(made_on(cpus, call))
+        except BaseException as error:
+            raised.append(error)
+
+    if engine is not None and not on_a_stream():
+        leased(engine, mask, run, LEASE, f"{name} is tried")
+    if not gave and not raised:
+        run()
+    if raised:
+        raise raised.pop()
+    return gave[0]
+
+
+def _batching(
+    loaded: Loaded, asked: int | None, run: Callable[[Callable[[], str | None]], str | None]
+) -> tuple[int, str]:
+    """(max_batch_size, why), where `asked` None leaves the choice to what the model can do. `run`: where that is tried."""
     if asked == 1:
         return 1, "as asked"
     if loaded.inputs is None or loaded.outputs is None:
@@ -141,7 +172,8 @@ def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
         if asked is not None:
             raise InvalidOption(f"max_batch_size={asked}, but requests to this model cannot be joined: {why}")
         return 1, why
-    reason = disagreement(loaded.sessions[0], loaded.inputs)
+    inputs = loaded.inputs
+    reason = run(lambda: disagreement(loaded.sessions[0], inputs))
     if asked is not None:
         if reason:
             _log.warning("max_batch_size=%d for %s is as asked, but: %s", asked, loaded.name, reason)

@@ -90,6 +90,7 @@ class Model(Owner):
         self._source = Requests(self._batcher, self._instances, self.name)
         self.gil: Gil | None = None
         """Whether its runs hold the interpreter lock; None: not known (yet), or too short to matter."""
+        self._watch: Watch | None = None  # while that is being found out
         self._in_caller = threading.RLock()  # naive: one request at a time
         self._run_seconds = 0.0  # naive: else its port counts them
         self.guard = engine.guard if engine is not None else Guard()
@@ -106,8 +107,10 @@ class Model(Owner):
                 self._source.is_alone = engine.runs_one
             self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name, bound=bound)
         if loaded.inputs is None and can_look():
-            watch = Watch(self._judge, lambda: engine is None or self._port is None or engine.runs_only(self._port))
-            self._source.use([WatchedInstance(instance, watch) for instance in self._instances])
+            self._watch = Watch(
+                self._judge, lambda: engine is None or self._port is None or engine.runs_only(self._port)
+            )
+            self._source.use(self._watched())
 
     # ---- what users call
 
@@ -307,7 +310,7 @@ class Model(Owner):
         self.scheduler, self.placements, self.sessions = scheduler, placements, sessions
         self._instances = self._instances_of(sessions)
         self._to_close = list(self._instances)
-        self._source.use(self._instances)
+        self._source.use(self._watched())
         if self.traced is not None:
             self.traced.process_name += f", then {scheduler}"
 
@@ -334,7 +337,13 @@ class Model(Owner):
     def _instances_of(self, sessions: Sequence[Session]) -> tuple[Instance, ...]:
         return tuple(LocalInstance(session, self._in_lists, self._gives) for session in sessions)
 
+    def _watched(self) -> Sequence[Instance]:
+        """Its instances, looked at as long as it is not known whether they hold the interpreter lock."""
+        watch = self._watch
+        return self._instances if watch is None else [WatchedInstance(each, watch) for each in self._instances]
+
     def _judge(self, gil: Gil | None) -> None:
+        self._watch = None
         self._source.use(self._instances)
         self.gil = gil
         if gil is not None and gil.holds:

@@ -40,6 +40,10 @@ Need = tuple[int, tuple[int, ...]]
 """What a stream needs of its session: so many threads, and the CPUs they stay on; (): any."""
 
 
+SMALL = 64 << 20
+"""Bytes of a model's file up to which it may keep its weights in others, and is looked through for their names."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a model came from: it is loaded from there again for streams of other widths."""
@@ -142,8 +146,9 @@ def _switch(
             made = loaded.sessions
             if (loaded.inputs, loaded.outputs) != (model.inputs, model.outputs):
                 raise InvalidModel(f"{model.name} takes or gives other tensors than when it was loaded")
-            if model.origin.warm_up and model.inputs is not None:
-                warm_up_beside(made, model.inputs)
+            if model.origin.warm_up and model.inputs is not None and not on_a_stream():
+                masks = [place.mask for place, need in zip(placements, needs) if need not in shared]
+                warm_up_beside(made, masks, model.inputs, engine, model.name)
         fresh = iter(made)
         sessions = tuple(shared[need] if need in shared else next(fresh) for need in needs)
         if (straddling := warning(policy, placements, engine.cores)) is not None:
@@ -172,10 +177,24 @@ def _close(sessions: Iterable[Session], name: str) -> None:
 
 
 def _state_of(model: Any) -> tuple[int, ...] | None:
+    """Of its file, and of those beside it that it names: an ONNX file may keep its weights in others."""
     if not isinstance(model, str | os.PathLike):
         return None
     try:
-        seen = os.stat(model)
+        path = os.fsdecode(model)
+        state = _stat_of(path)
+        if state[2] <= SMALL:
+            with open(path, "rb") as file:
+                content = file.read()
+            with os.scandir(os.path.dirname(path) or ".") as beside:
+                names = sorted(entry.name for entry in beside if entry.is_file() and os.fsencode(entry.name) in content)
+            for name in names:
+                state += _stat_of(os.path.join(os.path.dirname(path), name))
     except (OSError, ValueError):
         return None
+    return state
+
+
+def _stat_of(path: str) -> tuple[int, ...]:
+    seen = os.stat(path)
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns

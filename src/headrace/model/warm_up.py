@@ -18,6 +18,7 @@ import numpy as np
 from headrace.backends.base import Session, Stop
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
+from headrace.engine.leased import leased
 from headrace.engine.stream import Stream
 from headrace.model.gil import SHORTEST, Gil, Look, is_enough, judged
 from headrace.model.probe import beside, can_look
@@ -69,17 +70,24 @@ def warm_up(
     return _looked_at(runs[0], until, lambda run: on(port.streams[0], run)) if runs[0].is_telling else None
 
 
-def warm_up_beside(sessions: Sequence[Session], inputs: Sequence[TensorSpec]) -> None:
-    """Run each session once, in the caller, while others serve the model's requests. Raises nothing."""
+def warm_up_beside(
+    sessions: Sequence[Session], masks: Sequence[int], inputs: Sequence[TensorSpec], engine: Engine, name: str
+) -> None:
+    """Run each session once on the cores of its mask, while others serve the model's requests: for all of them it waits
+    SECONDS at most for cores. Not on a stream."""
     values = made_up(inputs)
-    if values is None:
-        return
-    for session in {id(session): session for session in sessions}.values():
+    until = perf_counter() + SECONDS
+    tried: set[int] = set()
+    for session, mask in zip(sessions, masks):
+        left = until - perf_counter()
+        if values is None or left <= 0 or id(session) in tried:
+            continue
+        tried.add(id(session))
         run = _Run(session, values)
-        too_long = Timer(SECONDS, run.stop)
+        too_long = Timer(left, run.stop)
         too_long.daemon = True
         too_long.start()
-        run()
+        leased(engine, mask, run, left, f"{name} warms up")
         too_long.cancel()
         too_long.join()
 
