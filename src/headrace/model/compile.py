@@ -161,7 +161,7 @@ def _on(engine: Engine | None, mask: int, cpus: Sequence[int], name: str, call: 
 def _batching(
     loaded: Loaded, asked: int | None, run: Callable[[Callable[[], str | None]], str | None]
 ) -> tuple[int, str]:
-    """(max_batch_size, why), where `asked` None leaves the choice to what the model can do. `run`: where that is tried."""
+    """(max_batch_size, why); `asked` None leaves that to what the model can do. `run`: where it is tried."""
     if asked == 1:
         return 1, "as asked"
     if loaded.inputs is None or loaded.outputs is None:
