@@ -28,15 +28,21 @@ class Told(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
-        half = Path(f"{self._ready_file}.half")
-        half.write_text(json.dumps({"inference": f"http://127.0.0.1:{port}", "pid": os.getpid()}))
-        half.replace(self._ready_file)
+        _tell(self._ready_file, {"inference": f"http://127.0.0.1:{port}", "pid": os.getpid()})
+
+
+def _tell(ready_file: str, ready: dict[str, Any]) -> None:
+    half = Path(f"{ready_file}.half")
+    half.write_text(json.dumps(ready))
+    half.replace(ready_file)
 
 
 def main() -> None:
     flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:] if argument.startswith("--"))
     models = tuple(argument for argument in sys.argv[1:] if not argument.startswith("--"))
-    numbers = {name: int(flags[name.replace("_", "-")]) for name in ("max_body_size",) if name.replace("_", "-") in flags}
+    numbers = {
+        name: int(flags[name.replace("_", "-")]) for name in ("max_body_size",) if name.replace("_", "-") in flags
+    }
     options = ServeOptions(models=models, **numbers)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     service = Service(options.max_requests, None)
