@@ -1,4 +1,4 @@
-"""Bytes that are not HTTP as we take it: the right refusal, nothing leaked, nobody stuck, and the next one is served."""
+"""Bytes that are not HTTP as we take it: the right refusal, nothing leaked, nobody stuck, the next one is served."""
 
 from __future__ import annotations
 

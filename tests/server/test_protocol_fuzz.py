@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import Behind, Wire, post
+from wire import Behind, Wire, post, until
 
 from headrace.server.limits import Limits
 
@@ -74,15 +75,13 @@ async def talk(behind: Behind, pieces: list[bytes]) -> Wire:
         if wire.reading:
             wire.send(piece)
         else:  # as a socket would: it comes when it is read
-            while not wire.reading and wire.closed is None:
-                await asyncio.sleep(0)
+            await until(lambda: wire.reading or wire.closed)
             wire.send(piece)
     for _ in range(30):
         await asyncio.sleep(0)
-    while not wire.reading and wire.closed is None:
-        await asyncio.sleep(0)
-    while any(exchange.out is None and exchange.complete for exchange in wire.connection._pipeline):
-        await asyncio.sleep(0)
+    await until(lambda: wire.reading or wire.closed)
+    pipeline = wire.connection._pipeline
+    await until(lambda: not any(exchange.out is None and exchange.complete for exchange in pipeline))
     if wire.closed is None:
         wire.end()
     assert behind.front.box.waiting == 0
@@ -92,7 +91,7 @@ async def talk(behind: Behind, pieces: list[bytes]) -> Wire:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[start:end] for start, end in zip(ends, ends[1:])]
+    return [data[start:end] for start, end in pairwise(ends)]
 
 
 def mutated(data: bytes, changes: list[tuple[int, int]]) -> bytes:

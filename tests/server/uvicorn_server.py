@@ -28,9 +28,13 @@ class Told(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
-        half = Path(f"{self._ready_file}.half")
-        half.write_text(json.dumps({"inference": f"http://127.0.0.1:{port}", "pid": os.getpid()}))
-        half.replace(self._ready_file)
+        _tell(self._ready_file, {"inference": f"http://127.0.0.1:{port}", "pid": os.getpid()})
+
+
+def _tell(ready_file: str, ready: dict[str, Any]) -> None:
+    half = Path(f"{ready_file}.half")
+    half.write_text(json.dumps(ready))
+    half.replace(ready_file)
 
 
 def main() -> None:

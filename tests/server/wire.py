@@ -113,7 +113,7 @@ class Behind:
 async def until(met: Callable[[], object]) -> None:
     """Turns of the loop, until it is so."""
     async with asyncio.timeout(30):
-        while not met():
+        while not met():  # noqa: ASYNC110 - turns of the loop, no time
             await asyncio.sleep(0)
 
 

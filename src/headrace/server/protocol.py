@@ -43,8 +43,8 @@ class _Ended(Exception):
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline", "_resumed",
-        "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed", "_unsent", "front",
+        "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline",
+        "_resumed", "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed", "_unsent", "front",
     )  # fmt: skip
 
     _transport: asyncio.Transport
