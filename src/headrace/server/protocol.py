@@ -366,7 +366,9 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             self._phase = HEAD
-            exchange = Exchange(self, "", "/v2/" if self._target.startswith(b"/v2/") else "/", True, False)
+            # As on a path of nobody's: until the headers have ended, how much of the target is known depends on how the
+            # bytes were cut (rule 5).
+            exchange = Exchange(self, "", "/", True, False)
             self._pipeline.append(exchange)
         exchange.last = True
         if exchange.out is None and (exchange.bridge is None or not exchange.bridge.begun):
