@@ -91,13 +91,26 @@ def trace(
     shapes, given = _shapes(input_shapes), _value(value)
     source, single = _source(model), _out(out, wanted)
     limit = Limit(requests, SECONDS if requests is None and seconds is None else seconds)
+    from headrace.engine.ownership import machine
+    from headrace.engine.placement import plan
+
+    # Where the scheduler lets one choose; elastic does within what the machine has, so only if it is asked for alone.
+    chosen = {
+        each: num_streams
+        if each is Scheduler.multi_stream or (each is Scheduler.elastic and len(wanted) == 1)
+        else None
+        for each in wanted
+    }
+    for each in wanted:  # before any is run: what cannot be placed is told at once
+        if each is not Scheduler.naive:
+            plan(each, machine().usable, num_cores, chosen[each])
     traced = []
     for each in wanted:
         options = {
             "scheduler": each,
             "input_shapes": shapes,
             "num_cores": num_cores,
-            "num_streams": None if each is Scheduler.single_stream else num_streams,
+            "num_streams": chosen[each],
             "max_batch_size": max_batch_size,
             "max_batch_delay": max_batch_delay,
         }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil, floor, log10
+from typing import Any
 
 from headrace.engine.topology import cpu_list
 from headrace.errors import InvalidOption
@@ -100,8 +101,11 @@ def draw(timeline: Timeline, subject: Subject, measure: Measure, window: Window 
 
 
 def check_window(window: Window | None) -> None:
-    start, end = window if isinstance(window, tuple) else (0.0, window)
-    if window is not None and not (end is not None and 0 <= start < end):
+    if window is None:
+        return
+    pair: tuple[Any, ...] = window if isinstance(window, tuple) else (0.0, window)
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in pair)
+    if not numbers or len(pair) != 2 or not 0 <= pair[0] < pair[1]:
         raise InvalidOption(f"window is seconds from the begin, or a pair of them, the lesser first; {window!r} came")
 
 
@@ -117,6 +121,9 @@ class _Figure:
         self.lanes: list[int | None] = lanes
         self.lane_of = {core: place for place, core in enumerate(lanes)}
         self.rows_lanes = [[self.lane_of[core] for core in row.cores or (None,)] for row in timeline.rows]
+        shared = [lane for places in self.rows_lanes for lane in places]
+        self.exchanged = None not in lanes and len(set(shared)) < len(shared)
+        """Its streams were others for a part of the time: on one core there were several, one after the other."""
         self.height = max(3, min(64, LANES // max(1, len(lanes))))
         self._columns()
         y = self._title(MARGIN)
@@ -173,10 +180,13 @@ class _Figure:
         if used:
             widths = sorted({len(row.cores) for row in rows})
             width = "-".join(map(str, dict.fromkeys((widths[0], widths[-1]))))
-            title.append(f"{_count(len(rows), 'stream')} x {width} {'core' if width == '1' else 'cores'}")
+            if not self.exchanged:
+                title.append(f"{_count(len(rows), 'stream')} x {width} {'core' if width == '1' else 'cores'}")
             said = f"{'all' if used == subject.machine else used} of the engine's {_count(subject.machine, 'core')}"
         else:
             said = "in the caller's thread"
+        if self.exchanged:
+            said += "  ·  its streams were exchanged meanwhile"
         if subject.note:
             said += f"  ·  {subject.note}"
         self._word("title", MARGIN, y + TITLE / 2, self._cut("  ·  ".join(title), TITLE), TITLE)
@@ -323,7 +333,7 @@ class _Figure:
                     self._word("name", self.node_right, (top + foot) / 2, f"node {node}", TEXT, "r")
 
     def _stream_names(self, tops: Sequence[int]) -> None:
-        if all(row.cores for row in self.timeline.rows):
+        if all(row.cores for row in self.timeline.rows) and not self.exchanged:
             middles = self._row_middles(tops)
             for place in _apart(middles, TEXT + 4):
                 self._word("name", self.stream_right, middles[place], self.stream_names[place], TEXT, "r")
@@ -332,6 +342,8 @@ class _Figure:
         return [(tops[min(lanes)] + tops[max(lanes)] + self.height) / 2 for lanes in self.rows_lanes]
 
     def _busy(self, tops: Sequence[int]) -> None:
+        if self.exchanged:
+            return
         middles, x = self._row_middles(tops), WIDTH - MARGIN
         self._word("busy", x, min(tops[0], middles[0] - SMALL / 2) - SMALL / 2 - 4, "busy", SMALL, "r", PALE_INK)
         for place in _apart(middles, SMALL + 4):

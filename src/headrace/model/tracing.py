@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from headrace.engine.trace import PERFETTO, Trace, Write
-from headrace.errors import InvalidOption
+from headrace.errors import Closed, InvalidOption
 from headrace.model.drawing import Subject, Window, check_window
 from headrace.model.timeline import CALLER, Row, Timeline, timeline_of
 
@@ -19,6 +19,10 @@ def trace_of(
     model: Model, paths: Sequence[str | os.PathLike[str]], window: Window | None, capacity: int, note: str
 ) -> Trace:
     check_window(window)
+    if not isinstance(note, str):
+        raise InvalidOption(f"note is a text for below the title, not a {type(note).__name__}")
+    if model.closed:
+        raise Closed(f"model {model.name} is closed")
     engine, port = model.engine, model.port
     if engine is not None:
         engine.check_process()
