@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.counters import Buckets
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
@@ -33,3 +35,15 @@ class ModelStatistics:
     """Sum over all requests of the time from submit to the start of their run."""
     run_seconds: float
     """Sum over all runs of the time they took."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMeasures:
+    """How what has run was spread, since `measure()`."""
+
+    queue_seconds: Buckets
+    """Of each request, the time from submit to the start of its run."""
+    run_seconds: Buckets
+    """Of each run, the time it took."""
+    rows: Buckets
+    """Of each run, its rows."""
