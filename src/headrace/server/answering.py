@@ -42,7 +42,9 @@ class Answering:
         length = request.content_length or 0
         if length > self.max_body_size:
             raise TooLarge("a request body", limit=self.max_body_size, size=length)
-        return self.service.open(name, version, length)
+        inside = self.service.open(name, version, length)
+        request.served = inside.served
+        return inside
 
     async def read(self, request: Request, inside: InFlight) -> bytes:
         """The body. TooSlow if it does not come: a permit is held for it, and must not be held for ever."""

@@ -13,10 +13,14 @@ import orjson
 
 from headrace.codecs import torchserve
 from headrace.errors import Closed, TooSlow
+from headrace.log import of_request
 from headrace.server import inference, v2_rest
 from headrace.server.answering import Answering
 from headrace.server.asgi import BadFraming, ClientLeft, Receive, Reply, Request, Scope, Send, next_request_id
-from headrace.server.status import MethodNotAllowed, NotFound, message_of, status_of
+from headrace.server.status import MethodNotAllowed, NotFound, message_of, reason_of, status_of
+from headrace.server.traffic import LEFT, Traffic, sent_path
+from headrace.serving.measures import Measures
+from headrace.serving.served import Served
 from headrace.serving.service import Service
 
 _log = logging.getLogger("headrace.server")
@@ -24,8 +28,12 @@ _READ = ("GET", "HEAD")
 
 
 class App:
-    def __init__(self, service: Service, *, max_body_size: int, body_timeout: float = 60.0) -> None:
+    def __init__(
+        self, service: Service, *, max_body_size: int, body_timeout: float = 60.0, traffic: Traffic | None = None
+    ) -> None:
+        """`traffic` is told of every request; None: nobody wants to know."""
         self._answering = Answering(service, max_body_size, body_timeout)
+        self._traffic = traffic
         self.unanswered = 0
         """Requests that had come in whole, and were told that the server could not wait for their outcome."""
 
@@ -49,22 +57,56 @@ class App:
             request = Request(scope, receive)
             request_id = request.id
             reply = await self._route(request)
-        except ClientLeft:
+        except ClientLeft as error:
+            self._tell(scope, request, None, error)
             return
         except Exception as error:
             request_id = request_id or next_request_id()
-            reply = _refusal(error, scope["path"], request_id)
+            reply = _refusal(error, scope["path"], request_id, None if request is None else request.served)
+            self._tell(scope, request, reply, error, request_id)
         except asyncio.CancelledError:
             # The time to drain is up. Who was accepted is answered all the same: with a refusal.
             if request is None or request_id is None:
                 raise
             self.unanswered += request.complete
-            reply = _refusal(Closed("the server has stopped, and could not wait for this"), scope["path"], request_id)
+            closed = Closed("the server has stopped, and could not wait for this")
+            reply = _refusal(closed, scope["path"], request_id, request.served)
+            self._tell(scope, request, reply, closed)
             with contextlib.suppress(TimeoutError):  # a client that does not read must not keep the server from ending
                 async with asyncio.timeout(1):
                     await reply.send(send, request_id, head=scope["method"] == "HEAD")
             return
+        else:
+            if self._traffic is not None:
+                self._tell(scope, request, reply)
         await reply.send(send, request_id, head=scope["method"] == "HEAD")
+
+    def _tell(
+        self,
+        scope: Scope,
+        request: Request | None,
+        reply: Reply | None,
+        error: Exception | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Whoever counts and logs. `request` None: its headers were no good; `reply` None: the client has left."""
+        traffic = self._traffic
+        if traffic is None:
+            return
+        measures: Measures | None = None
+        received, began = 0, traffic.now()
+        if request is not None:
+            received, began, request_id = request.received, request.began, request.id
+            if request.served is not None:
+                measures = request.served.measures
+        status, sent = (LEFT, 0) if reply is None else (reply.status, len(reply.body))
+        if scope["method"] == "HEAD":
+            sent = 0
+        traffic.answered(measures, status, received, sent, began)
+        if error is not None:
+            traffic.refused[reason_of(error)] += 1
+        if traffic.access is not None:
+            traffic.log(scope.get("client"), scope["method"], sent_path(scope), status, sent, began, request_id or "")
 
     async def _route(self, request: Request) -> Reply:
         match request.path.split("/")[1:]:
@@ -117,10 +159,13 @@ class App:
         return await v2_rest.infer(self._answering, request, name, version)
 
 
-def _refusal(error: Exception, path: str, request_id: str) -> Reply:
+def _refusal(error: Exception, path: str, request_id: str, served: Served | None) -> Reply:
     status = status_of(error)
+    about = of_request(request_id, None if served is None else f"{served.name}:{served.version}")
     if status.code == 500:  # %r: the path is the client's, and may have a line break in it
-        _log.error("%r failed, request id %s", path, request_id, exc_info=error)
+        _log.error("%r failed", path, exc_info=error, extra=about)
+    else:
+        _log.debug("%r was answered with %d: %r", path, status.code, str(error), extra=about)
     message = message_of(error, request_id)
     if path == "/v2" or path.startswith("/v2/"):
         body = orjson.dumps({"error": message.encode(errors="replace").decode()})

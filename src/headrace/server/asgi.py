@@ -6,10 +6,12 @@ One kind of object in, one out; no framework, because each layer of one costs as
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 from headrace.errors import InvalidInput, TooLarge
+from headrace.serving.served import Served
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,6 +48,7 @@ class Request:
     __slots__ = (
         "_receive",
         "_upgrade",
+        "began",
         "chunked",
         "complete",
         "content_length",
@@ -54,17 +57,23 @@ class Request:
         "json_length",
         "method",
         "path",
+        "received",
+        "served",
     )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.id = next_request_id()
+        self.began = monotonic()
         self.content_type: str | None = None
         self.content_length: int | None = None
         self.json_length: str | None = None
         """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
         self.chunked = self.complete = self._upgrade = False
+        self.served: Served | None = None
+        """The model it is for, once that is known."""
+        self.received = 0  # bytes of its body, once that is here
         self._receive = receive
         for name, value in scope["headers"]:
             if name == b"content-length":
@@ -85,7 +94,7 @@ class Request:
     async def body(self, limit: int, grow: Callable[[int], object]) -> bytes:
         """The whole body. TooLarge over `limit` bytes; `grow(n)` is told of bytes that no Content-Length announced."""
         body = await self._read(limit, grow)
-        self.complete = True
+        self.complete, self.received = True, len(body)
         # uvicorn loses the body of a request that offers an upgrade, as Java's HttpClient does by default (`h2c`): an
         # answer to the empty body would be wrong, and nobody would know.
         if self.content_length is not None and len(body) != self.content_length:

@@ -6,6 +6,7 @@ its input. A callable takes the parsed JSON, or text, or bytes, as its one argum
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from headrace.codecs import torchserve
@@ -28,12 +29,16 @@ async def predict(answering: Answering, request: Request, name: str, version: st
     inside = answering.open(request, name, version)
     try:
         body = await answering.read(request, inside)
+        began = monotonic()
         inputs = await _inputs(answering, request, inside, body)
+        inside.served.has_decoded(began)
     except BaseException:
         answering.service.refuse(inside)
         raise
     outputs = await answering.answer(request, inside, inputs)
+    began = monotonic()
     answer, content_type = torchserve.encode(_shown(inside, outputs))
+    inside.served.has_encoded(began)
     return Reply(answer, content_type.encode())
 
 

@@ -27,8 +27,10 @@ import uvicorn
 
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
+from headrace.log import flush
 from headrace.server.app import App
 from headrace.server.listener import Listener
+from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
 from headrace.serving.service import Service
@@ -52,14 +54,24 @@ def serve(options: ServeOptions) -> int:
     _clear(options.ready_file)
     listener = Listener("--inference-address", address)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
-    app = App(service, max_body_size=options.max_body_size, body_timeout=options.body_timeout)
+    try:
+        observing = Observing(options, service, lambda: app.unanswered)
+    except BaseException:
+        listener.close()
+        raise
+    app = App(
+        service,
+        max_body_size=options.max_body_size,
+        body_timeout=options.body_timeout,
+        traffic=observing.traffic,
+    )
     try:
         _load(service, options)
         # What was imported and loaded stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
-        server = _Server(app, listener, options)
+        server = _Server(app, listener, options, observing)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(server.run())
@@ -69,9 +81,11 @@ def serve(options: ServeOptions) -> int:
         listener.close()
         service.stop(timeout=0)  # the models that were loaded before
         app.close(wait=False)
+        observing.close()
         raise
     stopped = service.stop(timeout=server.seconds_left())
     app.close(wait=stopped)
+    observing.close()
     if app.unanswered:
         _log.error("stopped: %d requests were not answered within %g s", app.unanswered, options.drain_timeout)
     elif not stopped:
@@ -85,7 +99,7 @@ def serve(options: ServeOptions) -> int:
 class _Server(uvicorn.Server):
     """uvicorn, with our listener, our signals, our line on stdout and our ready file."""
 
-    def __init__(self, app: App, listener: Listener, options: ServeOptions) -> None:
+    def __init__(self, app: App, listener: Listener, options: ServeOptions, observing: Observing) -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -100,14 +114,17 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(options.drain_timeout)),
         )
         super().__init__(config)
-        self._listener, self._options = listener, options
+        self._listener, self._options, self._observing = listener, options, observing
         self._stop_by: float | None = None
 
     async def run(self) -> None:  # type: ignore[override]  # uvicorn's own makes a loop; ours is given one
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        await self.serve()
+        try:
+            await self.serve()
+        finally:
+            await self._observing.drain()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -123,6 +140,7 @@ class _Server(uvicorn.Server):
         self.servers = [self._listener]  # type: ignore[list-item]  # what uvicorn closes, and waits for, at the end
         self._listener.open(make_protocol)
         self.started = True  # else uvicorn thinks there is nothing to shut down
+        self._observing.open()
         self._write_ready_file()
         _log.info("inference API on http://%s", self._listener.address)
         print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
@@ -140,6 +158,8 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             # A run cannot be interrupted, and a normal exit would wait for it.
             _log.warning("a second signal: ending at once")
+            self._observing.flush()
+            flush()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         else:
@@ -154,7 +174,7 @@ class _Server(uvicorn.Server):
         ready: dict[str, Any] = {
             "inference": f"http://{self._listener.address}",
             "management": None,
-            "metrics": None,
+            "metrics": self._observing.url,
             "grpc": None,
             "pid": os.getpid(),
             "version": __version__,
@@ -189,7 +209,12 @@ def _load(service: Service, options: ServeOptions) -> None:
         if not store.is_dir():
             raise InvalidOption(f"--model-store {store} is not a folder")
     compile_options = CompileOptions(
-        options.scheduler, options.num_cores, options.num_streams, options.max_batch_size, options.max_batch_delay
+        options.scheduler,
+        options.num_cores,
+        options.num_streams,
+        options.max_batch_size,
+        options.max_batch_delay,
+        measured=options.metrics_address != "off",
     )
     lifecycle = Lifecycle(service.registry, compile_options, store)
     asked = options.models
@@ -205,7 +230,6 @@ def _load(service: Service, options: ServeOptions) -> None:
 def _tell_what_comes_later(options: ServeOptions) -> None:
     doors = {
         "--management-address": options.management_address,
-        "--metrics-address": options.metrics_address,
         "--grpc-address": options.grpc_address,
     }
     later = [flag for flag, text in doors.items() if Address.parse(flag, text) is not None]

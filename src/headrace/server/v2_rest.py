@@ -5,6 +5,7 @@ Health answers carry both the JSON key one kind of client reads and the status t
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -63,18 +64,20 @@ async def infer(answering: Answering, request: Request, name: str, version: str 
     inside = answering.open(request, name, version)
     try:
         body = await answering.read(request, inside)
+        began = monotonic()
         specs = inside.served.model.inputs
         asked = await answering.decode(lambda: v2_json.decode_request(body, specs), heavy=len(body) > HEAVY)
         inputs, names = _arguments(inside, asked)
+        inside.served.has_decoded(began)
     except BaseException:
         answering.service.refuse(inside)
         raise
     outputs = await answering.answer(request, inside, inputs, names)
+    served, began = inside.served, monotonic()
     wanted = _wanted(_named(inside, outputs), asked.outputs)
-    served = inside.served
-    return Reply(
-        v2_json.encode_response(model_name=served.name, model_version=served.version, id=asked.id, outputs=wanted)
-    )
+    body = v2_json.encode_response(model_name=served.name, model_version=served.version, id=asked.id, outputs=wanted)
+    served.has_encoded(began)
+    return Reply(body)
 
 
 def _arguments(inside: InFlight, asked: v2_json.InferRequest) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
