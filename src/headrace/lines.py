@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-CAPACITY = 16_384
+CAPACITY = 8192
 """Lines that may wait to be written."""
 GATHER = 0.05
 """Seconds."""

@@ -18,7 +18,7 @@ from headrace.lines import Lines
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 LONGEST = 64 * 1024
-"""Characters of one line: what waits to be written is bounded."""
+"""Characters of one record: what waits to be written is bounded."""
 
 
 def of_request(request_id: str, model: str | None = None) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ class LinesHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.lines.put(self.format(record)[:LONGEST])
+            self.lines.put(self.format(record))
         except Exception:
             self.handleError(record)
 
@@ -90,6 +90,9 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record)[:LONGEST]
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         said = super().formatMessage(record)
         request_id, model = getattr(record, "request_id", None), getattr(record, "model", None)
@@ -106,7 +109,7 @@ class JsonFormatter(logging.Formatter):
             "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage()[: LONGEST // 4],
         }
         for name in ("request_id", "model"):
             value = getattr(record, name, None)

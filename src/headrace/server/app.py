@@ -104,7 +104,7 @@ class App:
             sent = 0
         traffic.answered(measures, status, received, sent, began)
         if error is not None:
-            traffic.refused[reason_of(error)] += 1
+            traffic.refused["ClientLeft" if reply is None else reason_of(error)] += 1
         if traffic.access is not None:
             traffic.log(scope.get("client"), scope["method"], sent_path(scope), status, sent, began, request_id or "")
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 from headrace.counters import Buckets
 from headrace.server.asgi import Receive, Scope, Send
-from headrace.server.metrics import DECLARED, UNTYPED, Metrics
+from headrace.server.metrics import COUNTER, DECLARED, UNTYPED, Metrics
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -98,7 +98,10 @@ def families(metrics: Metrics) -> Iterator[Family]:
         else:
             family.add_sample(name, labels, value)
     yield from found.values()
-    yield from ProcessCollector(registry=None).collect()
+    for family in ProcessCollector(registry=None).collect():
+        declared = DECLARED[f"{family.name}_total" if family.type == COUNTER else family.name]
+        family.documentation = declared.meaning
+        yield family
 
 
 class _Collected:
