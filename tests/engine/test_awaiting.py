@@ -200,3 +200,29 @@ def test_a_thousand_tasks_on_one_future_are_each_resumed_once(run: Run) -> None:
         assert resumed == [*range(1000)]
 
     run(main())
+
+
+def test_the_message_of_a_cancellation_arrives(run: Run) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(value_of(future := Future[int]()))
+        await until(lambda: awaiters(future))
+        task.cancel("because")
+        with pytest.raises(asyncio.CancelledError, match="because"):
+            await task
+
+    run(main())
+
+
+def test_anyio_knows_its_own_cancellations(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    anyio = pytest.importorskip("anyio")
+
+    async def main() -> None:
+        with anyio.move_on_after(0.001) as scope:
+            await Future[int]()
+        assert scope.cancelled_caught
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(0.001):
+                await Future[int]()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())

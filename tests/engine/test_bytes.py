@@ -11,6 +11,7 @@ import gc
 import queue
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -779,3 +780,15 @@ def test_waiting_for_the_end_of_all_ends_where_another_waits_for_what_this_threa
         m.engine.waitall(timeout=0.2)  # nothing is inside
     finally:
         crowd.join()
+
+
+@pytest.mark.parametrize("full", ["block", "reject"])
+def test_room_that_nobody_gave_back_because_ctrl_c_was_lost_is_found(full: str) -> None:
+    """What a weak reference calls cannot raise: KeyboardInterrupt there is printed, and what was to be done is not."""
+    with hr.Engine(topology=made_up(1), max_bytes=100, on_full=full) as engine:
+        future = engine.push(lambda: bytes(100))
+        future.wait_to_read(PATIENCE)
+        engine.budget._unread[id(future)].future = weakref.ref(future)  # as if its callback had been interrupted
+        del future
+        assert engine.push(lambda: 7).result(PATIENCE) == 7
+        assert engine.statistics().budget.nbytes == 0

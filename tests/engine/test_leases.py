@@ -32,11 +32,11 @@ class Play:
         self.running.remove(lane)
         if bool(self.leases.line):
             self.leases.release(lane)
-            if self.work[lane.group]:
+            if self.work[lane.group] and lane.group.idle:
                 self.leases.line_up(lane.group)
                 self._look()
-            self._start(self.leases.grant())
-        elif self.work[lane.group]:  # nobody else wants the cores: it takes its next piece at once
+            self._start(self.leases.grant(self.work.__getitem__))
+        elif self.work[lane.group] and not lane.out:  # nobody else wants the cores: it takes its next piece at once
             self._run(lane)
         else:
             self.leases.release(lane)
@@ -48,7 +48,17 @@ class Play:
         self.work[group] = 0
         self.leases.leave(group)
         self._look()
-        self._start(self.leases.grant())
+        self._start(self.leases.grant(self.work.__getitem__))
+        self._check()
+
+    def exchange(self, group: Group, masks: list[int]) -> None:
+        """The group has other lanes. What runs, runs on."""
+        in_line = group.in_line
+        old = [*group.idle, *(lane for lane in self.running if lane.group is group)]
+        self.leases.exchange(group, old, [Lane(group, mask) for mask in masks])
+        assert group.in_line == in_line, "it keeps its place"
+        self._start(self.leases.grant(self.work.__getitem__))
+        self._ask(group)
         self._check()
 
     def _ask(self, group: Group) -> None:
@@ -122,6 +132,8 @@ def test_random_groups_share_no_core_leave_none_idle_and_all_get_their_turn(seed
             play.end(rng.choice(play.running))
         elif rng.random() < 0.02:
             play.drop(rng.choice(play.groups))
+        elif rng.random() < 0.05:
+            play.exchange(rng.choice(play.groups), random_masks(rng, cores))
         else:
             play.give(rng.choice(play.groups), rng.randint(1, 3))
     while play.running:
@@ -179,9 +191,31 @@ def test_a_group_with_much_work_stands_in_line_once() -> None:
     play.give(busy, 10)
     play.give(other)
     play.end(play.running[0])
-    assert play.grants == [hog, busy], "one lane; the other stands behind those who came meanwhile"
+    assert play.grants == [hog, busy, busy], "its turn is as many lanes as it has"
     play.end(play.running[0])
-    assert play.grants == [hog, busy, other]
+    play.end(play.running[0])
+    assert play.grants == [hog, busy, busy, other], "and for more it stands behind those who came meanwhile"
+
+
+def test_a_turn_is_all_the_lanes_there_is_work_for() -> None:
+    """A wide one stands behind, and keeps what is left: a core that is not taken now is idle for a whole run."""
+    play = Play(0b1111, [0b1111], [0b1, 0b10, 0b100, 0b1000])
+    wide, narrow = play.groups
+    play.give(wide, 3)
+    play.give(narrow, 6)
+    while play.running:
+        play.end(play.running[0])
+    assert play.grants == [wide, *[narrow] * 4, wide, *[narrow] * 2, wide]
+
+
+def test_a_turn_is_no_more_lanes_than_there_is_work_for() -> None:
+    play = Play(0b111, [0b111], [0b1, 0b10, 0b100], [0b1])  # a group's last lane is taken first
+    wide, narrow, other = play.groups
+    play.give(wide)
+    play.give(narrow, 2)
+    play.give(other)
+    play.end(play.running[0])
+    assert [(lane.group, lane.mask) for lane in play.running] == [(narrow, 0b100), (narrow, 0b10), (other, 0b1)]
 
 
 def test_the_lane_that_ran_last_is_taken_first() -> None:
@@ -204,6 +238,41 @@ def test_who_leaves_the_line_lets_those_behind_pass() -> None:
     assert [lane.group for lane in play.running] == [narrow]
     play.drop(wide)
     assert [lane.group for lane in play.running] == [narrow, behind]
+
+
+def test_other_lanes_take_their_groups_place_in_line_and_what_it_kept() -> None:
+    play = Play(0b1111, [0b11], [0b1111], [0b1111])
+    narrow, wide, behind = play.groups
+    play.give(narrow)
+    play.give(wide, 2)
+    play.give(behind)
+    play.exchange(wide, [0b11, 0b1100])
+    assert [lane.group for lane in play.running] == [narrow, wide], "half of it is free"
+    play.end(play.running[0])
+    play.end(play.running[0])
+    assert play.grants == [narrow, wide, behind], "its next lane stands behind who came meanwhile"
+
+
+def test_a_lane_that_was_exchanged_gives_its_cores_back_at_the_end_of_its_run_and_is_not_granted_again() -> None:
+    play = Play(0b11, [0b11])
+    (group,) = play.groups
+    play.give(group, 3)
+    (old,) = play.running
+    play.exchange(group, [0b1, 0b10])
+    assert play.running == [old]
+    play.end(old)
+    assert [lane.mask for lane in play.running] == [0b1, 0b10] or [lane.mask for lane in play.running] == [0b10, 0b1]
+    assert old not in group.idle
+
+
+def test_a_lane_that_is_exchanged_before_it_has_pulled_loses_its_cores_at_once() -> None:
+    leases, group = Leases(0b11), Group()
+    old = group.add_lane(0b11)
+    assert leases.want(group) is old
+    new = Lane(group, 0b1)
+    leases.exchange(group, [old], [new])
+    assert (group.waking, group.running, group.idle, leases.free) == (0, 0, [new], 0b11)
+    assert leases.want(group) is new
 
 
 def test_a_lane_is_waking_from_its_grant_to_its_first_look_at_the_work() -> None:

@@ -180,7 +180,7 @@ def test_waitall_of_all_waits_for_all_and_makes_no_engine(in_threads: Callable[.
 
 
 def test_waitall_of_all_waits_for_what_one_engine_pushes_on_another_that_was_idle(
-    in_threads: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    in_threads: Callable[..., Any], until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates, ended = [Gate(), Gate()], list[str]()
     with Engine(topology=made_up(1)) as a, Engine(topology=made_up(1)) as b:
@@ -189,8 +189,10 @@ def test_waitall_of_all_waits_for_what_one_engine_pushes_on_another_that_was_idl
         b.push(lambda: (gates[0](), a.push(lambda: (gates[1](), ended.append("on a")))))
         gates[0].wait()
         crowd = in_threads(lambda: (hr.waitall(PATIENCE), ended.append("waitall")))
+        until(lambda: b.budget._idle)  # it waits for the one that runs
         gates[0].open()
         gates[1].wait()
+        until(lambda: a.budget._idle or ended)
         gates[1].open()
         crowd.join()
     assert ended == ["on a", "waitall"]

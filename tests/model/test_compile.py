@@ -17,65 +17,6 @@ def double(x: Any) -> Any:
     return x * 2
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"max_batch_size": 0}, "max_batch_size is a whole number from 1, .* not 0 and 0.0"),
-        ({"max_batch_size": 2.0}, "max_batch_size is a whole number from 1"),
-        ({"max_batch_size": True}, "max_batch_size is a whole number from 1"),
-        ({"max_batch_size": "8"}, "max_batch_size is a whole number from 1"),
-        ({"max_batch_delay": -1}, "max_batch_delay seconds from 0 to 3,600, not 1 and -1"),
-        ({"max_batch_delay": float("inf")}, "max_batch_delay seconds from 0 to 3,600"),
-        ({"max_batch_delay": float("nan")}, "max_batch_delay seconds from 0 to 3,600"),
-        ({"max_batch_delay": 5000}, "max_batch_delay seconds from 0 to 3,600"),
-        ({"max_batch_delay": "0.1"}, "max_batch_delay seconds from 0 to 3,600"),
-        ({"max_batch_delay": None}, "max_batch_delay seconds from 0 to 3,600"),
-        ({"batch_size": 0}, "batch_size is a whole number from 1, or None .* not 0"),
-        ({"batch_size": True}, "batch_size is a whole number from 1"),
-        ({"batch_size": 1}, "a callable has none"),
-        ({"input_shapes": 5}, "input_shapes is a dict by name, or a list in input order, not 5"),
-        ({"input_shapes": "x"}, "input_shapes is a dict by name, or a list in input order, not 'x'"),
-        ({"precision": "int8"}, "precision 'fp32' is what this version has, not 'int8'"),
-        ({"devices": ["cpu", "cpu"]}, "devices names the CPU 2 times"),
-        ({"devices": 1}, "devices is the name of a device or a list of names, not 1"),
-        ({"backend": "torch"}, "unknown backend 'torch'; this version has: onnxruntime, python, null"),
-        ({"scheduler": "best"}, "there is no scheduler 'best'"),
-        ({"scheduler": "auto"}, "scheduler 'auto' is not available in this version yet"),
-        ({"scheduler": "elastc"}, "did you mean 'elastic'"),
-        ({"scheduler": "elastic", "num_streams": 2}, "elastic runs at most one request on each L3 cache"),
-        ({"num_streams": 2}, "single_stream has one stream"),
-        ({"num_streams": 0, "scheduler": "multi_stream"}, "num_streams is a whole number from 1"),
-        ({"num_streams": 5, "scheduler": "multi_stream"}, "num_streams is 5, but there are 2 cores"),
-        ({"num_cores": 0}, "num_cores is a whole number from 1"),
-    ],
-)
-def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
-    with hr.Engine(topology=made_up(2)) as engine:
-        with pytest.raises(hr.InvalidOption, match=said):
-            hr.compile_model(double, engine=engine, **options)
-        assert engine.statistics().ports == 0
-
-
-def test_more_cores_than_the_engine_has_are_not_enough() -> None:
-    with hr.Engine(topology=made_up(2)) as engine, pytest.raises(hr.NotEnoughCores) as caught:
-        hr.compile_model(double, num_cores=3, engine=engine)
-    assert (caught.value.wanted, caught.value.free) == (3, 2)
-
-
-@pytest.mark.parametrize("device", ["cuda:0", "gpu", "tpu", "cpu:1"])
-def test_a_device_that_is_not_there_is_named_with_those_that_are(device: str) -> None:
-    with hr.Engine(topology=made_up(2)) as engine, pytest.raises(hr.DeviceNotFound, match=r"choose from: cpu \(2 co"):
-        hr.compile_model(double, engine=engine, devices=device)
-
-
-def test_a_model_that_cannot_be_loaded_leaves_nothing_behind() -> None:
-    with hr.Engine(topology=made_up(2)) as engine:
-        for model in ("missing.onnx", b"corrupt", 5):
-            with pytest.raises(hr.InvalidModel):
-                hr.compile_model(model, engine=engine)
-        assert engine.statistics().streams == 0
-
-
 def test_a_closed_engine_takes_no_models() -> None:
     engine = hr.Engine(topology=made_up(1))
     engine.close()

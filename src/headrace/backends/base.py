@@ -25,7 +25,7 @@ class LoadOptions:
     """Fixes whole shapes, by input name or by position ("0", "1", …)."""
     cpus: tuple[tuple[int, ...], ...] = ()
     """The CPUs each stream's threads are to stay on, in the order of `widths`: its Session is its own, and made there
-    (`engine.binding.made_on`), so that its memory is near it. (): any."""
+    (`engine.binding.made_on`), so that its memory is near it. (), for one or for all: any."""
 
 
 class Stop:
@@ -44,7 +44,10 @@ class Stop:
 
 class Session(Protocol):
     """`stoppable = True` says that `run` takes a `stop` and heeds it, and that there is a method `stop(handle)`, which
-    has that run raise soon, from any thread. Without it `run` is never given a `stop`."""
+    has that run raise soon, from any thread. Without it `run` is never given a `stop`.
+
+    `shared = True` says that any number of streams of its width may use it, so that one more may. Without it, new
+    streams (`Model.reschedule`) have new sessions."""
 
     def run(self, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None) -> list[Any]:
         """The outputs, in the model's order, for `inputs` in the model's order. Raises whatever the runtime raises.

@@ -127,6 +127,8 @@ class Budget:
         holder = holder or Permit(self)
         with self.guard.lock:
             nbytes = weigh(charge)
+            if not self._line and not self._fits(nbytes):
+                self._forget_the_gone()
             if not self._line and self._fits(nbytes):
                 return self._let_in(nbytes, holder)
             return self._refuse(nbytes)
@@ -252,6 +254,7 @@ class Budget:
                 self.nbytes -= holder.nbytes - unread
                 if unread:
                     assert isinstance(holder, Future)
+                    self._no_longer_unread(id(holder))  # one that is gone without having said so, and had this address
                     self._unread[id(holder)] = _Unread(self, holder, unread)
                 holder.nbytes = unread
             if self.crowded:
@@ -407,6 +410,13 @@ class Budget:
                 return waiter
         return None
 
+    def _forget_the_gone(self) -> None:
+        """Results whose Futures went without saying so: a Ctrl-C in the callback of a weak reference is lost, and with
+        it what that was to do."""
+        for key, unread in list(self._unread.items()):
+            if unread.future() is None:
+                self._no_longer_unread(key)
+
     def _no_longer_unread(self, key: int) -> None:
         unread = self._unread.get(key)
         if unread is not None:
@@ -439,6 +449,7 @@ class Budget:
 
     def _look_again(self) -> None:
         with self.guard.lock:
+            self._forget_the_gone()
             self._make_room()
         self.wake()
 

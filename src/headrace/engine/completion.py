@@ -39,7 +39,12 @@ class as_completed(Iterator[F], AsyncIterator[F]):
 
     def __init__(self, futures: Iterable[F], timeout: float | None = None) -> None:
         check_timeout(timeout)
+        if isinstance(futures, Future):
+            raise TypeError("as_completed takes several futures, say a list of them, not one")
         self._left = len(futures := dict.fromkeys(futures))
+        for future in futures:
+            if not isinstance(future, Future):
+                raise TypeError(f"as_completed takes futures of this library, not a {type(future).__name__}")
         self._futures = tuple(futures)
         self._timeout = timeout
         self._until: float | None = None
@@ -59,7 +64,8 @@ class as_completed(Iterator[F], AsyncIterator[F]):
             self._begin(ready, hand)
             for future in self._futures:
                 future.add_done_callback(hand)
-        assert isinstance(self._ready, queue.SimpleQueue), "iterate with `for` or with `async for`, not with both"
+        if not isinstance(self._ready, queue.SimpleQueue):
+            raise TypeError("iterate with `for` or with `async for`, not with both")
         try:
             left = self._seconds_left()
             future = self._ready.get(timeout=None if left is None else min(left, LONGEST))
@@ -86,7 +92,8 @@ class as_completed(Iterator[F], AsyncIterator[F]):
                     ready.put_nowait(future)
                 else:
                     future.add_done_callback(hand)
-        assert isinstance(self._ready, asyncio.Queue), "iterate with `for` or with `async for`, not with both"
+        if not isinstance(self._ready, asyncio.Queue):
+            raise TypeError("iterate with `for` or with `async for`, not with both")
         try:
             async with asyncio.timeout(
                 loop_seconds_of(self._seconds_left())

@@ -34,6 +34,7 @@ from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
@@ -69,12 +70,15 @@ class Port:
         self.source, self.name = source, name
         self.group = Group()
         self.streams: tuple[Stream, ...] = ()
+        self.former: list[Stream] = []  # replaced, and a last run of theirs goes on, or a trace has seen them
+        self.made = 0  # streams so far: each has a number of its own
         self.attached = True
         self.watcher: Stream | None = None  # the idle stream that watches the clock
         self.vigilant = False  # it watches that runs end, and so looks again within PATIENCE
         self.seen = -1  # how many runs had ended when it began to
         self.bundles = 0  # that streams have taken, and that are to be watched
         self.runs = 0  # that have ended
+        self.runs_before = 0  # of those, by streams of other widths: they say nothing about these
         self.run_seconds = 0.0
         self.run_times: Histogram | None = None  # the same, run by run, where somebody wants to know
         self.typical = float("inf")
@@ -85,7 +89,9 @@ class Port:
 
     def wait(self, batches: int) -> float:
         """Seconds until so many runs have at the least begun; 0 where nothing has been measured."""
-        return 0.0 if self.runs < KNOWN else batches // max(1, len(self.streams)) * self.quickest
+        if self.runs - self.runs_before < KNOWN:
+            return 0.0
+        return batches // max(1, len(self.streams)) * self.quickest
 
 
 class Dispatch:
@@ -119,9 +125,10 @@ class Dispatch:
             self._names.add(name)
         port = Port(source, name)
         port.streams = tuple(
-            Stream(self, port, mask, i, f"headrace-{name}-{i}", _bits(mask) if bound else None)
+            Stream(self, port, mask, i, f"headrace-{name}-{i}", bits_of(mask) if bound else None)
             for i, mask in enumerate(masks)
         )
+        port.made = len(port.streams)
         started: list[Stream] = []
         try:
             # Before others can see the port: whoever detaches it joins its threads, and must find them started.
@@ -132,8 +139,8 @@ class Dispatch:
                 if self._closed:
                     raise Closed("the engine is closed")
                 if not masks or any(not mask or mask & ~self._leases.cores for mask in masks):
-                    wanted = set().union(*(_bits(mask) for mask in masks))
-                    have = _bits(self._leases.cores)
+                    wanted = set().union(*(bits_of(mask) for mask in masks))
+                    have = bits_of(self._leases.cores)
                     raise NotEnoughCores(
                         max(1, len(wanted)), len(wanted & have), "another engine has taken the others meanwhile"
                     )
@@ -152,6 +159,56 @@ class Dispatch:
                 stream.join()
             raise
         return port
+
+    def rehearse(self, stream: Stream, call: Callable[[], object], timeout: float) -> bool:
+        """Have `stream` do `call` as a run of its own, with its cores leased. Before anything is submitted to its port,
+        and not on a stream.
+
+        False if it has not ended within `timeout` seconds, or the port was detached: if it has not begun it does not,
+        if it has it goes on. Nothing of it is counted or learnt from.
+        """
+        refuse_to_wait_inside(self.guard)
+        port, group = stream.port, stream.port.group
+        source, rehearsal = port.source, Rehearsal(call, f"{port.name} warms up")
+        wake: list[Stream] = []
+        refused: Refused = []
+        with self.guard.lock:
+            if port not in self._ports:
+                return False
+            self._busy = True
+            port.source = rehearsal
+            # The others are put aside, so that only this one can be granted its cores.
+            aside = [lane for lane in group.idle if lane is not stream.lane]
+            group.idle = [lane for lane in group.idle if lane is stream.lane]
+            self._arrange(port, self.clock.now(), wake)
+            self._put_what_was_put_off(wake, refused)
+            self._busy = False
+        try:
+            self._follow_up(wake, refused)
+            rehearsal.ended.wait(timeout)
+        finally:
+            wake, refused = [], []
+            with self.guard.lock:
+                self._busy = True
+                attached = port in self._ports
+                rehearsal.abandon(Closed("nobody waits for it"))
+                port.source = source
+                group.idle = sorted((*aside, *group.idle), key=lambda lane: lane.stream.index)
+                port.runs, port.run_seconds, port.typical, port.quickest = 0, 0.0, float("inf"), float("inf")
+                if attached:
+                    self._leases.leave(group)
+                    self._grant(wake)
+                else:
+                    source.abandon(Closed("the model or the engine was closed"))
+                self._put_what_was_put_off(wake, refused)
+                self._busy = False
+            self._follow_up(wake, refused)
+        return rehearsal.done and attached
+
+    def runs_only(self, port: Port) -> bool:
+        """Whether no other port's streams run."""
+        with self.guard.lock:
+            return not any(each.group.running for each in (*self._ports, *self._leaving) if each is not port)
 
     def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
         """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""
@@ -212,6 +269,17 @@ class Dispatch:
 
         With a `timeout`, a stream whose run does not end within so many seconds is left to itself: a daemon thread.
         """
+        self.abandon(port)
+        until = None if timeout is None else time.monotonic() + timeout
+        for stream in (*port.streams, *port.former):
+            stream.join(None if until is None else max(0.0, until - time.monotonic()))
+        with self.guard.lock:
+            if port in self._leaving and all(stream.ended for stream in (*port.streams, *port.former)):
+                self._leaving.remove(port)
+                self._names.discard(port.name)
+
+    def abandon(self, port: Port) -> None:
+        """The first half of `detach`: nothing of the port begins from now on. It waits for nothing."""
         refuse_to_wait_inside(self.guard)
         refused: Refused = []
         wake: list[Stream] = []
@@ -226,6 +294,8 @@ class Dispatch:
                     settled = self._take_back(port, self.clock.now())
                     port.source.abandon(Closed("the model or the engine was closed"))
                     port.source.pull(self.clock.now(), False, 0, refused)
+                    works = [stream.work for stream in (*port.streams, *port.former) if stream.work is not None]
+                    port.source.refuse_behind(works, refused)
                     self._leases.leave(port.group)
                     self._grant(wake)
                     for stream in port.streams:
@@ -237,13 +307,6 @@ class Dispatch:
                     self._busy = False
         self._follow_up(wake, refused)
         deliver(settled)
-        until = None if timeout is None else time.monotonic() + timeout
-        for stream in port.streams:
-            stream.join(None if until is None else max(0.0, until - time.monotonic()))
-        with self.guard.lock:
-            if port in self._leaving and all(stream.ended for stream in port.streams):
-                self._leaving.remove(port)
-                self._names.discard(port.name)
 
     # ---- what streams call
 
@@ -414,8 +477,14 @@ class Dispatch:
         with self.guard.lock:
             self.guard.end_trace(trace)
             now = self.clock.now()
-            streams = [stream for port in ports or (*self._ports, *self._leaving) for stream in port.streams]
+            streams = [
+                stream
+                for port in ports or (*self._ports, *self._leaving)
+                for stream in (*port.former, *port.streams)
+                if not stream.ended or stream.ended_at >= trace.began
+            ]
             trace.streams = [stream.name for stream in streams]
+            trace.masks = [stream.lane.mask for stream in streams]
             trace.unfinished = [stream.name for stream in streams if stream.work is not None]
             for stream in streams:
                 if stream.work is not None:
@@ -431,6 +500,9 @@ class Dispatch:
         if work is not None:
             self._arrange(port, now, wake, stream)
             return work
+        if lane.out:
+            self._step_aside(stream, now, wake)
+            return None
         if looked and port.bundles and port.runs == port.seen:
             stream.settled += self._take_back(port, now)
             port.seen = port.runs  # those were run before: nothing gets on all the same
@@ -447,7 +519,7 @@ class Dispatch:
                     if stream.stopping:
                         # What its last run made ready is refused: no other stream of the port may be left to do it.
                         source.pull(now, False, stream.index, refused)
-                        stream.ended = True
+                        stream.ended, stream.ended_at = True, now
                     self._tell_drained(port)
                     return None
             lane.awake()
@@ -459,6 +531,20 @@ class Dispatch:
             leases.release(lane)
             if leases.line:
                 self._grant(wake, stream)
+
+    def _step_aside(self, stream: Stream, now: float, wake: list[Stream]) -> None:
+        """A turn of one that is none of its port's, not yet or no more: it pulls nothing."""
+        port, lane = stream.port, stream.lane
+        if lane.running:  # that was its last run
+            self._leases.release(lane)
+            self._grant(wake)
+        if port.attached:
+            self._arrange(port, now, wake)
+        else:  # what that run made ready is refused, as in `_next`
+            port.source.pull(now, False, 0, stream.refused)
+        if stream.stopping:
+            stream.ended, stream.ended_at = True, now
+        self._tell_drained(port)
 
     def _arrange(
         self, port: Port, now: float, wake: list[Stream], me: Stream | None = None, looked: bool = False
@@ -533,11 +619,12 @@ class Dispatch:
                 port.bundles -= 1
                 ended = bundle.settle(now)
                 port.runs += len(ended)
-                if port.run_times is not None:  # what each of them took nobody knows: no more than is usual
+                if ended and port.run_times is not None:  # what each of them took nobody knows: no more than is usual
                     port.run_times.observe_many(port.typical, len(ended))
                 settled += ended
                 for gone in port.source.put_back(bundle.take_back(), stream.began):
                     gone.complete(now)
+                    port.runs += 1  # it says itself that it was none
                     settled.append(gone)
         return settled
 
@@ -550,9 +637,16 @@ class Dispatch:
         self._grant(wake, lane.stream)
 
     def _grant(self, wake: list[Stream], me: Stream | None = None) -> None:
-        for lane in self._leases.grant():
+        for lane in self._leases.grant(self._lanes_wanted):
             if lane.stream is not me:
                 self._wake(lane.stream, wake)
+
+    def _lanes_wanted(self, group: Group) -> int:
+        """How many more lanes a group that stood in line, and has an idle one, has work for."""
+        port: Port = group.idle[0].stream.port
+        if port.typical < SHORT:
+            return 1
+        return port.source.batches(self.clock.now(), group.running > 0) - group.waking
 
     @staticmethod
     def _wake(stream: Stream, wake: list[Stream]) -> None:
@@ -593,12 +687,12 @@ class Dispatch:
                     self.budget.leave(item)
         self.budget.mend()
         for port in list(self._ports):
-            for stream in port.streams:
+            for stream in (*port.streams, *port.former):
                 if stream.work is None:
                     stream.ring()
 
 
-def _bits(mask: int) -> set[int]:
+def bits_of(mask: int) -> set[int]:
     return {cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1}
 
 

@@ -55,6 +55,8 @@ class Engine(Dispatch):
         topology: Topology | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if topology is not None and not isinstance(topology, Topology):
+            raise TypeError(f"topology is a Topology, or None for this machine's, not {type(topology).__name__}")
         if on_full not in ON_FULL:
             raise InvalidOption(f"on_full is 'block', 'reject' or 'shed', not {on_full!r}")
         if isinstance(max_operations, bool) or not isinstance(max_operations, int) or max_operations < 1:
@@ -75,7 +77,8 @@ class Engine(Dispatch):
         if max_bytes is not None:
             guard.looks = (budget.was_read,)
         self._finished: Finished | None = None  # once it has been polled
-        self._ended = threading.Event()  # the first `close` is over
+        self._ending = self._over = False  # a `close` is on its way, or over; over
+        self._ended = threading.Event()  # it is over, or was interrupted
 
     # ---- what users call
 
@@ -136,6 +139,8 @@ class Engine(Dispatch):
         with self.guard.lock:
             if self._finished is None:
                 self._finished = Finished(self.guard)
+                if self._over:
+                    self._finished.end()
         return self._finished.take(max_n, timeout)
 
     def trace(self, path: str | os.PathLike[str], *, capacity: int = 1_000_000) -> Trace:
@@ -181,27 +186,54 @@ class Engine(Dispatch):
             return
         refuse_to_wait_inside(self.guard)
         with self.guard.lock:
-            first, self._closed = not self._closed, True
+            self._closed = True
+            first = self._begin_to_end()
         self.budget.close()
+        if not on_a_stream():
+            self._end(drain, timeout, first)
+        elif first or not drain:
+            # A stream that waited here would wait for itself; or for another one, of this engine or of one that is
+            # closed by a stream of this.
+            threading.Thread(
+                target=self._end, args=(drain, timeout, first), name="headrace-engine-close", daemon=True
+            ).start()
+
+    def _end(self, drain: bool, timeout: float | None, first: bool) -> None:
         try:
-            if on_a_stream():  # this stream is part of what would be waited for
-                if not first:  # and two streams that closed it would wait for each other's end
-                    return
-            elif drain and first:
+            while drain and not first and self._ended.wait(timeout) and not self._over:
+                with self.guard.lock:  # the first one was interrupted: this one is the first now, or another one is
+                    first = self._begin_to_end()
+            if drain and first:
                 self.budget.wait_until_idle(timeout)
-            elif drain:
-                self._ended.wait(timeout)
             until = None if timeout is None else time.monotonic() + timeout  # one for all of them
-            for port in list(self._ports):
+            ports = list(self._ports)
+            for port in ports:  # first all of them: what waits for cores must not get those another one lets go of
+                self.abandon(port)
+            for port in ports:
                 self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)
-        finally:
-            try:
-                if not on_a_stream():
-                    stop_all(self.guard.traces)
-            finally:
-                if first:
-                    self._ended.set()
+            stop_all(self.guard.traces)
+            with self.guard.lock:
+                if self._finished is not None:
+                    self._finished.end()
+        except BaseException:  # Ctrl-C: whoever closes it again does it all
+            if first:
+                with self.guard.lock:
+                    self._ending = False
+                self._ended.set()
+            raise
+        if first:
+            self._over = True
+            self._ended.set()
+
+    def _begin_to_end(self) -> bool:
+        """Whether it is for the caller. With the lock held."""
+        if self._ending:
+            return False
+        self._ending = True
+        if self._ended.is_set():
+            self._ended = threading.Event()
+        return True
 
     def __enter__(self) -> Engine:
         return self

@@ -26,6 +26,7 @@ class Finished:
         self._refs: deque[weakref.ref[Future[Any]]] = deque()
         self._sweep_at = SWEEP_AT
         self._pollers: list[threading.Lock] = []
+        self._over = False
         with guard.lock:
             # `type`, because objects may lie about their class, or fail to say it; and some future may be half made.
             futures: list[Future[Any]] = [each for each in gc.get_objects() if issubclass(type(each), Future)]
@@ -45,6 +46,13 @@ class Finished:
             self._refs = deque(ref for ref in list(self._refs) if (each := ref()) is not None and not each._seen)
             self._sweep_at = max(SWEEP_AT, 2 * len(self._refs))
 
+    def end(self) -> None:
+        """Nothing ends any more: nobody waits for it. With the guard's lock held."""
+        self._over = True
+        for gate in self._pollers:
+            gate.release()
+        self._pollers.clear()
+
     def take(self, max_n: int | None, timeout: float | None) -> list[Future[Any]]:
         """At most `max_n` of them; waits up to `timeout` seconds for the first, None: for ever."""
         asked = checked(timeout)
@@ -56,7 +64,7 @@ class Finished:
         while True:
             with self._guard.lock:
                 ready = self._take(max_n)
-                if ready or not in_time or not seconds or max_n == 0:
+                if ready or not in_time or not seconds or max_n == 0 or self._over:
                     return ready
                 refuse_to_wait_on_a_stream()
                 gate = threading.Lock()

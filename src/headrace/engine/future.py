@@ -73,6 +73,7 @@ class Guard:
 
     def begin_trace(self, trace: Trace) -> None:
         """`trace` records from now on. With the lock held."""
+        trace.began = self.now()
         self._set_traces((*self.traces, trace))
 
     def end_trace(self, trace: Trace) -> None:
@@ -165,7 +166,7 @@ class Awaiter(Waiter):
     callback of the loop later, which costs as much again as all the rest of an await.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_resume")
+    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_message", "_resume")
 
     def __init__(self, box: Mailbox) -> None:
         self._box = box
@@ -189,17 +190,17 @@ class Awaiter(Waiter):
         self._resume, self._context = resume, context
 
     def cancel(self, msg: object = None) -> bool:
-        """False if it has been woken already."""
+        """False if it has been woken already. `msg`: of the CancelledError; anyio tells its own by it."""
         resume = self._resume
         if resume is None:
             return False
-        self._resume, self._cancelled = None, True
+        self._resume, self._cancelled, self._message = None, True, msg
         self._box.loop.call_soon(resume, self, context=self._context)
         return True
 
     def result(self) -> None:
         if self._cancelled:
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError() if self._message is None else asyncio.CancelledError(self._message)
 
 
 def _wake(waiting: Awaiter) -> None:
@@ -309,8 +310,10 @@ class Future(Generic[T]):
     def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
         """Call `callback(self)` once there is an outcome: now, or on the thread that settles it.
 
-        What a callback raises is logged. It must not wait: it may run on a stream.
+        What a callback raises is logged. It must not wait: it may run on a stream. TypeError for what cannot be called.
         """
+        if not callable(callback):
+            raise TypeError(f"a callback is something to call with the future, not {callback!r}")
         if getattr(callback, "__module__", None) == "asyncio.tasks":
             callback = OnItsLoop(callback)
         alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future

@@ -6,7 +6,10 @@ Rule 1: the cores of what runs are disjoint, so their widths never add up to mor
 Rule 2: cores go to those who wait in the order they came. One who waits for several cores keeps those that come free
         for it: later ones may not take them, so a wide request does not starve behind narrow ones.
 Rule 3: whoever ends a run goes behind those who waited meanwhile, so several models take turns.
-Rule 4: a Group stands in line at most once, however much work it has: it lines up again for its next lane.
+Rule 4: a Group stands in line at most once, however much work it has. When its turn comes it is given every lane it has
+        work for and whose cores are free: one at a time, the others would be kept idle for whoever is wide and next in
+        line. For more it lines up again.
+Rule 5: its lanes may be exchanged at any moment: it keeps its place in line, and old lanes that run end their run.
 
 Cores are bits of an int: asking and taking are two machine operations.
 """
@@ -14,18 +17,20 @@ Cores are bits of an int: asking and taking are two machine operations.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Lane:
     """What one stream needs to run: its cores, as a bit mask. `running` from the grant to the release."""
 
-    __slots__ = ("group", "mask", "running", "stream", "waking")
+    __slots__ = ("group", "mask", "out", "running", "stream", "waking")
 
     def __init__(self, group: Group, mask: int, stream: Any = None) -> None:
         self.group, self.mask, self.stream = group, mask, stream
         self.running = False
         self.waking = False  # granted, and has not pulled yet
+        self.out = True  # not one of its group's: not yet, or no more. It is not granted then
 
     def awake(self) -> None:
         """It pulls now."""
@@ -47,6 +52,7 @@ class Group:
 
     def add_lane(self, mask: int, stream: Any = None) -> Lane:
         lane = Lane(self, mask, stream)
+        lane.out = False
         self.idle.append(lane)
         return lane
 
@@ -90,8 +96,21 @@ class Leases:
         lane.running = False
         group = lane.group
         group.running -= 1
-        group.idle.append(lane)
+        if not lane.out:
+            group.idle.append(lane)
         self.free |= lane.mask
+
+    def exchange(self, group: Group, old: Iterable[Lane], new: Iterable[Lane]) -> None:
+        """`new` lanes are the group's from now on. Of the `old` ones, which are all it has, those that have pulled keep
+        their cores until they are released; those that have not lose them. Follow with `grant`.
+        """
+        for lane in old:
+            lane.out = True
+            if lane.waking:
+                self.release(lane)
+        group.idle = list(new)
+        for lane in group.idle:
+            lane.out = False
 
     def leave(self, group: Group) -> None:
         """`group` wants nothing any more. Follow with `grant`: it may have kept cores for itself."""
@@ -99,8 +118,9 @@ class Leases:
             group.in_line = False
             self.line.remove(group)
 
-    def grant(self) -> list[Lane]:
-        """The lanes that may run now, for those who stand in line."""
+    def grant(self, ready: Callable[[Group], int] | None = None) -> list[Lane]:
+        """The lanes that may run now, for those who stand in line. `ready`: how many lanes a group has work for; None:
+        one each."""
         granted: list[Lane] = []
         available = self.free
         still: deque[Group] = deque()
@@ -108,9 +128,13 @@ class Leases:
             lane = self._fitting(group, available) if available else None
             if lane is not None:
                 group.in_line = False
-                self._grant(lane)
-                granted.append(lane)
-                available &= ~lane.mask
+                wanted = ready(group) if ready is not None else 1
+                while lane is not None:
+                    self._grant(lane)
+                    granted.append(lane)
+                    available &= ~lane.mask
+                    wanted -= 1
+                    lane = self._fitting(group, available) if wanted > 0 and available else None
             else:
                 still.append(group)
                 for waiting in group.idle:

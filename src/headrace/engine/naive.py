@@ -6,12 +6,14 @@ that pushed it. Re-entrant: an operation may push others.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
 from headrace.engine.finished import Finished, check_poll
@@ -21,10 +23,22 @@ from headrace.engine.timeouts import check_timeout
 from headrace.engine.unseen import Unseen, tell
 from headrace.errors import Closed, DeadlineExceeded
 
+_engines: WeakSet[NaiveEngine] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: whoever held a lock is not here to let it go."""
+    for engine in list(_engines):
+        engine._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 class NaiveEngine:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # one operation at a time, in the order of the calls
+        _engines.add(self)
         self._dependencies: Dependencies[_Operation] = Dependencies()
         self._unseen = Unseen()
         self._guard = Guard()

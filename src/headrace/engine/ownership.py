@@ -67,7 +67,8 @@ def claim_cores(engine: Engine, num_cores: int | None, topology: Topology | None
         free = topology.usable if topology is not None else _free(except_for=_idle_default())
         wanted = len(free) if num_cores is None else num_cores
         if wanted > len(free) or not free:
-            why = "this process may use no more" if not _held or topology else "engines that are open hold the others"
+            alone = topology is not None or len(free) == len(machine().usable)
+            why = "this process may use no more" if alone else "engines that are open hold the others"
             raise NotEnoughCores(max(wanted, 1), len(free), why)
         taken = free[:wanted]
         _open.add(engine)

@@ -59,7 +59,7 @@ class EngineStatistics:
         return cls(
             cores=leases.cores.bit_count(),
             cores_leased=leases.leased,
-            streams=sum(len(port.streams) for port in ports),
+            streams=sum(len(port.streams) + sum(not each.ended for each in port.former) for port in ports),
             streams_running=sum(port.group.running for port in ports),
             ports=len(ports),
             budget=budget.statistics(),
@@ -73,7 +73,7 @@ def _operations(port: Port | None) -> OperationStatistics:
     counts: OperationCounts = port.source.counts  # type: ignore[attr-defined]
     return OperationStatistics(
         pushed=counts.pushed,
-        completed=port.runs - counts.failed,
+        completed=port.runs - counts.failed - counts.skipped,
         failed=counts.failed,
         cancelled=counts.cancelled,
         late=counts.late,

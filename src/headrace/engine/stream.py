@@ -23,14 +23,23 @@ if TYPE_CHECKING:
 
 class Stream:
     def __init__(
-        self, engine: Dispatch, port: Port, mask: int, index: int, name: str, cpus: Collection[int] | None = None
+        self,
+        engine: Dispatch,
+        port: Port,
+        mask: int,
+        index: int,
+        name: str,
+        cpus: Collection[int] | None = None,
+        spare: bool = False,
     ) -> None:
-        """`cpus`: where its thread is bound to; None: it goes where the kernel wants it."""
+        """`cpus`: where its thread is bound to; None: it goes where the kernel wants it. `spare`: it is none of the
+        port's yet, and sleeps until it is (`handover`)."""
         self.port, self.index, self.name = port, index, name
-        self.lane: Lane = port.group.add_lane(mask, self)
+        self.lane: Lane = Lane(port.group, mask, self) if spare else port.group.add_lane(mask, self)
         # Set and read under the engine's lock, once it has started:
         self.stopping = False  # end when there is nothing to do
         self.ended = False  # it stopped: set by `turn`, so that it cannot be granted cores on its way out
+        self.ended_at = 0.0
         self.rung = False  # a ring has been promised, and not been heard yet
         self.alarm: float | None = None  # when to look again, though nobody rings
         self.looked = False  # its alarm woke it: it has watched for as long as it was told to

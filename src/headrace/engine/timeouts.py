@@ -23,14 +23,14 @@ LONGEST_OF_A_LOOP = 86400.0 * 365
 def check_timeout(timeout: object) -> None:
     """TypeError for what is neither None nor a number of seconds; InvalidOption for NaN."""
     if timeout is not None and not is_number(timeout) and not isinstance(timeout, int):  # an int may be too large
-        what = f"timeout is a number of seconds, or None for ever, not {timeout!r}"
+        what = f"timeout is a number of seconds, or None for ever, not {shown(timeout)}"
         raise InvalidOption(what) if isinstance(timeout, Real) else TypeError(what)
 
 
 def checked(timeout: float | None) -> float | None:
     """Seconds, or None for ever; raises as `check_timeout`."""
     check_timeout(timeout)
-    return None if timeout is None or timeout > LONGEST else max(float(timeout), 0.0)
+    return None if timeout is None or timeout > LONGEST else float(max(timeout, 0))
 
 
 def seconds_of(timeout: float | None) -> float:
@@ -47,7 +47,14 @@ def loop_seconds_of(timeout: float | None) -> float | None:
 
 def until_of(timeout: float, now: float) -> float:
     """When so many seconds from `now` are over."""
-    return now + float(min(timeout, LONGEST))
+    return now + float(min(max(timeout, 0), LONGEST))
+
+
+def shown(value: object) -> str:
+    """How a message shows it: Python does not write numbers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length():,} bits"
+    return repr(value)
 
 
 def is_number(value: object) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.backends.base import Loaded
+from headrace.backends.base import Loaded, Session
 from headrace.counters import Histogram
 from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
@@ -25,15 +26,24 @@ from headrace.engine.trace import RUN, SUBMIT, Trace
 from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher, Meter
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
+from headrace.model.gil import Gil, warning
 from headrace.model.instance import Instance, LocalInstance, close_all
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
+from headrace.model.probe import can_look
 from headrace.model.run import Requests
 from headrace.model.statistics import ModelMeasures, ModelStatistics
 from headrace.model.timeline import CALLER
+from headrace.model.warm_up import warm_up
+from headrace.model.watched import Watch, WatchedInstance
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
+
+if TYPE_CHECKING:
+    from headrace.model.rescheduling import Origin
+
+_log = logging.getLogger("headrace.model")
 
 
 class Model(Owner):
@@ -50,8 +60,10 @@ class Model(Owner):
         max_batch_delay: float,
         batching: str = "as asked",
         bound: bool = False,
+        origin: Origin | None = None,
     ) -> None:
-        """`engine` None: the naive scheduler, which runs in the caller. `bound`: its streams stay on their cores."""
+        """`engine` None: the naive scheduler, which runs in the caller. `bound`: its streams stay on their cores.
+        `origin`: where to load it from for streams of other widths; None: it has the ones it has."""
         self.name = loaded.name
         self.backend = loaded.backend
         self.platform = loaded.platform
@@ -63,17 +75,23 @@ class Model(Owner):
         self.engine = engine
         self.batching = batching
         """Why `max_batch_size` is what it is."""
-        in_lists = max_batch_size > 1 and loaded.inputs is None
+        self.origin = origin
+        self._in_lists = in_lists = max_batch_size > 1 and loaded.inputs is None
         self._joins_rows = max_batch_size > 1 and loaded.inputs is not None
         self._forms: Forms
         if loaded.inputs is not None and loaded.outputs is not None:
             self._forms = TensorForms(loaded.inputs, loaded.outputs)
         else:
             self._forms = CallableForms(loaded, in_lists)
-        outputs = None if loaded.outputs is None else len(loaded.outputs)
-        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists, outputs) for s in loaded.sessions)
+        self._gives = None if loaded.outputs is None else len(loaded.outputs)
+        self.sessions = loaded.sessions
+        """One for each stream, in their order; the same object may stand there several times."""
+        self._instances = self._instances_of(loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
+        self.gil: Gil | None = None
+        """Whether its runs hold the interpreter lock; None: not known (yet), or too short to matter."""
+        self._watch: Watch | None = None  # while that is being found out
         self._in_caller = threading.RLock()  # naive: one request at a time
         self._run_seconds = 0.0  # naive: else its port counts them
         self._run_times = Histogram()  # the same, where they are measured
@@ -81,6 +99,8 @@ class Model(Owner):
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
         self._to_close = list(self._instances)
+        self.rescheduling = threading.RLock()  # one after the other. Taken before the engine's
+        self.helpers: list[threading.Thread] = []  # that wait for former streams
         self.traced: Trace | None = None  # while it is
         self._port: Port | None = None
         if engine is not None:
@@ -88,6 +108,11 @@ class Model(Owner):
                 self._source.working_set = WorkingSet(engine.budget.max_bytes)
                 self._source.is_alone = engine.runs_one
             self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name, bound=bound)
+        if loaded.inputs is None and can_look():
+            self._watch = Watch(
+                self._judge, lambda: engine is None or self._port is None or engine.runs_only(self._port)
+            )
+            self._source.use(self._watched())
 
     # ---- what users call
 
@@ -155,8 +180,8 @@ class Model(Owner):
         """
         if window is None:
             window = max(16, 2 * max(1, len(self.placements)) * self._batcher.max_batch_size)
-        if window < 1:
-            raise InvalidOption(f"window is a whole number from 1, not {window}")
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise InvalidOption(f"window is a whole number from 1, not {window!r}")
         self._may_wait()
         answers = self._map(values, window)
         if not progress:
@@ -181,6 +206,7 @@ class Model(Owner):
             rows=counts.rows,
             queue_seconds=counts.queue_seconds,
             run_seconds=self._port.run_seconds if self._port is not None else self._run_seconds,
+            gil=self.gil,
         )
 
     def trace(
@@ -205,6 +231,29 @@ class Model(Owner):
 
         return trace_of(self, paths, window, capacity, note)
 
+    def reschedule(
+        self,
+        scheduler: str | Scheduler | None = None,
+        *,
+        num_streams: int | None = None,
+        num_cores: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go on by another scheduler, or with other streams: while requests come, wait and run, none of which is lost.
+
+        `scheduler` None: the one it has. The others are as for `compile_model`, defaults too. What waits is served by
+        the new streams, in its order; what runs ends where it runs. Sessions of other widths are made beside the old
+        ones first; where that fails, nothing has changed. Returns when the old streams have ended; with a `timeout`,
+        at the latest so many seconds after the new ones have taken over. On a stream, say in a callback, it does not
+        wait for that.
+
+        InvalidOption, NotEnoughCores as for `compile_model`, and InvalidOption from and to "naive"; InvalidModel if the
+        model's file has changed; Closed.
+        """
+        from headrace.model.rescheduling import reschedule
+
+        reschedule(self, scheduler, num_streams, num_cores, timeout)
+
     def close(self, *, drain: bool = True) -> None:
         """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
 
@@ -228,6 +277,8 @@ class Model(Owner):
     def __repr__(self) -> str:
         takes = "; ".join(map(str, self.inputs)) if self.inputs is not None else "anything"
         streams, state = len(self.placements) or 1, " closed" if self._closed else ""
+        if self.gil is not None and self.gil.holds:
+            state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
         return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams} streams: {takes}{state}>"
 
     @property
@@ -240,9 +291,30 @@ class Model(Owner):
         return self._batcher.max_batch_delay
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def port(self) -> Port | None:
         """Where its requests meet its streams; None: it runs in the caller."""
         return self._port
+
+    def warm_up(self) -> None:
+        """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
+        runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
+        if self.inputs is not None and not on_a_stream():  # there it would wait for itself
+            self._judge(warm_up(self.sessions, self.inputs, self.engine, self._port))
+
+    # ---- what `rescheduling` calls
+
+    def serve_by(self, scheduler: Scheduler, placements: tuple[Placement, ...], sessions: tuple[Session, ...]) -> None:
+        """The port has other streams from now on. With the engine's lock held."""
+        self.scheduler, self.placements, self.sessions = scheduler, placements, sessions
+        self._instances = self._instances_of(sessions)
+        self._to_close = list(self._instances)
+        self._source.use(self._watched())
+        if self.traced is not None:
+            self.traced.process_name += f", then {scheduler}"
 
     # ---- what doors call
 
@@ -279,6 +351,21 @@ class Model(Owner):
             self.engine.remember(pending)
 
     # ---- inside
+
+    def _instances_of(self, sessions: Sequence[Session]) -> tuple[Instance, ...]:
+        return tuple(LocalInstance(session, self._in_lists, self._gives) for session in sessions)
+
+    def _watched(self) -> Sequence[Instance]:
+        """Its instances, looked at as long as it is not known whether they hold the interpreter lock."""
+        watch = self._watch
+        return self._instances if watch is None else [WatchedInstance(each, watch) for each in self._instances]
+
+    def _judge(self, gil: Gil | None) -> None:
+        self._watch = None
+        self._source.use(self._instances)
+        self.gil = gil
+        if gil is not None and gil.holds:
+            _log.warning("%s", warning(self.name, gil, len(self.placements)))
 
     def _may_wait(self) -> None:
         """WouldDeadlock on a stream, before anything is submitted: nobody could take its answer. Closed in a fork."""
@@ -344,6 +431,9 @@ class Model(Owner):
             self.engine.detach(self._port)
         to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
         close_all(to_close, self.name)
+        for helper in tuple(self.helpers):  # the streams it waits for have ended
+            if helper is not threading.current_thread():
+                helper.join()
         trace = self.traced
         if trace is not None:
             trace.stop()

@@ -101,6 +101,10 @@ class Requests:
         self.abandon: Callable[[BaseException], None] = batcher.abandon
         self.waiting: Callable[[], Iterable[Pending]] = batcher.waiting
 
+    def use(self, instances: Sequence[Instance]) -> None:
+        """From now on these run its batches."""
+        self._instances = instances
+
     def __len__(self) -> int:
         return len(self.batcher)
 
@@ -117,6 +121,9 @@ class Requests:
             batch[0].instance = self._instances[stream]
             return batch[0]
         return Run(self, self._instances[stream], batch)
+
+    def refuse_behind(self, running: Iterable[object], refused: Refused) -> None:
+        pass  # requests wait for nobody but streams
 
     def put_back(self, works: Sequence[Run | Pending], pulled_at: float) -> Sequence[Pending]:
         requests = [request for work in works for request in work.futures()]

@@ -32,12 +32,12 @@ def trace_of(
         else:
             with model.guard.lock:
                 model.guard.end_trace(trace)
-            trace.streams = [row.name for row in rows_of(model)]
+            trace.streams, trace.masks = [CALLER], [0]
 
     def png(trace: Trace, file: BinaryIO) -> None:
         from headrace.model.picture import picture
 
-        subject = _subject(model, note, trace.recorded()[1])
+        subject = _subject(model, trace, note)
         picture(timeline_of_trace(model, trace), subject, window).save(file, "PNG", optimize=True)
 
     writers: Mapping[str, Write] = {".png": png, **PERFETTO}
@@ -45,7 +45,7 @@ def trace_of(
         *paths,
         capacity=capacity,
         on_stop=on_stop,
-        process_name=f"headrace {model.name}, {model.scheduler}",
+        process_name=_process_name(model.name, model.scheduler),
         source=port.name if port is not None else model.name,
         writers=writers,
     )
@@ -57,18 +57,22 @@ def trace_of(
     return trace
 
 
-def rows_of(model: Model) -> tuple[Row, ...]:
-    if model.port is None:
-        return (Row(CALLER, ()),)
-    return tuple(Row(s.name, place.cores) for s, place in zip(model.port.streams, model.placements))
-
-
 def timeline_of_trace(model: Model, trace: Trace) -> Timeline:
     """What a trace of `model` that has stopped has recorded."""
-    return timeline_of(trace.recorded()[0], rows_of(model), trace.unfinished)
-
-
-def _subject(model: Model, note: str, forgotten: int) -> Subject:
     cores = model.engine.cores if model.engine is not None else ()
+    rows = [
+        Row(name, tuple(core.cpu for core in cores if mask >> core.cpu & 1))
+        for name, mask in zip(trace.streams, trace.masks)
+    ]
+    return timeline_of(trace.recorded()[0], rows, trace.unfinished)
+
+
+def _subject(model: Model, trace: Trace, note: str) -> Subject:
+    cores = model.engine.cores if model.engine is not None else ()
+    schedulers = trace.process_name.removeprefix(_process_name(model.name, ""))
     nodes = {core.cpu: core.node for core in cores}
-    return Subject(model.name, str(model.scheduler), len(cores), nodes, note, forgotten)
+    return Subject(model.name, schedulers, len(cores), nodes, note, trace.recorded()[1])
+
+
+def _process_name(name: str, schedulers: str) -> str:
+    return f"headrace {name}, {schedulers}"

@@ -11,11 +11,10 @@ import logging
 import signal
 from collections.abc import Callable
 
-import uvicorn
-from uvicorn.server import ServerState
-
 from headrace.server.access import access_log
+from headrace.server.front import Front
 from headrace.server.lag import LoopLag
+from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.metrics import Metrics
 from headrace.server.metrics_api import MetricsApp
@@ -45,9 +44,10 @@ class Observing:
         """None: nobody wants to know."""
         self._lag = LoopLag()
         self._app: MetricsApp | None = None
-        self._state = ServerState()
+        self._front: Front | None = None
         if self._listener is not None and self.traffic is not None:
             self._app = MetricsApp(Metrics(service, self.traffic, self._lag, unanswered))
+            self._front = Front(self._app, Limits.of(options))
 
     @property
     def url(self) -> str | None:
@@ -57,21 +57,19 @@ class Observing:
         """On the loop of the server."""
         if self._access is not None and self._reopens:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._access.reopen)
-        if self._listener is not None and self._app is not None:
+        if self._listener is not None and self._front is not None:
             self._lag.begin()
-            self._listener.open(self._protocols(self._app))
+            self._front.open()
+            self._listener.open(self._front.connection)
             _log.info("metrics API on %s/metrics", self.url)
 
     async def drain(self) -> None:
         """On the loop, once nothing is to be seen any more."""
         self._lag.end()
-        if self._listener is not None:
+        if self._listener is not None and self._front is not None:
             self._listener.close()
-            await self._listener.wait_closed()
-            for connection in list(self._state.connections):
-                connection.shutdown()
-            if self._state.tasks:
-                await asyncio.wait(self._state.tasks, timeout=LAST_WORDS)
+            await self._listener.wait_closed(LAST_WORDS)
+            await self._front.drain(LAST_WORDS)
 
     def flush(self) -> None:
         """Before an end that leaves no time."""
@@ -86,25 +84,3 @@ class Observing:
             self._app.close()
         if self._access is not None and not self._access.close():
             _log.warning("the access log is not whole: nobody took its last lines")
-
-    def _protocols(self, app: MetricsApp) -> Callable[[], asyncio.Protocol]:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        config.load()
-
-        def make() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=self._state, app_state={}
-            )
-            return protocol
-
-        return make

@@ -12,7 +12,9 @@ from typing import Any
 
 from headrace.lines import Lines
 from headrace.server.access import LONGEST, Access
+from headrace.server.status import reason_of
 from headrace.serving.measures import Measures
+from headrace.serving.served import Served
 
 LEFT = 499
 """The status, here and nowhere else, of a request whose client did not wait for the answer."""
@@ -28,11 +30,18 @@ class Traffic:
 
     now = staticmethod(time.monotonic)
 
-    def answered(self, measures: Measures | None, status: int, received: int, sent: int, began: float) -> None:
-        """`measures`: of the model it was for; `received`, `sent`: bytes of the bodies; `began`: when its headers had
-        come, by `now`."""
+    def answered(
+        self, served: Served | None, status: int, received: int, sent: int, began: float, error: BaseException | None
+    ) -> None:
+        """`served`: the model it was for; `received`, `sent`: bytes of the bodies; `began`: when its headers had come,
+        by `now`; `error`: why it was not answered as it wished, with LEFT if its client did not wait."""
+        measures = None if served is None else served.measures
         if measures is None:
             measures = self.others
+        if status == LEFT:
+            self.refused["ClientLeft"] += 1
+        elif error is not None:
+            self.refused[reason_of(error)] += 1
         measures.statuses[status] += 1
         measures.bytes_in += received
         measures.bytes_out += sent
