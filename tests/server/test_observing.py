@@ -33,6 +33,11 @@ def same(x):
 
 def fail(x):
     raise ValueError("swordfish")
+
+def wait(x):
+    with open("gate") as gate:
+        gate.read()
+    return x
 """
 TEXT = re.compile(
     r'(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (?P<client>\S+) "(?P<method>\S+) (?P<path>.*)" '
@@ -277,15 +282,29 @@ def test_a_file_that_cannot_be_written_is_told_at_the_start(
 
 
 def test_a_client_that_leaves_has_a_line_too(folder: Path) -> None:
-    with run_server("served:same", "--access-log=left", METRICS, cwd=folder) as server:
+    os.mkfifo(folder / "gate")
+    with run_server("served:wait", "--access-log=left", METRICS, cwd=folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+            client.sendall(b"POST /predictions/wait HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxy")
+            with (folder / "gate").open("w"):  # once the model reads it: it runs
+                client.close()
+                until(lambda: " 499 " in (folder / "left").read_text(), "no line")
+        samples = scrape(server)
+        assert samples["headrace_refusals_total", frozenset({("reason", "ClientLeft")})] == 1
+        labels = frozenset({("model", "wait"), ("version", "1"), ("code", "499")})
+        assert samples["headrace_requests_total", labels] == 1
+
+
+def test_a_client_that_ends_in_the_middle_of_a_body_has_a_line_that_says_what_it_was_told(folder: Path) -> None:
+    with run_server("served:same", "--access-log=half", METRICS, cwd=folder) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(b"POST /predictions/same HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
             until(lambda: total(scrape(server), "headrace_in_flight") == 1, "it was not let in")
-        until(lambda: " 499 " in (folder / "left").read_text(), "no line")
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+        until(lambda: " 400 " in (folder / "half").read_text(), "no line")
         samples = scrape(server)
-        assert samples["headrace_refusals_total", frozenset({("reason", "ClientLeft")})] == 1
-        labels = frozenset({("model", "same"), ("version", "1"), ("code", "499")})
-        assert samples["headrace_requests_total", labels] == 1
+        assert samples["headrace_refusals_total", frozenset({("reason", "ConnectionEnds")})] == 1
 
 
 HOSTILE = Access(0.0, None, "GET", '/a"b\n200 0\x1b[31m\ud800é', 404, 1, 0.0015, "id")
