@@ -31,6 +31,7 @@ Values = dict[str, float]
 Turn = Callable[[], Values]
 
 TRIES = 3
+"""At most, of a turn that others disturb."""
 helpers: set[int] = set()
 """Processes that live for more than one turn and are part of what is measured, not strangers."""
 

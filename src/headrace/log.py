@@ -35,11 +35,11 @@ def log_to_stderr(level: str, form: str = "text") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     root.propagate = False
-    # uvicorn's warnings are of broken HTTP, and of packages it would like to have: errors only, in our form.
-    uvicorn = logging.getLogger("uvicorn")
-    uvicorn.handlers[:] = [handler]
-    uvicorn.setLevel("ERROR" if level != "debug" else "DEBUG")
-    uvicorn.propagate = False
+    # What the event loop says of a callback that raised, in our form too.
+    loop = logging.getLogger("asyncio")
+    loop.handlers[:] = [handler]
+    loop.setLevel("WARNING" if level != "error" else "ERROR")
+    loop.propagate = False
 
 
 def flush() -> None:

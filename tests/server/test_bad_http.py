@@ -183,7 +183,9 @@ def test_no_request_can_be_smuggled_in_the_body_of_another(own: RunningServer, s
 
 
 def test_errors_on_v2_have_its_form(own: RunningServer) -> None:
-    _, body = the_one_reply(converse(own, V2 + b"Content-Length: x\r\n\r\n"))
+    """Once the headers have ended; before that how much of the target is known depends on how the bytes were cut."""
+    wrong = b"Content-Encoding: br\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    _, body = the_one_reply(converse(own, V2 + wrong))
     assert body.startswith(b'{"error":')
 
 

@@ -20,7 +20,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from headrace.errors import Closed, TooSlow
 from headrace.server.bridge import Bridge
-from headrace.server.exchange import COMING, Exchange
+from headrace.server.exchange import COMING, OVER, Exchange
 from headrace.server.head import Head
 from headrace.server.limits import DISCARDED, LINGER, PIPELINED, SLICE
 from headrace.server.refusing import ends_the_connection, refusal
@@ -46,13 +46,13 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline",
         "_resumed", "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed", "_unsent",
-        "front",
+        "front", "limits",
     )  # fmt: skip
 
     _transport: asyncio.Transport
 
     def __init__(self, front: Front) -> None:
-        self.front = front
+        self.front, self.limits = front, front.limits
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()  # those whose reply has not left, oldest first
         self._exchange: Exchange | None = None  # the one whose body comes in
@@ -99,7 +99,8 @@ class Connection(asyncio.Protocol):
         else:
             self._unfed = memoryview(data)
             self._feed_slices()
-        if self._pipeline:
+        pipeline = self._pipeline
+        if pipeline and pipeline[0].stage == OVER:
             self.flush()
 
     def eof_received(self) -> bool:
@@ -139,11 +140,11 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        if len(self._target) > self.front.limits.url_length:
-            raise ConnectionEnds(414, f"a request target may have at most {self.front.limits.url_length:,} bytes")
+        if len(self._target) > self.limits.url_length:
+            raise ConnectionEnds(414, f"a request target may have at most {self.limits.url_length:,} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers, limits = self._headers, self.front.limits
+        headers, limits = self._headers, self.limits
         headers.append((name.lower(), value))
         self._size += len(name) + len(value) + 4
         if self._size > limits.header_size:
@@ -248,12 +249,12 @@ class Connection(asyncio.Protocol):
     def _count(self, nbytes: int) -> None:
         """The headers have not ended: the parser keeps what it has of one, and says nothing of it until it is whole."""
         self._came += nbytes  # with what came before them in the same slice
-        limits = self.front.limits
+        limits = self.limits
         if self._came > limits.header_size + limits.url_length + SLICE and not self._ended:
             self._fail(self._too_many_bytes())
 
     def _too_many_bytes(self) -> ConnectionEnds:
-        limit = self.front.limits.header_size
+        limit = self.limits.header_size
         return ConnectionEnds(431, f"the headers of a request may have at most {limit:,} bytes")
 
     def _resume(self) -> None:
@@ -397,7 +398,9 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             self._phase = HEAD
-            exchange = Exchange(self, "", "/v2/" if self._target.startswith(b"/v2/") else "/", True, False)
+            # As on a path of nobody's: until the headers have ended, how much of the target is known depends on how the
+            # bytes were cut (rule 5).
+            exchange = Exchange(self, "", "/", True, False)
             self._pipeline.append(exchange)
         exchange.last = True
         if exchange.out is None and (exchange.bridge is None or not exchange.bridge.begun):
@@ -442,7 +445,7 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """The watch's tick: end what is late."""
-        limits, tick = self.front.limits, self.front.watch.tick
+        limits, tick = self.limits, self.front.watch.tick
         unsent = self._transport.get_write_buffer_size()
         if unsent:
             if not self._unsent or unsent < self._unsent:
