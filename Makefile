@@ -42,8 +42,9 @@ format: .venv/installed-test ## rewrite the code as the format check wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-settings: .venv/installed ## write docs/settings.md from the declared options
+settings: .venv/installed ## write docs/settings.md and docs/metrics.md from what is declared
 	$(BIN)/python -m headrace.server.options > docs/settings.md
+	$(BIN)/python -m headrace.server.metrics > docs/metrics.md
 
 bench: bench-overhead bench-schedulers bench-engine ## all benchmarks
 

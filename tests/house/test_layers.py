@@ -14,7 +14,20 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     **dict.fromkeys(
-        ("errors", "config", "sizes", "tensor", "request", "clock", "counters", "trace", "log", "version", "progress"),
+        (
+            "errors",
+            "config",
+            "sizes",
+            "tensor",
+            "request",
+            "clock",
+            "counters",
+            "trace",
+            "lines",
+            "log",
+            "version",
+            "progress",
+        ),
         0,
     ),
     "__init__": 0,  # the façade: it imports names when they are asked for

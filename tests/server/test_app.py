@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import orjson
 import pytest
 
 import headrace as hr
+from headrace.log import TextFormatter
 from headrace.server.app import App
 from headrace.server.options import BUNDLED_DIGITS
 from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
@@ -79,7 +81,7 @@ class InProcess:
         return asyncio.run(ask())
 
     def log(self) -> str:
-        return "\n".join(self._records.lines)  # type: ignore[attr-defined]
+        return "".join(f"{line}\n" for line in self._records.lines)  # type: ignore[attr-defined]
 
 
 class OverTheWire:
@@ -97,6 +99,7 @@ class OverTheWire:
 class Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
+        self.setFormatter(TextFormatter())
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -440,6 +443,14 @@ def test_content_encoding_identity_is_none(door: Door, coding: str) -> None:
 # ---- models that fail
 
 
+def logged(door: Door, request_id: str) -> str:
+    """What the log says from the line of that request on. A thread writes it: it may be there after the answer."""
+    give_up = time.monotonic() + 30
+    while f"[request id {request_id}]\n" not in (log := door.log()) or not log.endswith("\n"):
+        assert time.monotonic() < give_up, log
+    return log[log.index(request_id) :]
+
+
 def test_a_model_that_raises_is_500_and_the_traceback_is_in_the_log_alone(door: Door) -> None:
     answer = door.ask("POST", "/predictions/fail", content=b"x")
     message = is_an_error(answer, 500, "InternalServerException")
@@ -448,9 +459,7 @@ def test_a_model_that_raises_is_500_and_the_traceback_is_in_the_log_alone(door: 
     assert "ValueError" in message
     for secret in (SECRET, "Traceback", "served_by_the_app", "File "):
         assert secret not in answer.text
-    log = door.log()
-    assert request_id in log
-    after = log[log.index(request_id) :]
+    after = logged(door, request_id)
     assert "Traceback" in after
     assert SECRET in after
 
@@ -467,9 +476,7 @@ def test_an_answer_that_cannot_be_sent_is_500_and_in_the_log(door: Door) -> None
     answer = door.ask("POST", "/predictions/unsendable", content=b"x")
     is_an_error(answer, 500, "InternalServerException")
     request_id = answer.headers["x-request-id"]
-    log = door.log()
-    assert request_id in log, log
-    assert "set" in log[log.index(request_id) :]
+    assert "set" in logged(door, request_id)
 
 
 def test_a_failure_costs_the_next_request_nothing(door: Door) -> None:

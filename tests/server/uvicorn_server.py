@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from headrace.log import log_to_stderr
 from headrace.server.app import App
 from headrace.server.options import ServeOptions
 from headrace.server.run import load
@@ -44,7 +44,7 @@ def main() -> None:
         name: int(flags[name.replace("_", "-")]) for name in ("max_body_size",) if name.replace("_", "-") in flags
     }
     options = ServeOptions(models=models, **numbers)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    log_to_stderr(options.log_level)
     service = Service(options.max_requests, None)
     app = App(service, max_body_size=options.max_body_size, body_timeout=options.body_timeout)
     load(service, options)

@@ -12,6 +12,8 @@ from headrace.server.app import App
 from headrace.server.front import Front
 from headrace.server.limits import Limits
 from headrace.server.protocol import Connection
+from headrace.server.traffic import Traffic
+from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
@@ -86,14 +88,24 @@ class Wire(asyncio.Transport):
 class Behind:
     """The service, the app and the front of one model. Used inside a running loop; `end` looks whether all is clean."""
 
-    def __init__(self, function: Callable[..., Any], *, limits: Limits | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        limits: Limits | None = None,
+        traffic: Traffic | None = None,
+        **options: Any,
+    ) -> None:
         bounds = {name: options.pop(name) for name in ("max_requests", "max_bytes") if name in options}
         self.service = Service(**{"max_requests": 1000, "max_bytes": None, **bounds})
         entry = self.service.registry.add("m", "1")
         model = hr.compile_model(function, name="m", **options)
-        entry.served, entry.state = Served("m", "1", model), State.READY
+        self.measures = None if traffic is None else Measures()
+        if traffic is not None:
+            model.measure()
+        entry.served, entry.state = Served("m", "1", model, None, self.measures), State.READY
         limits = limits or Limits()
-        self.app = App(self.service, max_body_size=limits.body_size)
+        self.app = App(self.service, max_body_size=limits.body_size, traffic=traffic)
         self.front = Front(self.app, limits)
         self.front.open()
 

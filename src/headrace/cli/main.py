@@ -28,7 +28,7 @@ def _serve(options: ServeOptions) -> None:
     from headrace.log import log_to_stderr
     from headrace.server.run import serve
 
-    log_to_stderr(options.log_level)
+    log_to_stderr(options.log_level, options.log_format)
     raise typer.Exit(serve(options))
 
 

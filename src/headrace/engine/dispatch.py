@@ -28,6 +28,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
+from headrace.counters import Histogram
 from headrace.engine.admission import Budget
 from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
@@ -79,6 +80,7 @@ class Port:
         self.runs = 0  # that have ended
         self.runs_before = 0  # of those, by streams of other widths: they say nothing about these
         self.run_seconds = 0.0
+        self.run_times: Histogram | None = None  # the same, run by run, where somebody wants to know
         self.typical = float("inf")
         """Seconds a run takes when nothing disturbs it: falls at once to what was measured, and rises slowly."""
         self.quickest = float("inf")
@@ -328,10 +330,14 @@ class Dispatch:
                     runs = len(done.ended) or 1  # what another stream has settled, that one has counted
                     seconds /= runs
                     port.runs += len(done.ended)
+                    if port.run_times is not None:
+                        port.run_times.observe_many(seconds, len(done.ended))
                 else:
                     port.runs += 1
                     if seconds < port.quickest:
                         port.quickest = seconds
+                    if port.run_times is not None:
+                        port.run_times.observe(seconds)
                 typical = port.typical
                 port.typical = seconds if seconds < typical else typical + 0.01 * (seconds - typical)
                 if self.guard.trace is not None:
@@ -613,6 +619,8 @@ class Dispatch:
                 port.bundles -= 1
                 ended = bundle.settle(now)
                 port.runs += len(ended)
+                if ended and port.run_times is not None:  # what each of them took nobody knows: no more than is usual
+                    port.run_times.observe_many(port.typical, len(ended))
                 settled += ended
                 for gone in port.source.put_back(bundle.take_back(), stream.began):
                     gone.complete(now)

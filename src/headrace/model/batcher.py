@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from headrace.counters import ROWS, Histogram
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
@@ -21,6 +22,14 @@ from headrace.model.pending import Pending
 
 LOOK_AHEAD = 4
 """`pull` looks for company among at most this many times `max_batch_size` requests."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """How long requests that have run had waited, and how many rows were in a run. Changed as `Counts`."""
+
+    queue_seconds: Histogram = field(default_factory=Histogram)
+    rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
 
 
 @dataclass(slots=True)
@@ -37,6 +46,8 @@ class Counts:
     rows: int = 0
     queue_seconds: float = 0.0
     started: int = 0
+    meter: Meter | None = None
+    """Fed when a run has ended: what was pulled may be put back, and a histogram forgets nothing."""
 
 
 @dataclass(slots=True)
@@ -84,7 +95,8 @@ class Batcher:
             counts.runs += 1
             counts.started += 1
             counts.rows += request.rows
-            counts.queue_seconds += now - request.queued_at
+            request.waited = waited = now - request.queued_at
+            counts.queue_seconds += waited
             return request
         return None
 
@@ -105,7 +117,8 @@ class Batcher:
                 for request in batch:
                     counts.started += 1
                     counts.rows += request.rows
-                    counts.queue_seconds += now - request.queued_at
+                    request.waited = waited = now - request.queued_at
+                    counts.queue_seconds += waited
                 return batch
         return []
 
@@ -144,6 +157,10 @@ class Batcher:
                 counts.completed += 1
             else:
                 counts.failed += 1
+        if counts.meter is not None:
+            counts.meter.rows.observe(sum(request.rows for request in batch))
+            for request in batch:
+                counts.meter.queue_seconds.observe(request.waited)
 
     def _join(self, batch: list[Pending], now: float, refused: Refused) -> None:
         """Add those that are alike to `batch`, in their order, up to `max_batch_size` rows."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.backends.base import Loaded, Session
+from headrace.counters import Histogram
 from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
@@ -23,7 +24,7 @@ from headrace.engine.source import Refused
 from headrace.engine.timeouts import check_timeout, is_number, until_of
 from headrace.engine.trace import RUN, SUBMIT, Trace
 from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
-from headrace.model.batcher import Batcher
+from headrace.model.batcher import Batcher, Meter
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
 from headrace.model.gil import Gil, warning
 from headrace.model.instance import Instance, LocalInstance, close_all
@@ -31,7 +32,7 @@ from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
 from headrace.model.probe import can_look
 from headrace.model.run import Requests
-from headrace.model.statistics import ModelStatistics
+from headrace.model.statistics import ModelMeasures, ModelStatistics
 from headrace.model.timeline import CALLER
 from headrace.model.warm_up import warm_up
 from headrace.model.watched import Watch, WatchedInstance
@@ -93,6 +94,7 @@ class Model(Owner):
         self._watch: Watch | None = None  # while that is being found out
         self._in_caller = threading.RLock()  # naive: one request at a time
         self._run_seconds = 0.0  # naive: else its port counts them
+        self._run_times = Histogram()  # the same, where they are measured
         self.guard = engine.guard if engine is not None else Guard()
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
@@ -328,6 +330,22 @@ class Model(Owner):
         else:
             self.engine.offer(self._port, self._batcher.add, pending)
 
+    def measure(self) -> None:
+        """Keep histograms from now on, for `measures`. They cost a request about 0.3 us."""
+        with self.guard.lock:
+            if self._batcher.counts.meter is None:
+                self._batcher.counts.meter = Meter()
+                if self._port is not None:
+                    self._port.run_times = self._run_times
+
+    def measures(self) -> ModelMeasures | None:
+        """None before `measure()`."""
+        with self.guard.lock:
+            meter = self._batcher.counts.meter
+            if meter is None:
+                return None
+            return ModelMeasures(meter.queue_seconds.read(), self._run_times.read(), meter.rows.read())
+
     def on_error(self, pending: Pending) -> None:
         if self.engine is not None and not pending.cancelled():
             self.engine.remember(pending)
@@ -440,6 +458,8 @@ class Model(Owner):
                         self.guard.trace.record((RUN, now, ended, CALLER, (id(pending),), self.name, pending.rows))
                     run.complete(ended)
                     self._run_seconds += ended - now
+                    if self._batcher.counts.meter is not None:
+                        self._run_times.observe(ended - now)
                 run.deliver()
             for future, error in refused:
                 future.settle(error=error)

@@ -24,12 +24,13 @@ class Pending(Future[Any]):
 
     __slots__ = (
         "alike", "counts", "deadline", "failure", "handle", "held", "inputs", "instance", "joined", "model", "names",
-        "nbytes", "outcome", "priority", "queued_at", "requested", "rows", "unread",
+        "nbytes", "outcome", "priority", "queued_at", "requested", "rows", "unread", "waited",
     )  # fmt: skip
 
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
     counts: Counts  # of its batcher, once it was pulled
+    waited: float  # seconds, until it was pulled
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -81,10 +82,14 @@ class Pending(Future[Any]):
                 self.failure = failure_of("answered with what cannot be given:", error)
 
     def complete(self, now: float) -> None:
+        counts = self.counts
         if self.failure is None:
-            self.counts.completed += 1
+            counts.completed += 1
         else:
-            self.counts.failed += 1
+            counts.failed += 1
+        if counts.meter is not None:
+            counts.meter.queue_seconds.observe(self.waited)
+            counts.meter.rows.observe(self.rows)
         self.finish(now)
 
     def deliver(self) -> None:

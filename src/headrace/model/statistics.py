@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.counters import Buckets
 from headrace.model.gil import Gil
 
 
@@ -37,3 +38,15 @@ class ModelStatistics:
     """Sum over all runs of the time they took."""
     gil: Gil | None = None
     """Whether its runs hold the interpreter lock; None: not known, or too short to matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMeasures:
+    """How what has run was spread, since `measure()`."""
+
+    queue_seconds: Buckets
+    """Of each request, the time from submit to the start of its run."""
+    run_seconds: Buckets
+    """Of each run, the time it took."""
+    rows: Buckets
+    """Of each run, its rows."""

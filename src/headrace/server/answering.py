@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from headrace.engine.mailbox import Mailbox
@@ -40,7 +41,9 @@ class Answering:
         length = request.head.content_length or 0
         if length > self.max_body_size:
             raise TooLarge("a request body", limit=self.max_body_size, size=length)
-        return self.service.open(route.name, route.version, length)
+        inside = self.service.open(route.name, route.version, length)
+        request.served = inside.served
+        return inside
 
     async def _read(self, request: Request, inside: InFlight) -> bytes:
         """The body. TooSlow if it does not come: a permit is held for it, and must not be held for ever."""
@@ -69,16 +72,22 @@ class Answering:
         served = inside.served
         try:
             body = await self._read(request, inside)
+            began = monotonic()
             if door.heavy(served, len(body)):
                 loop = asyncio.get_running_loop()
                 decoded = await loop.run_in_executor(self.codec, door.decode, served, body, request.head)
             else:
                 decoded = door.decode(served, body, request.head)
+            served.has_decoded(began)
         except BaseException:
             self.service.refuse(inside)
             raise
         inputs, names, context = decoded
-        return door.encode(served, await self._answer(request, inside, inputs, names), context)
+        outputs = await self._answer(request, inside, inputs, names)
+        began = monotonic()
+        reply = door.encode(served, outputs, context)
+        served.has_encoded(began)
+        return reply
 
     async def _answer(
         self, request: Request, inside: InFlight, inputs: tuple[Any, ...], names: tuple[str, ...] | None

@@ -12,14 +12,19 @@ from headrace.errors import Closed
 from headrace.server.answering import Answering
 from headrace.server.asgi import ClientLeft, Receive, Request, Scope, Send, send_reply
 from headrace.server.refusing import ends_the_connection, refusal
-from headrace.server.reply import next_request_id
+from headrace.server.reply import Reply, next_request_id
 from headrace.server.routes import route, tell
+from headrace.server.traffic import LEFT, Traffic, sent_path
+from headrace.serving.served import Served
 from headrace.serving.service import Service
 
 
 class App:
-    def __init__(self, service: Service, *, max_body_size: int, body_timeout: float = 60.0) -> None:
-        self.service = service
+    def __init__(
+        self, service: Service, *, max_body_size: int, body_timeout: float = 60.0, traffic: Traffic | None = None
+    ) -> None:
+        """`traffic` is told of every request; None: nobody wants to know."""
+        self.service, self.traffic = service, traffic
         self._answering = Answering(service, max_body_size, body_timeout)
         self.codec = self._answering.codec
         self.unanswered = 0
@@ -50,20 +55,49 @@ class App:
             else:
                 reply = tell(self.service, scope["method"], path)
         except ClientLeft:
+            self._tell(scope, request, None, request_id)
             return
         except Exception as error:
-            reply, close = refusal(error, path, request_id), ends_the_connection(error)
+            reply, close = refusal(error, path, request_id, _served(request)), ends_the_connection(error)
+            self._tell(scope, request, reply, request_id, error)
         except asyncio.CancelledError:
             # The time to drain is up. Who was accepted is answered all the same: with a refusal.
             if request is None:
                 raise
             self.unanswered += request.complete
-            reply = refusal(Closed("the server has stopped, and could not wait for this"), path, request_id)
+            closed = Closed("the server has stopped, and could not wait for this")
+            reply = refusal(closed, path, request_id, request.served)
+            self._tell(scope, request, reply, request_id, closed)
             with contextlib.suppress(TimeoutError):  # a client that does not read must not keep the server from ending
                 async with asyncio.timeout(1):
                     await send_reply(reply, send, request_id, head=head)
             return
+        else:
+            self._tell(scope, request, reply, request_id)
         await send_reply(reply, send, request_id, head=head, close=close)
+
+    def _tell(
+        self,
+        scope: Scope,
+        request: Request | None,
+        reply: Reply | None,
+        request_id: str,
+        error: Exception | None = None,
+    ) -> None:
+        """Whoever counts and logs. `request` None: its headers were no good; `reply` None: the client has left."""
+        traffic = self.traffic
+        if traffic is None:
+            return
+        received, began = (0, traffic.now()) if request is None else (request.received, request.began)
+        status = LEFT if reply is None else reply.status
+        sent = 0 if reply is None or scope["method"] == "HEAD" else len(reply.body)
+        traffic.answered(_served(request), status, received, sent, began, error)
+        if traffic.access is not None:
+            traffic.log(scope.get("client"), scope["method"], sent_path(scope), status, sent, began, request_id)
+
+
+def _served(request: Request | None) -> Served | None:
+    return None if request is None else request.served
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

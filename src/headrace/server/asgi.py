@@ -6,11 +6,13 @@ One kind of object in, one out; no framework, because each layer of one costs as
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic
 from typing import Any
 
 from headrace.errors import TooLarge
 from headrace.server.head import BadFraming, Head
 from headrace.server.reply import ALWAYS, Reply
+from headrace.serving.served import Served
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,17 +26,21 @@ class ClientLeft(Exception):
 class Request:
     """One HTTP request. `complete`: its body is here."""
 
-    __slots__ = ("_receive", "complete", "head")
+    __slots__ = ("_receive", "began", "complete", "head", "received", "served")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.head = Head(scope["method"], scope["path"], scope["headers"])
+        self.began = monotonic()
         self.complete = False
+        self.received = 0  # bytes of its body, once that is here
+        self.served: Served | None = None
+        """The model it is for, once that is known."""
         self._receive = receive
 
     async def body(self, limit: int, grow: Callable[[int], object]) -> bytes:
         """The whole body. TooLarge over `limit` bytes; `grow(n)` is told of bytes that no Content-Length announced."""
         body = await self._read(limit, grow)
-        self.complete = True
+        self.complete, self.received = True, len(body)
         # uvicorn loses the body of a request that offers an upgrade, as Java's HttpClient does by default (`h2c`): an
         # answer to the empty body would be wrong, and nobody would know.
         head = self.head

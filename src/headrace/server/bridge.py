@@ -50,7 +50,7 @@ class Bridge:
             "query_string": query,
             "root_path": "",
             "headers": headers,
-            "client": None,
+            "client": self._connection.client,
             "server": None,
             "state": {},
         }

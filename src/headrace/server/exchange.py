@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import TooLarge
 from headrace.server.head import Head
 from headrace.serving.inflight import InFlight
+from headrace.serving.served import Served
 
 if TYPE_CHECKING:
     from headrace.server.bridge import Bridge
@@ -23,12 +25,13 @@ class Exchange:
     `decode` and `deliver`.
 
     `out` is the reply's bytes (with `rest`, if its body is large), None until it is there. `last`: the connection ends
-    after it. `complete`: its body has come in.
+    after it. `complete`: its body has come in. `served`: the model it is for, once that is known. `began`: when its
+    headers had come, and `since`: when its decoding began, where somebody wants to know. `target`: as it was sent.
     """
 
     __slots__ = (
-        "bridge", "complete", "connection", "context", "decoded", "head", "inside", "last", "method", "old", "out",
-        "parts", "path", "rest", "route", "size", "stage",
+        "began", "bridge", "complete", "connection", "context", "decoded", "head", "inside", "last", "method", "old",
+        "out", "parts", "path", "rest", "route", "served", "since", "size", "stage", "target",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, method: str, path: str, last: bool, old: bool) -> None:
@@ -38,6 +41,10 @@ class Exchange:
         self.head: Head | None = None
         self.route: Route | None = None
         self.inside: InFlight | None = None
+        self.served: Served | None = None
+        self.began = 0.0 if connection.front.traffic is None else monotonic()
+        self.since = 0.0
+        self.target = b""
         self.bridge: Bridge | None = None
         self.parts: list[bytes] = []
         self.size = 0
@@ -56,7 +63,8 @@ class Exchange:
         length, limit = head.content_length or 0, front.limits.body_size
         if length > limit:
             raise TooLarge("a request body", limit=limit, size=length)
-        self.inside = front.service.open(route.name, route.version, length)
+        self.inside = inside = front.service.open(route.name, route.version, length)
+        self.served = inside.served
         self.stage = COMING
 
     def take(self, part: bytes) -> None:
@@ -79,6 +87,8 @@ class Exchange:
         assert route is not None
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.parts = []
+        if inside.served.measures is not None:
+            self.since = monotonic()
         if route.door.heavy(inside.served, len(body)):
             self.stage = DECODING
             self.connection.front.codec.submit(self._decode, body)
@@ -96,6 +106,8 @@ class Exchange:
         self.connection.front.box.post(_decoded, self)
 
     def _start(self, decoded: tuple[tuple[Any, ...], tuple[str, ...] | None, Any]) -> None:
+        assert self.served is not None
+        self.served.has_decoded(self.since)
         self.decoded = decoded
         front = self.connection.front
         if front.box.waiting:
@@ -170,7 +182,9 @@ def _answered(exchange: Exchange) -> None:
         connection.refuse(exchange, failure)
     else:
         try:
-            reply = route.door.encode(inside.served, inside.result(), exchange.context)
+            served, outputs, began = inside.served, inside.result(), monotonic()
+            reply = route.door.encode(served, outputs, exchange.context)
+            served.has_encoded(began)
         except Exception as error:
             connection.refuse(exchange, error)
         else:

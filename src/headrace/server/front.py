@@ -6,16 +6,21 @@ Rule 1: `drain` lets nothing new in, answers what was accepted, and ends. Who ca
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import Closed
 from headrace.server.app import App
+from headrace.server.asgi import Receive, Scope, Send
 from headrace.server.door import Route
 from headrace.server.exchange import READY, Exchange
 from headrace.server.limits import Limits, Watch
 from headrace.server.protocol import Connection
-from headrace.server.routes import route
+from headrace.server.routes import TOLD, route
 from headrace.server.target import path_of
+from headrace.server.traffic import Traffic
+from headrace.serving.service import Service
 
 ROUTES = 1000
 """Targets whose route is remembered."""
@@ -24,15 +29,26 @@ TURNED_AWAY = 1000
 LAST_WORDS = 1.0
 """Seconds for replies to leave, when the time to drain is up."""
 
+Plain = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 
 class Front:
     """Of one event loop: made before it runs, opened on it."""
 
     box: Mailbox
     loop: asyncio.AbstractEventLoop
+    service: Service
+    codec: Executor
 
-    def __init__(self, app: App, limits: Limits) -> None:
-        self.app, self.service, self.codec, self.limits = app, app.service, app.codec, limits
+    def __init__(self, app: App | Plain, limits: Limits) -> None:
+        """An App's hot routes go around it, and are counted and logged here; of any other app all goes through it."""
+        self.app, self.limits = app, limits
+        self.traffic: Traffic | None = None
+        self.told: frozenset[str] = frozenset()
+        """Paths that are answered without asking the app."""
+        self._hot = isinstance(app, App)
+        if isinstance(app, App):
+            self.service, self.codec, self.traffic, self.told = app.service, app.codec, app.traffic, TOLD
         self.connections: set[Connection] = set()
         self.watch = Watch(self.connections, limits.tick)
         self.draining = False
@@ -72,7 +88,7 @@ class Front:
         found = self._routes.get(target)
         if found is None:
             path = path_of(target)
-            found = path, route(path)
+            found = path, route(path) if self._hot else None
             if found[1] is not None and len(target) < 256:
                 if len(self._routes) >= ROUTES:  # somebody makes names up
                     self._routes.clear()

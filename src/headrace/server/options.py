@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.config import Checked, option, settings_page
 from headrace.errors import InvalidOption
-from headrace.log import LEVELS
+from headrace.log import FORMATS, LEVELS
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -19,7 +19,7 @@ class ServeOptions(Checked):
     model_store: str | None = option(None, "folder in which relative sources are looked for first")
     inference_address: str = option("127.0.0.1:8080", "HOST:PORT of the inference API; port 0 takes a free one")
     management_address: str = option("127.0.0.1:8081", "HOST:PORT of the management API, or `off`; comes later")
-    metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`; comes later")
+    metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`")
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
@@ -66,6 +66,10 @@ class ServeOptions(Checked):
         30.0, "seconds to answer what was accepted, after SIGTERM or Ctrl-C", low=0, high=86400
     )
     log_level: str = option("info", "least level that is logged to stderr", choices=LEVELS)
+    log_format: str = option("text", "form of the lines of both logs; json: an object on each line", choices=FORMATS)
+    access_log: str = option(
+        "off", "a line for each request: `off`, `on` (to stdout), or a file; SIGHUP has the file opened again"
+    )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from headrace.server.head import Head
 from headrace.server.limits import DISCARDED, LINGER, PIPELINED, SLICE
 from headrace.server.refusing import ends_the_connection, refusal
 from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, headers_of, next_request_id
-from headrace.server.routes import TOLD, tell
+from headrace.server.routes import tell
 from headrace.server.status import ConnectionEnds
+from headrace.server.traffic import LEFT
 
 if TYPE_CHECKING:
     from headrace.server.front import Front
@@ -82,6 +83,8 @@ class Connection(asyncio.Protocol):
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
             exchange.drop()
+            if exchange.out is None:
+                self._tell(exchange, LEFT, 0, "")
         self.front.left(self, self._turned_away)
 
     def data_received(self, data: bytes) -> None:
@@ -273,6 +276,7 @@ class Connection(asyncio.Protocol):
         if version not in ("1.1", "1.0"):
             raise ConnectionEnds(505, f"HTTP/1.1 and HTTP/1.0 are spoken here, not HTTP/{version}")
         front = self.front
+        exchange.target = self._target
         exchange.path, route = front.find(self._target)
         head = Head(exchange.method, exchange.path, self._headers)
         if head.hosts != 1 and (head.hosts or not exchange.old):
@@ -286,7 +290,7 @@ class Connection(asyncio.Protocol):
             exchange.open(head, route)
             if head.expects is not None:
                 self.go_on(exchange)
-        elif exchange.path in TOLD:
+        elif exchange.path in front.told:
             self.answer(exchange, tell(front.service, exchange.method, exchange.path))
         else:
             exchange.bridge = Bridge(exchange, self._target, self._headers)
@@ -302,12 +306,21 @@ class Connection(asyncio.Protocol):
 
     # ---- replies out
 
-    def answer(self, exchange: Exchange, reply: Reply, request_id: str | None = None) -> None:
-        """`reply` is what `exchange` is told, once it is its turn: `flush`."""
+    def answer(
+        self,
+        exchange: Exchange,
+        reply: Reply,
+        request_id: str | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """`reply` is what `exchange` is told, once it is its turn: `flush`. `error`: it is a refusal, for that."""
         if not exchange.complete:
             self.leave_unread(exchange)
         says = CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP
-        out = headers_of(reply, request_id or next_request_id(), says)
+        request_id = request_id or next_request_id()
+        out = headers_of(reply, request_id, says)
+        if self.front.traffic is not None:
+            self._tell(exchange, reply.status, 0 if exchange.method == "HEAD" else len(reply.body), request_id, error)
         if exchange.method != "HEAD":
             if len(reply.body) > LARGE:
                 exchange.rest = reply.body
@@ -320,7 +333,26 @@ class Connection(asyncio.Protocol):
         if ends_the_connection(error) or exchange.head is None:
             exchange.last = self._ended = True
         request_id = next_request_id()
-        self.answer(exchange, refusal(error, exchange.path, request_id), request_id)
+        self.answer(exchange, refusal(error, exchange.path, request_id, exchange.served), request_id, error)
+
+    def _tell(
+        self, exchange: Exchange, status: int, sent: int, request_id: str, error: BaseException | None = None
+    ) -> None:
+        """Whoever counts and logs. What goes through the app is told of by the app."""
+        traffic = self.front.traffic
+        if traffic is None or exchange.bridge is not None:
+            return
+        began = exchange.began
+        traffic.answered(exchange.served, status, exchange.size, sent, began, error)
+        if traffic.access is not None:
+            target = exchange.target.decode("latin-1") or exchange.path
+            traffic.log(self.client, exchange.method, target, status, sent, began, request_id or next_request_id())
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Its address and port."""
+        name = self._transport.get_extra_info("peername")
+        return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None
 
     def leave_unread(self, exchange: Exchange) -> None:
         """Its reply is there before its body. Whether the body is worth reading, so that another request can follow."""

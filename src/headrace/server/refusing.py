@@ -8,18 +8,26 @@ import orjson
 
 from headrace.codecs import torchserve
 from headrace.errors import TooSlow
+from headrace.log import of_request
 from headrace.server.head import BadFraming
 from headrace.server.reply import Reply
 from headrace.server.status import ConnectionEnds, MethodNotAllowed, message_of, status_of
+from headrace.serving.served import Served
 
 _log = logging.getLogger("headrace.server")
 
 
-def refusal(error: BaseException, path: str, request_id: str) -> Reply:
-    """In the form of the API that `path` belongs to. What is our failure, or the model's, is logged."""
+def refusal(error: BaseException, path: str, request_id: str, served: Served | None = None) -> Reply:
+    """In the form of the API that `path` belongs to. What is our failure, or the model's, is logged.
+
+    `served`: the model it was for, where that is known.
+    """
     status = status_of(error)
+    about = of_request(request_id, None if served is None else f"{served.name}:{served.version}")
     if status.code == 500:  # %r: the path is the client's, and may have a line break in it
-        _log.error("%r failed, request id %s", path, request_id, exc_info=error)
+        _log.error("%r failed", path, exc_info=error, extra=about)
+    else:
+        _log.debug("%r was answered with %d: %r", path, status.code, str(error), extra=about)
     message = message_of(error, request_id)
     if path == "/v2" or path.startswith("/v2/"):
         body = orjson.dumps({"error": message.encode(errors="replace").decode()})

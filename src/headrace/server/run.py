@@ -24,10 +24,12 @@ import psutil
 
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
+from headrace.log import flush
 from headrace.server.app import App
 from headrace.server.front import Front
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
+from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
 from headrace.serving.service import Service
@@ -50,14 +52,25 @@ def serve(options: ServeOptions) -> int:
     _clear(options.ready_file)
     listener = Listener("--inference-address", address, _tls(options), options.header_timeout)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
-    app = App(service, max_body_size=options.max_body_size, body_timeout=options.body_timeout)
+    try:
+        observing = Observing(options, service, lambda: app.unanswered + front.unanswered)
+    except BaseException:
+        listener.close()
+        raise
+    app = App(
+        service,
+        max_body_size=options.max_body_size,
+        body_timeout=options.body_timeout,
+        traffic=observing.traffic,
+    )
+    front = Front(app, Limits.of(options))
     try:
         load(service, options)
         # What was imported and loaded stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
-        server = _Server(app, listener, options)
+        server = _Server(front, listener, options, observing)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(server.run())
@@ -67,10 +80,12 @@ def serve(options: ServeOptions) -> int:
         listener.close()
         service.stop(timeout=0)  # the models that were loaded before
         app.close(wait=False)
+        observing.close()
         raise
     stopped = service.stop(timeout=server.seconds_left())
     app.close(wait=stopped)
-    unanswered = app.unanswered + server.front.unanswered
+    observing.close()
+    unanswered = app.unanswered + front.unanswered
     if unanswered:
         _log.error("stopped: %d requests were not answered within %g s", unanswered, options.drain_timeout)
     elif not stopped:
@@ -84,9 +99,9 @@ def serve(options: ServeOptions) -> int:
 class _Server:
     """The event loop's part of a server's life: listen, say so, wait for a signal, drain."""
 
-    def __init__(self, app: App, listener: Listener, options: ServeOptions) -> None:
-        self.front = Front(app, Limits.of(options))
-        self._listener, self._options = listener, options
+    def __init__(self, front: Front, listener: Listener, options: ServeOptions, observing: Observing) -> None:
+        self.front = front
+        self._listener, self._options, self._observing = listener, options, observing
         self._scheme = "https" if options.tls_cert is not None else "http"
         self._stop_by: float | None = None
         self._stop = asyncio.Event()
@@ -95,9 +110,16 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            await self._serve()
+        finally:
+            await self._observing.drain()
+
+    async def _serve(self) -> None:
         self.front.open()
         self._listener.open(self.front.connection)
         try:
+            self._observing.open()
             self._write_ready_file()
             _log.info("inference API on %s://%s", self._scheme, self._listener.address)
             print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
@@ -123,6 +145,8 @@ class _Server:
         if self._stop_by is not None:
             # A run cannot be interrupted, and a normal exit would wait for it.
             _log.warning("a second signal: ending at once")
+            self._observing.flush()
+            flush()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         else:
@@ -137,7 +161,7 @@ class _Server:
         ready: dict[str, Any] = {
             "inference": f"{self._scheme}://{self._listener.address}",
             "management": None,
-            "metrics": None,
+            "metrics": self._observing.url,
             "grpc": None,
             "pid": os.getpid(),
             "version": __version__,
@@ -189,7 +213,12 @@ def load(service: Service, options: ServeOptions) -> None:
         if not store.is_dir():
             raise InvalidOption(f"--model-store {store} is not a folder")
     compile_options = CompileOptions(
-        options.scheduler, options.num_cores, options.num_streams, options.max_batch_size, options.max_batch_delay
+        options.scheduler,
+        options.num_cores,
+        options.num_streams,
+        options.max_batch_size,
+        options.max_batch_delay,
+        measured=options.metrics_address != "off",
     )
     lifecycle = Lifecycle(service.registry, compile_options, store)
     asked = options.models
@@ -205,7 +234,6 @@ def load(service: Service, options: ServeOptions) -> None:
 def _tell_what_comes_later(options: ServeOptions) -> None:
     doors = {
         "--management-address": options.management_address,
-        "--metrics-address": options.metrics_address,
         "--grpc-address": options.grpc_address,
     }
     later = [flag for flag, text in doors.items() if Address.parse(flag, text) is not None]

@@ -89,6 +89,13 @@ def status_of(error: BaseException) -> Status:
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 
+def reason_of(error: BaseException) -> str:
+    """Its kind in the table: what refusals are counted by."""
+    if isinstance(error, ConnectionEnds):
+        return "ConnectionEnds"
+    return next((kind.__name__ for kind in type(error).__mro__ if kind in TABLE), "Unexpected")
+
+
 def message_of(error: BaseException, request_id: str) -> str:
     """What the client reads. Never a path, an address or a traceback of ours or of the model's."""
     code = status_of(error).code

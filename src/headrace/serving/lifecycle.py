@@ -21,6 +21,7 @@ from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.compile import compile_model
 from headrace.model.model import Model
+from headrace.serving.measures import Measures
 from headrace.serving.registry import Entry, Registry, State
 from headrace.serving.served import Served
 
@@ -58,6 +59,8 @@ class CompileOptions:
     num_streams: int | None = None
     max_batch_size: int | None = None
     max_batch_delay: float = 0.0
+    measured: bool = False
+    """Whether times and sizes are counted: for metrics."""
 
 
 class Lifecycle:
@@ -96,7 +99,9 @@ class Lifecycle:
         except BaseException as error:
             entry.state, entry.reason = State.FAILED, str(error)
             raise
-        entry.served = Served(name, version, model, handler)
+        if self._options.measured:
+            model.measure()
+        entry.served = Served(name, version, model, handler, Measures() if self._options.measured else None)
         entry.state = State.READY
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info("model %s:%s is READY after %.2f s: %r, %s", name, version, time.monotonic() - started, model, batch)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.model.model import Model
+from headrace.serving.measures import Measures
 
 
 @dataclass(frozen=True)
@@ -15,3 +17,15 @@ class Served:
     model: Model
     handler: ImageClassifier | None = None
     """Trusted code of ours that turns a body into tensors and tensors into an answer; `/v2` goes around it."""
+    measures: Measures | None = None
+    """What the doors keep of its requests, where somebody wants to know."""
+
+    def has_decoded(self, began: float) -> None:
+        """One of its bodies has become inputs; `began`: monotonic."""
+        if self.measures is not None:
+            self.measures.decode_seconds.observe(monotonic() - began)
+
+    def has_encoded(self, began: float) -> None:
+        """Outputs of its model have become the body of an answer."""
+        if self.measures is not None:
+            self.measures.encode_seconds.observe(monotonic() - began)
