@@ -122,7 +122,8 @@ class _Server:
             self._observing.open()
             self._write_ready_file()
             _log.info("inference API on %s://%s", self._scheme, self._listener.address)
-            print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
+            # Scripts wait for this line on stdout. Its end comes with it: unbuffered, the log might come in between.
+            print("Model server started.\n", end="", flush=True)  # noqa: T201
             await self._stop.wait()
         finally:
             self._listener.close()
