@@ -6,7 +6,7 @@ EXTRA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format settings bench bench-overhead bench-resnet bench-engine sequences digits clean
+.PHONY: help demo serve test check format settings bench bench-overhead bench-schedulers bench-engine sequences digits clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,13 +45,13 @@ format: .venv/installed-test ## rewrite the code as the format check wants it
 settings: .venv/installed ## write docs/settings.md from the declared options
 	$(BIN)/python -m headrace.server.options > docs/settings.md
 
-bench: bench-overhead bench-resnet bench-engine ## all benchmarks
+bench: bench-overhead bench-schedulers bench-engine ## all benchmarks
 
 bench-overhead: .venv/installed-test ## no-op over HTTP beside the bare HTTP stack and the peers that are installed
 	$(BIN)/python benchmarks/overhead.py $(EXTRA)
 
-bench-resnet: .venv/installed-test ## ResNet-18 under 1 to 32 callers beside bare ONNX Runtime loops
-	$(BIN)/python benchmarks/resnet.py $(EXTRA)
+bench-schedulers: .venv/installed-test ## ResNet-18 under each scheduler beside bare loops, DeepSparse and theory (about 18 minutes)
+	$(BIN)/python benchmarks/schedulers.py $(EXTRA)
 
 bench-engine: .venv/installed-test ## the engine itself beside asyncio, executors and bare threads (about 7 minutes)
 	$(BIN)/python benchmarks/engine.py $(EXTRA)

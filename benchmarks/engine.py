@@ -17,21 +17,17 @@ shows that it works; its figures say little.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -48,17 +44,11 @@ import onnx
 import onnxruntime
 import uvloop
 from onnx import TensorProto, helper, numpy_helper
+from turns import Figure, Gate, Plan, Turn, Values, percentiles, run
 
 import headrace as hr
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "peers"))
-
-from machine import surroundings, versions  # noqa: E402
-from measure import NOISE  # noqa: E402
-from processes import machine_cpu_seconds  # noqa: E402
-from run import measuring_alone  # noqa: E402
-
+PACKAGES = ("headrace", "numpy", "onnxruntime", "uvloop")
 DIGITS = Path(hr.__file__).parent / "bundled" / "digits" / "digits.onnx"
 STREAMS = 2
 IN_FLIGHT = 64
@@ -70,123 +60,12 @@ BEHIND = 10
 VARS = 1000
 MIB = 2**20
 
-Values = dict[str, float]
-Turn = Callable[[], Values]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What was to be reached, and whether it was."""
-
-    what: str
-    gate: str
-    measured: str
-    holds: bool
-    aim: str = ""
-    reached: bool | None = None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What `engine.md` says of one figure."""
-
-    title: str
-    table: str
-    gates: list[Gate]
-    notes: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    rounds: int
-    quick: bool
-    out: Path
-
-    @property
-    def secs(self) -> float:
-        """Of one closed loop."""
-        return 0.2 if self.quick else 1.0
-
-    def take_turns(self, figure: str, turns: Mapping[str, Turn], *, rounds: int | None = None) -> Rounds:
-        """Measure all of them, round after round. Every turn is printed and appended to engine.jsonl as it ends."""
-        rounds = rounds or self.rounds
-        found = Rounds({name: [] for name in turns}, set())
-        at = {key: value for key, value in surroundings().items() if key != "wrk"}
-        used = versions(None, ("headrace", "numpy", "onnxruntime", "uvloop"))
-        for number in range(1, rounds + 1):
-            for name, turn in turns.items():
-                values, strangers = counting_strangers(turn)
-                found.values[name].append(values)
-                if strangers > NOISE:
-                    found.noisy.add(name)
-                noisy = f"  (others used {strangers:.2f} cores)" if strangers > NOISE else ""
-                said = "  ".join(f"{key} {value:,.4g}" for key, value in values.items())
-                print(f"[{number}/{rounds}] {figure:8s} {name:46s} {said}{noisy}", flush=True)
-                row = {"figure": figure, "name": name, "round": number, "quick": self.quick}
-                row |= {key: float(f"{value:.6g}") for key, value in values.items()}
-                row |= {"strangers_cores": round(strangers, 2), **at, "versions": used}
-                with (self.out / "engine.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-        return found
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """What was measured: for each name the values of every round."""
-
-    values: dict[str, list[Values]]
-    noisy: set[str]
-
-    def middle(self, name: str, key: str) -> float:
-        return median(values[key] for values in self.values[name])
-
-    def worst(self, name: str, key: str) -> float:
-        return max(values[key] for values in self.values[name])
-
-    def table(self, columns: Mapping[str, tuple[str, str]], more: Mapping[str, Mapping[str, str]] | None = None) -> str:
-        """Medians. `columns`: heading and format by key; `more`: further cells, by heading and name."""
-        more = more or {}
-        headings = ["", *(heading for heading, _ in columns.values()), *more]
-        lines = [line(headings), line(["---", *["---:"] * (len(headings) - 1)])]
-        for name, values in self.values.items():
-            cells = [
-                format(self.middle(name, key), form) if key in values[0] else "" for key, (_, form) in columns.items()
-            ]
-            cells += [cell.get(name, "") for cell in more.values()]
-            lines.append(line([("~" if name in self.noisy else "") + name, *cells]))
-        return "\n".join(lines)
-
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, help="5; with --quick 2")
-    parser.add_argument("--only", type=figures, default=",".join(FIGURES), metavar="NAME,...", help="%(default)s")
-    parser.add_argument("--quick", action="store_true", help="small and short, to see that it works")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder of engine.jsonl and engine.md")
-    parser.add_argument("--child", nargs=2, metavar=("WHAT", "SIZE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        print(json.dumps(CHILDREN[options.child[0]](float(options.child[1]))))
+    if sys.argv[1:2] == ["--child"]:
+        print(json.dumps(CHILDREN[sys.argv[2]](float(sys.argv[3]))))
         return 0
-    plan = Plan(options.rounds or (2 if options.quick else 5), options.quick, options.out)
-    plan.out.mkdir(parents=True, exist_ok=True)
-    done = []
-    for name in options.only:
-        done.append(FIGURES[name](plan))
-        print(f"\n{section(done[-1])}\n", flush=True)
-    gates = gates_table([gate for figure in done for gate in figure.gates])
-    print(f"{gates}\n\n{measured_on(plan)}")
-    text = "\n\n".join(part for part in (gates, *map(section, done), measured_on(plan)) if part)
-    command = "python benchmarks/engine.py " + " ".join(sys.argv[1:])
-    (plan.out / "engine.md").write_text(f"# The engine\n\n`{command.strip()}`\n\n{text}\n")
-    return 0
-
-
-def figures(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in FIGURES]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(FIGURES)}")
-    return names
+    return run("engine", "The engine", FIGURES, PACKAGES, __doc__)
 
 
 # ---- push
@@ -515,6 +394,10 @@ def lag(plan: Plan) -> Figure:
             doors = Doors(side, engine, stack)
             awaited, direct = doors.calls["model.submit"], partial(doors.run, ["y"], {"x": doors.x})
             turns[f"{IN_FLIGHT} awaiters, model of {takes}"] = lambda call=awaited: asyncio.run(lag_beside(call, secs))
+            executor = doors.calls["run_in_executor(2)"]
+            turns[f"{IN_FLIGHT} on run_in_executor(2), model of {takes}"] = lambda call=executor: asyncio.run(
+                lag_beside(call, secs)
+            )
             turns[f"two bare threads, model of {takes}"] = lambda call=direct: beside_threads(call, secs)
         found = plan.take_turns("lag", turns)
     columns = {
@@ -596,7 +479,8 @@ def memory(plan: Plan) -> Figure:
         "bound": ("bound", ",.0f"),
     }
     return Figure(
-        f"{n:,} operations, 1 read and 1 write over {VARS:,} Vars, pushed without waiting, no Future kept",
+        f"{n:,} operations, 1 read and 1 write over {VARS:,} Vars, pushed without waiting, no Future kept; "
+        "at most 3 rounds",
         found.table(columns),
         [
             Gate("growth of RSS after the first 100,000", "flat: 1 MiB", f"{grown:.2f} MiB", grown <= 1),
@@ -682,7 +566,7 @@ def idle(plan: Plan) -> Figure:
     )
     percent = found.middle("headrace, digits model loaded", "cpu_percent")
     return Figure(
-        f"CPU of an idle process, over {secs} s",
+        f"CPU of an idle process, over {secs} s; at most 3 rounds",
         found.table({"cpu_percent": ("% of one core", ".3f")}),
         [Gate("idle with a model loaded", "2 %", f"{percent:.3f} %", percent < 2, "0.5 %", percent <= 0.5)],
     )
@@ -705,64 +589,6 @@ cpu, begun = time.process_time(), time.perf_counter()
 time.sleep(float(sys.argv[1]))
 print(json.dumps({"cpu_percent": (time.process_time() - cpu) / (time.perf_counter() - begun) * 100}))
 """
-
-
-# ---- what all share
-
-
-def counting_strangers(turn: Turn) -> tuple[Values, float]:
-    """What the turn found, and how many cores other processes used meanwhile."""
-    with measuring_alone():
-        gc.collect()
-        busy, own, begun = machine_cpu_seconds()[0], own_cpu(), time.perf_counter()
-        values = turn()
-        wall = time.perf_counter() - begun
-        return values, (machine_cpu_seconds()[0] - busy - (own_cpu() - own)) / wall
-
-
-def own_cpu() -> float:
-    """Seconds of this process and of the children it has waited for."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def percentiles(seconds: list[float], times: float, unit: str) -> Values:
-    ordered = sorted(seconds)
-    return {f"p{share}_{unit}": ordered[len(ordered) * share // 100] * times for share in (50, 99)}
-
-
-def section(figure: Figure) -> str:
-    parts = [f"## {figure.title}", figure.table, gates_table(figure.gates), figure.notes]
-    return "\n\n".join(part for part in parts if part)
-
-
-def measured_on(plan: Plan) -> str:
-    at, used = surroundings(), versions(None, ("numpy", "onnxruntime", "uvloop"))
-    quick = " Quick: these figures say little." if plan.quick else ""
-    return (
-        f"Measured {at['date']} on {at['machine']['cores']} cores {at['machine']['cpu']}, "
-        f"{at['machine']['kernel']}; commit {at['commit']}; {', '.join(f'{name} {v}' for name, v in used.items())}. "
-        f"Medians of {plan.rounds} round(s) (memory and idle: at most 3), taking turns. `~`: other processes were busy "
-        f"in some round.{quick}"
-    )
-
-
-def gates_table(gates: list[Gate]) -> str:
-    if not gates:
-        return ""
-    lines = [line(("", "gate", "measured", "holds", "aim", "reached")), line(["---", *["---:"] * 5])]
-    for gate in gates:
-        reached = "" if gate.reached is None else yes(gate.reached)
-        lines.append(line((gate.what, gate.gate, gate.measured, yes(gate.holds), gate.aim, reached)))
-    return "\n".join(lines)
-
-
-def yes(holds: bool) -> str:
-    return "yes" if holds else "**no**"
-
-
-def line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 FIGURES: dict[str, Callable[[Plan], Figure]] = {

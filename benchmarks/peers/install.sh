@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make the virtual environments of the servers named, each by itself, at the versions that were measured.
 #
-#   benchmarks/peers/install.sh NAME...       # mms torchserve mosec litserve bentoml mlserver pytriton ray fe
+#   benchmarks/peers/install.sh NAME...       # mms torchserve mosec litserve bentoml mlserver pytriton ray fe deepsparse
 #
 # HEADRACE_PEERS  folder of the environments, `venv-NAME` each   (default: .peers at the top of the repository)
 # PYTHON          the interpreter they are made with             (default: python3)
@@ -26,6 +26,7 @@ requirements() {
     mlserver) echo "mlserver==1.7.1 uvloop<0.22" ;; # it still asks uvloop for an event loop policy
     pytriton) echo "nvidia-pytriton==0.7.0" ;; # needs a Python 3.11 older than 3.11.5: say which with PYTHON
     ray) echo "ray[serve]==2.60.0" ;;
+    deepsparse) echo "deepsparse==1.8.0 setuptools<80" ;; # Python 3.11 at most; it imports pkg_resources
     fe) echo "uvicorn==0.54.0 uvloop==0.22.1 httptools==0.9.0" ;; # the bare HTTP stacks: uvicorn-raw, proto-raw
     *) return 1 ;;
     esac
@@ -33,7 +34,7 @@ requirements() {
 
 [ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 for name; do
-    requirements "$name" >/dev/null || { echo "$name: not one of mms torchserve mosec litserve bentoml mlserver pytriton ray fe" >&2; exit 2; }
+    requirements "$name" >/dev/null || { echo "$name: not one of mms torchserve mosec litserve bentoml mlserver pytriton ray fe deepsparse" >&2; exit 2; }
 done
 
 for name; do

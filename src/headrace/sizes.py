@@ -20,7 +20,9 @@ def nbytes_of(values: Iterable[Any]) -> int:
                 total += sum(map(_nbytes, value.values()))
             else:
                 total += _nbytes(value)
-        except Exception:  # the value's own code
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the value's own code, which may raise what it likes
             continue
     return total
 
@@ -28,5 +30,5 @@ def nbytes_of(values: Iterable[Any]) -> int:
 def _nbytes(value: object) -> int:
     nbytes = getattr(value, "nbytes", None)  # what NumPy, PyTorch and memoryview call it
     if isinstance(nbytes, int):
-        return nbytes
+        return max(0, nbytes)
     return len(value) if isinstance(value, bytes | bytearray | str) else 0

@@ -455,3 +455,40 @@ def test_random_threads_and_tasks_never_pass_the_bounds_and_lose_nothing(seed: i
     assert inside(budget) == (0, 0)
     assert budget.statistics().waiting == 0
     assert budget.wait_until_idle(timeout=0)
+
+
+def test_who_is_interrupted_while_it_tells_the_next_one_of_its_room_tells_it_all_the_same(
+    in_threads: Callable[..., Any], until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(1)
+    permit, wake, interrupts = budget.admit(), budget.wake, [KeyboardInterrupt()]
+    crowd = in_threads(lambda: budget.acquire().release())
+    until(lambda: budget.statistics().waiting == 1)
+
+    def interrupted() -> None:
+        while interrupts:
+            raise interrupts.pop()
+        wake()
+
+    monkeypatch.setattr(budget, "wake", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        permit.release()
+    crowd.join()
+    assert budget.statistics().inside == 0
+
+
+def test_a_charge_that_is_a_function_is_asked_again_each_time_there_may_be_room(
+    in_threads: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    budget = Budget(10, max_bytes=100)
+    first, second, known = budget.admit(60), budget.admit(30), [100]
+    crowd = in_threads(lambda: budget.acquire(lambda: known[0], PATIENCE))
+    until(lambda: budget.statistics().waiting == 1)
+    known[0] = 50
+    second.release()
+    assert budget.statistics().waiting == 1, "60 and 50 are more than 100"
+    known[0] = 40
+    budget.mend()
+    crowd.join()
+    assert budget.statistics().nbytes == 100
+    first.release()

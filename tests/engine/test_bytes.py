@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import queue
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 import headrace as hr
+import headrace.engine.admission
 import headrace.model.run
 from headrace.engine.topology import made_up
 from headrace.testing import Gate
@@ -522,7 +525,6 @@ def test_who_waited_for_its_results_and_did_not_read_them_is_told_too(
     assert told.value.futures == (mine,)
 
 
-@pytest.mark.xfail(strict=True, raises=hr.Overloaded, reason="a callback is taken for one that reads")
 def test_a_callback_that_does_not_read_hides_nobody_who_waits_for_itself(
     machine: Made, in_threads: InThreads, until: Until
 ) -> None:
@@ -536,6 +538,58 @@ def test_a_callback_that_does_not_read_hides_nobody_who_waits_for_itself(
     with pytest.raises(hr.WouldDeadlock) as told:
         m.model.submit(raw(30), timeout=0.5)  # without one it waits for ever
     assert told.value.futures == (mine,)
+
+
+def test_who_hands_its_results_on_in_a_callback_is_not_told_before_they_could_be_read(
+    machine: Made, in_threads: InThreads, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headrace.engine.admission, "GRACE", PATIENCE)
+    m, handed = machine(100).knows(30), queue.SimpleQueue[Any]()
+
+    def produce() -> None:
+        for _ in range(5):
+            m.model.submit(raw(30)).add_done_callback(handed.put)
+
+    crowd = in_threads(produce)
+    for i in range(5):
+        if i < 4:
+            until(lambda: m.waiting == 1 and not m.engine.statistics().budget.inside and not m.engine.budget.holding)
+        assert handed.get(timeout=PATIENCE).result().size == 60
+    crowd.join()
+    assert m.charged == 0
+
+
+def test_a_task_whose_callback_does_not_read_is_told_too(machine: Made) -> None:
+    m = machine(100).knows(30)
+
+    async def main() -> None:
+        called = asyncio.Event()
+        mine = m.model.submit(raw(30))
+        loop = asyncio.get_running_loop()
+        mine.add_done_callback(lambda future: loop.call_soon_threadsafe(called.set))
+        await called.wait()
+        with pytest.raises(hr.WouldDeadlock) as told:
+            await m.model.asubmit(raw(30))
+        assert told.value.futures == (mine,)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def test_who_iterates_over_its_own_results_and_waits_for_room_meanwhile_is_told_at_once(
+    machine: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headrace.engine.admission, "GRACE", PATIENCE)
+    m = machine(200).knows(30)
+    gate = m.hold()
+    mine = [m.model.submit(raw(30)) for _ in range(2)]
+    done = hr.as_completed(mine, PATIENCE)
+    gate.open()
+    first = next(done)
+    m.quiet()
+    with pytest.raises(hr.WouldDeadlock) as told:
+        m.model.submit(raw(30), timeout=PATIENCE / 2)
+    assert set(told.value.futures) == set(mine)
+    assert first in mine
 
 
 def test_a_callback_that_reads_makes_room_for_who_waits(machine: Made) -> None:
@@ -726,3 +780,15 @@ def test_waiting_for_the_end_of_all_ends_where_another_waits_for_what_this_threa
         m.engine.waitall(timeout=0.2)  # nothing is inside
     finally:
         crowd.join()
+
+
+@pytest.mark.parametrize("full", ["block", "reject"])
+def test_room_that_nobody_gave_back_because_ctrl_c_was_lost_is_found(full: str) -> None:
+    """What a weak reference calls cannot raise: KeyboardInterrupt there is printed, and what was to be done is not."""
+    with hr.Engine(topology=made_up(1), max_bytes=100, on_full=full) as engine:
+        future = engine.push(lambda: bytes(100))
+        future.wait_to_read(PATIENCE)
+        engine.budget._unread[id(future)].future = weakref.ref(future)  # as if its callback had been interrupted
+        del future
+        assert engine.push(lambda: 7).result(PATIENCE) == 7
+        assert engine.statistics().budget.nbytes == 0

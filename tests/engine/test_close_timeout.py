@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import headrace as hr
 from headrace.engine import engine as module
 from headrace.engine.engine import Engine
 from headrace.engine.stream import Stream
@@ -32,3 +33,18 @@ def test_stuck_streams_share_the_time_there_is(monkeypatch) -> None:  # type: ig
         future.result(30)
     for stream in streams:
         stream.join()
+
+
+def test_what_waits_for_the_cores_of_another_port_does_not_begin_while_the_engine_is_closed() -> None:
+    """Its port comes after the one whose run is waited for."""
+    engine = hr.Engine(topology=made_up(1))
+    busy, began = Gate(), []
+    running = engine.push(busy)
+    busy.wait()
+    model = hr.compile_model(lambda x: began.append(x), engine=engine)
+    waiting = model.submit(1)
+    waiting.add_done_callback(lambda _: busy.open())  # it is refused before the run has ended
+    engine.close(drain=False)
+    assert isinstance(waiting.exception(), hr.Closed)
+    assert running.exception() is None
+    assert began == []

@@ -5,6 +5,7 @@ The clock stands still unless a test moves it; a run takes as long as the clock 
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -327,3 +328,69 @@ def test_a_request_that_is_late_when_it_is_reached_is_not_run(timed: Callable[..
     counts = model.statistics()
     assert (counts.submitted, counts.completed, counts.late, counts.cancelled) == (4, 2, 1, 1)
     assert t.engine.statistics().budget.inside == 0
+
+
+# ---- full
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[hr.Engine, Gate]]:
+    """Whose one place is taken by what stands at the gate."""
+    gate = Gate()
+    with hr.Engine(topology=made_up(1), max_operations=1) as engine:
+        engine.push(gate)
+        gate.wait()
+        yield engine, gate
+        gate.open()
+
+
+def test_a_push_waits_for_room_until_its_deadline_and_no_longer(full: tuple[hr.Engine, Gate]) -> None:
+    engine, gate = full
+    var = hr.Var()
+    with pytest.raises(hr.DeadlineExceeded, match="no room in the engine by the deadline"):
+        engine.push(ran, writes=[var], deadline=engine.clock.now() + 0.02)
+    assert engine.statistics().budget.waiting == 0, "it has left the line"
+    assert engine.statistics().operations.pushed == 1
+    gate.open()
+    assert engine.push(ran, reads=[var]).result(PATIENCE) == "ran", "what was not pushed poisons nothing"
+
+
+def test_a_push_that_finds_room_before_its_deadline_is_run(
+    full: tuple[hr.Engine, Gate], in_threads: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    engine, gate = full
+    answers: list[str] = []
+    for deadline in (engine.clock.now() + PATIENCE, float("inf"), 1e300):
+        if answers:
+            gate = Gate()
+            engine.push(gate)
+            gate.wait()
+        crowd = in_threads(lambda d=deadline: answers.append(engine.push(ran, deadline=d).result(PATIENCE)))
+        until(lambda: engine.statistics().budget.waiting == 1)
+        gate.open()
+        crowd.join()
+    assert answers == ["ran"] * 3
+
+
+@pytest.mark.parametrize("on_full", ["reject", "shed"])
+def test_where_a_full_engine_does_not_wait_a_deadline_changes_nothing(on_full: str) -> None:
+    gate = Gate()
+    with hr.Engine(topology=made_up(1), max_operations=1, on_full=on_full) as engine:
+        engine.push(gate)
+        gate.wait()
+        with pytest.raises(hr.Overloaded):
+            engine.push(ran, deadline=engine.clock.now() + PATIENCE)
+        gate.open()
+
+
+def test_a_submit_that_finds_no_room_within_its_timeout_is_told_it_was_too_busy(full: tuple[hr.Engine, Gate]) -> None:
+    """Not that it was late: the same request may succeed elsewhere, at once."""
+    engine, _ = full
+    with hr.compile_model(lambda x: x, engine=engine) as model:
+        with pytest.raises(hr.Overloaded):
+            model.submit(1, timeout=0.02)
+        with pytest.raises(hr.Overloaded):
+            model(1, timeout=0.02)
+        with pytest.raises(hr.Overloaded):
+            asyncio.run(model.asubmit(1, timeout=0.02))
+        assert engine.statistics().budget.waiting == 0

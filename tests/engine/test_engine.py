@@ -298,7 +298,7 @@ def test_an_error_is_remembered_before_its_room_is_given_back(runs: bool) -> Non
     budget, inside = Budget(1), list[int]()
     source = OperationSource(lambda _: inside.append(budget.statistics().inside), budget)
     operation = Operation(lambda: 1 / 0, accesses((), ()), 0, None, source, HERE, 0)
-    budget.admit().hand_over(operation)
+    budget.admit(0, operation)
     operation.add_done_callback(lambda _: inside.append(budget.statistics().inside))
     if runs:
         operation.begin()
@@ -618,7 +618,7 @@ def test_a_port_that_is_detached_at_once_gives_its_cores_back(narrow: Engine) ->
         source = OperationSource(narrow.remember, narrow.budget)
         port = narrow.attach(source, [0b1], "short-lived")
         operation = Operation(lambda: 1, accesses((), ()), 0, None, source, HERE, 0)
-        narrow.offer(port, source.add, operation, narrow.admit())
+        narrow.enter(port, source.add, operation, 0)
         narrow.detach(port)  # its stream has been given its cores, and may not have woken yet
         assert isinstance(operation.exception(PATIENCE), Closed | None)
         assert narrow.statistics().cores_leased == 0

@@ -333,11 +333,11 @@ def test_a_wait_ends_when_its_time_is_up_and_the_work_goes_on() -> None:
     assert future.result(timeout=0) == 1
 
 
-def test_a_wait_that_is_interrupted_leaves_nothing_behind() -> None:
+def test_a_wait_that_is_refused_leaves_nothing_behind() -> None:
     future: Future[int] = Future()
     with pytest.raises(TypeError):
         future.result(timeout="soon")  # type: ignore[arg-type]
-    assert future._callbacks == []
+    assert not future._callbacks
 
 
 def test_on_a_stream_only_what_is_there_already_can_be_read(in_threads: InThreads) -> None:

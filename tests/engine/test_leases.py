@@ -35,7 +35,7 @@ class Play:
             if self.work[lane.group] and lane.group.idle:
                 self.leases.line_up(lane.group)
                 self._look()
-            self._start(self.leases.grant())
+            self._start(self.leases.grant(self.work.__getitem__))
         elif self.work[lane.group] and not lane.out:  # nobody else wants the cores: it takes its next piece at once
             self._run(lane)
         else:
@@ -48,7 +48,7 @@ class Play:
         self.work[group] = 0
         self.leases.leave(group)
         self._look()
-        self._start(self.leases.grant())
+        self._start(self.leases.grant(self.work.__getitem__))
         self._check()
 
     def exchange(self, group: Group, masks: list[int]) -> None:
@@ -57,7 +57,7 @@ class Play:
         old = [*group.idle, *(lane for lane in self.running if lane.group is group)]
         self.leases.exchange(group, old, [Lane(group, mask) for mask in masks])
         assert group.in_line == in_line, "it keeps its place"
-        self._start(self.leases.grant())
+        self._start(self.leases.grant(self.work.__getitem__))
         self._ask(group)
         self._check()
 
@@ -191,9 +191,31 @@ def test_a_group_with_much_work_stands_in_line_once() -> None:
     play.give(busy, 10)
     play.give(other)
     play.end(play.running[0])
-    assert play.grants == [hog, busy], "one lane; the other stands behind those who came meanwhile"
+    assert play.grants == [hog, busy, busy], "its turn is as many lanes as it has"
     play.end(play.running[0])
-    assert play.grants == [hog, busy, other]
+    play.end(play.running[0])
+    assert play.grants == [hog, busy, busy, other], "and for more it stands behind those who came meanwhile"
+
+
+def test_a_turn_is_all_the_lanes_there_is_work_for() -> None:
+    """A wide one stands behind, and keeps what is left: a core that is not taken now is idle for a whole run."""
+    play = Play(0b1111, [0b1111], [0b1, 0b10, 0b100, 0b1000])
+    wide, narrow = play.groups
+    play.give(wide, 3)
+    play.give(narrow, 6)
+    while play.running:
+        play.end(play.running[0])
+    assert play.grants == [wide, *[narrow] * 4, wide, *[narrow] * 2, wide]
+
+
+def test_a_turn_is_no_more_lanes_than_there_is_work_for() -> None:
+    play = Play(0b111, [0b111], [0b1, 0b10, 0b100], [0b1])  # a group's last lane is taken first
+    wide, narrow, other = play.groups
+    play.give(wide)
+    play.give(narrow, 2)
+    play.give(other)
+    play.end(play.running[0])
+    assert [(lane.group, lane.mask) for lane in play.running] == [(narrow, 0b100), (narrow, 0b10), (other, 0b1)]
 
 
 def test_the_lane_that_ran_last_is_taken_first() -> None:

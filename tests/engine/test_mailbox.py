@@ -75,9 +75,6 @@ class Loop:
     def call_later(self, seconds: float, tick: Callable[[], object]) -> None:
         self.ticks.append(tick)
 
-    def create_future(self) -> None:
-        pass
-
     def turn(self) -> None:
         if self.wakes:
             self.wakes.popleft()()
@@ -140,7 +137,7 @@ class Scene:
     def wait(self, tasks: int) -> None:
         """So many tasks of the loop wait: it ticks, if they are many."""
         for _ in range(tasks):
-            self.box.waiter()
+            self.box.expect()
 
     def post(self, who: str) -> None:
         count = self._posted[who] = self._posted.get(who, 0) + 1
@@ -193,7 +190,7 @@ def explore(make: Callable[[], Scene], switches: int) -> tuple[int, int, int]:
         path = unexplored.pop()
         scene = make()
         kind = type(scene.box)
-        functions = kind.post, kind._drain, kind.ring, kind._tick, kind.waiter, Hold.add, Hold.let_go
+        functions = kind.post, kind.announce, kind._drain, kind.ring, kind._tick, kind.expect, Hold.let_go
         codes = {function.__code__ for function in functions}
         actors = [Actor(act, codes) for act in scene.acts]
         step, last, switched = 0, 0, 0
@@ -480,7 +477,7 @@ def test_what_is_held_back_from_a_loop_that_was_closed_meanwhile_is_dropped() ->
         loop = factory()
         box = Mailbox(loop)
         for _ in range(MANY):
-            box.waiter()
+            box.expect()
         hold = Hold.here()
         hold.on = True
         try:
@@ -502,9 +499,8 @@ def test_a_loop_that_is_stopped_and_run_again_gets_what_was_held_back_meanwhile(
     came = asyncio.Event()
 
     async def wait_for_what_comes(box: Mailbox) -> None:
-        waiters = [box.waiter() for _ in range(MANY)]
-        for waiter in waiters:
-            waiter.cancel()
+        for _ in range(MANY):
+            box.expect()
 
     box = Mailbox(loop)
     loop.run_until_complete(wait_for_what_comes(box))
@@ -593,7 +589,7 @@ def test_while_no_time_passes_a_stream_wakes_the_loop_only_when_it_has_nothing_l
     tasks, each = 64, 30
     idle = 0
     held_back = 0
-    turn, add = Engine.turn, Hold.add
+    turn, announce = Engine.turn, Mailbox.announce
 
     def counted(self: Engine, stream: Any, done: Any) -> Any:
         nonlocal idle
@@ -601,13 +597,14 @@ def test_while_no_time_passes_a_stream_wakes_the_loop_only_when_it_has_nothing_l
         idle += done is not None and work is None
         return work
 
-    def counted_add(self: Hold, box: Mailbox) -> None:
+    def counted_announce(self: Mailbox) -> None:
         nonlocal held_back
-        held_back += 1
-        add(self, box)
+        before = len(wakes)
+        announce(self)
+        held_back += len(wakes) == before
 
     monkeypatch.setattr(Engine, "turn", counted)
-    monkeypatch.setattr(Hold, "add", counted_add)
+    monkeypatch.setattr(Mailbox, "announce", counted_announce)
 
     async def ask() -> None:
         for _ in range(each):

@@ -2,7 +2,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
 
@@ -23,6 +23,7 @@ def _four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(ownership, "_topology", made_up(cores=4))
     monkeypatch.setattr(ownership, "_default", None)
     monkeypatch.setattr(ownership, "_held", WeakKeyDictionary())
+    monkeypatch.setattr(ownership, "_open", WeakSet())
     yield
     for engine in list(ownership._held):
         engine.close()

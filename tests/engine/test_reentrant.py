@@ -437,6 +437,9 @@ class Line:
     def is_empty(self) -> bool:
         return not self.waiting
 
+    def refuse_behind(self, running: object, refused: object) -> None:
+        pass
+
     def abandon(self, error: BaseException) -> None:
         self._in_the_middle()
         self.error = error

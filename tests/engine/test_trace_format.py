@@ -565,5 +565,5 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: 
 
 
 def test_a_trace_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="at least 1"):
+    with pytest.raises(InvalidOption, match="from 1 to"):
         Trace(tmp_path / "out.json", capacity=0)

@@ -10,13 +10,15 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from headrace.engine.bundle import Bundle
 from headrace.engine.dependencies import Var
-from headrace.engine.dispatch import PATIENCE, SHORT
+from headrace.engine.dispatch import BUNDLE, PATIENCE, SHORT
 from headrace.engine.engine import Engine, Port
 from headrace.engine.future import Future
 from headrace.engine.handover import replace_streams
@@ -52,6 +54,8 @@ class Job(Future[int]):
 
 class Batch:
     """What a stream runs: some jobs together."""
+
+    name = "batch"
 
     def __init__(self, jobs: list[Future[int]], waited_until: list[float]) -> None:
         self.jobs, self.waited_until = jobs, waited_until
@@ -125,6 +129,9 @@ class Line:
 
     def abandon(self, error: BaseException) -> None:
         self.error = error
+
+    def refuse_behind(self, running: list[Work], refused: Refused) -> None:
+        pass
 
 
 class Stage:
@@ -742,3 +749,149 @@ def test_a_full_batch_does_not_wait_as_long_as_one_that_has_room_for_company(sta
     assert len(stage.running) == 2
     stage.hung.clear()
     stage.settle_down(random.Random(0))
+
+
+# ---- bundles
+
+
+def with_a_bundle(stage: Stage, jobs: list[Job], cores: int = 2) -> tuple[Port, Stream, Bundle]:
+    """A stream has taken several short runs at a time, and has begun the first of them."""
+    port = after_short_runs(stage, cores)
+    for job in jobs:
+        stage.offer(port, job, enter=True)
+    hear_all(stage)
+    (worker,) = stage.running
+    while not isinstance(bundle := stage.running[worker], Bundle):
+        stage.step(worker)
+    stage.step(worker)
+    return port, worker, bundle
+
+
+def test_short_runs_are_taken_no_more_at_a_time_than_take_so_long(stage: Stage) -> None:
+    _, _, bundle = with_a_bundle(stage, [Job(stage.engine) for _ in range(100)])
+    assert len(bundle.left) + 1 == int(BUNDLE / (0.5 * SHORT))
+
+
+@pytest.mark.parametrize("ran_before", [0, 1, 5])
+def test_a_run_that_hangs_in_a_bundle_keeps_nobody_waiting_in_front_of_it_or_behind(
+    stage: Stage, ran_before: int
+) -> None:
+    jobs = [Job(stage.engine) for _ in range(30)]
+    port, worker, bundle = with_a_bundle(stage, jobs)
+    for _ in range(2 * ran_before):
+        stage.step(worker)
+    assert len(bundle.ended) == ran_before
+    stage.hung.add(worker)
+    stage.settle_down(random.Random(0))
+    assert sum(not job.can_read() for job in jobs) == 1, "the one that hangs"
+    assert port.bundles == 0
+    assert all(stream.alarm is None for stream in port.streams), "there is nothing left to watch"
+    stage.hung.clear()
+    stage.settle_down(random.Random(0))
+    assert all(job.can_read() for job in jobs)
+
+
+def test_what_has_not_begun_in_a_bundle_is_refused_when_its_port_is_detached(stage: Stage) -> None:
+    jobs = [Job(stage.engine) for _ in range(30)]
+    port, worker, bundle = with_a_bundle(stage, jobs)
+    stage.step(worker)  # the first has ended
+    stage.step(worker)  # the second runs
+    in_hand = len(bundle.left)
+    assert in_hand
+    stage.engine.detach(port)
+    refused = [job for job in jobs if job.can_read() and isinstance(job.exception(), Closed)]
+    assert len(refused) >= in_hand, "also while the run before them goes on"
+    assert sum(not job.can_read() for job in jobs) == 1, "what had ended was not held back, either"
+    stage.settle_down(random.Random(0))
+    assert all(job.can_read() for job in jobs)
+    assert stage.engine.statistics().budget.inside == 0
+
+
+def test_what_is_cancelled_in_hand_gives_its_room_back_when_it_is_taken_back(stage: Stage) -> None:
+    jobs = [Job(stage.engine) for _ in range(30)]
+    _, worker, bundle = with_a_bundle(stage, jobs)
+    stage.hung.add(worker)
+    gone = bundle.left[0].jobs[0]  # type: ignore[attr-defined]
+    assert gone.cancel()
+    stage.settle_down(random.Random(0))
+    assert stage.engine.statistics().budget.inside == 1
+    assert gone.cancelled()
+
+
+def operations_in_hand(stage: Stage) -> tuple[Stream, list[Future[Any]], list[int], Var]:
+    """A bundle of operations, the first of which has begun; each notes that it ran, and reads a Var of all of them."""
+    stage.pace = lambda: 0.5 * SHORT
+    ran: list[int] = []
+    var = Var()
+    for _ in range(3):  # until runs are known to be short
+        stage.engine.push(lambda: None)
+        stage.settle_down(random.Random(0))
+    futures = [stage.engine.push(lambda i=i: ran.append(i), reads=[var]) for i in range(30)]
+    hear_all(stage)
+    (worker,) = stage.running
+    while not isinstance(stage.running[worker], Bundle):
+        stage.step(worker)
+    stage.step(worker)
+    return worker, futures, ran, var
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_an_operation_cancelled_in_hand_never_runs_and_leaves_its_vars_free(stage: Stage, hangs: bool) -> None:
+    worker, futures, ran, var = operations_in_hand(stage)
+    bundle = stage.running[worker]
+    assert isinstance(bundle, Bundle)
+    gone = bundle.left[3]
+    index = futures.index(gone)  # type: ignore[arg-type]
+    assert futures[index].cancel()
+    if hangs:
+        stage.hung.add(worker)
+        stage.settle_down(random.Random(0))
+        stage.hung.clear()
+    stage.settle_down(random.Random(0))
+    assert sorted(ran) == [i for i in range(30) if i != index]
+    assert (var._readers, var._writing, var.version) == (0, False, 0)
+    assert stage.engine.statistics().budget.inside == 0
+    assert stage.engine.push(lambda: 1, writes=[var]).cancel(), "nobody holds it"
+
+
+def test_a_write_cancelled_in_hand_is_no_new_version(stage: Stage) -> None:
+    stage.pace = lambda: 0.5 * SHORT
+    for _ in range(3):
+        stage.engine.push(lambda: None)
+        stage.settle_down(random.Random(0))
+    variables = [Var() for _ in range(30)]
+    futures = [stage.engine.push(lambda: None, writes=[var]) for var in variables]
+    hear_all(stage)
+    (worker,) = stage.running
+    while not isinstance(bundle := stage.running[worker], Bundle):
+        stage.step(worker)
+    index = futures.index(bundle.left[2])  # type: ignore[arg-type]
+    futures[index].cancel()
+    stage.settle_down(random.Random(0))
+    assert [var.version for var in variables] == [int(i != index) for i in range(30)]
+
+
+def test_what_is_put_back_keeps_its_place(stage: Stage) -> None:
+    worker, _, ran, _ = operations_in_hand(stage)
+    stage.hung.add(worker)
+    stage.settle_down(random.Random(0))
+    assert ran == sorted(ran)
+    stage.hung.clear()
+    stage.settle_down(random.Random(0))
+    assert sorted(ran) == [*range(30)]
+
+
+@pytest.mark.parametrize("why", ["traced", "bytes are bounded"])
+def test_there_are_no_bundles_where_each_run_is_to_be_seen_by_itself(stage: Stage, why: str, tmp_path: Path) -> None:
+    port = after_short_runs(stage, cores=2)
+    if why == "traced":
+        stage.engine.trace(tmp_path / "trace.json")
+    if why == "bytes are bounded":
+        stage.engine.budget.max_bytes = 1 << 30
+    for _ in range(50):
+        stage.offer(port, Job(stage.engine))
+    hear_all(stage)
+    (worker,) = stage.running
+    for _ in range(10):
+        stage.step(worker)
+        assert not any(isinstance(work, Bundle) for work in stage.running.values())

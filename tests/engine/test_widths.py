@@ -43,30 +43,40 @@ class House(Stage):
             self.engines.append(Engine(num_cores=wanted, clock=self.clock, max_operations=10_000))
         self.engines.append(Engine(clock=self.clock, max_operations=10_000))
         self.in_front: dict[Group, int] = {}  # of who stands in line: how many stood there when it came
-        self.passed: dict[Group, int] = {}  # and how many have been granted since what it waits for
+        self.passed: dict[Group, set[tuple[int, Group]]] = {}  # and whose turn came since, on cores it waits for
+        self.turns = 0
         monkeypatch.setattr(Leases, "line_up", self.watched_line_up(Leases.line_up))
         monkeypatch.setattr(Leases, "_grant", self.watched_grant(Leases._grant))
+        monkeypatch.setattr(Leases, "grant", self.counted(Leases.grant))
 
     def watched_line_up(self, line_up: Callable[[Leases, Group], None]) -> Callable[[Leases, Group], None]:
         def watched(leases: Leases, group: Group) -> None:
             if not group.in_line:
-                self.in_front[group], self.passed[group] = len(leases.line), 0
+                self.in_front[group], self.passed[group] = len(leases.line), set()
             line_up(leases, group)
 
         return watched
 
     def watched_grant(self, grant: Callable[[Leases, Lane], None]) -> Callable[[Leases, Lane], None]:
-        """Who stands in line is passed by no more than stood in front of it, once by each."""
+        """Who stands in line is passed by no more than stood in front of it, once by each: in its turn, a model takes
+        as many streams as it has work for."""
 
         def watched(leases: Leases, lane: Lane) -> None:
             for group in leases.line:
                 if group.in_line and group is not lane.group and any(lane.mask & each.mask for each in group.idle):
-                    self.passed[group] += 1
+                    self.passed[group].add((self.turns, lane.group))
                     self.happened["passed"] += 1
-                    assert self.passed[group] <= self.in_front[group], "it was passed over"
+                    assert len(self.passed[group]) <= self.in_front[group], "it was passed over"
             grant(leases, lane)
 
         return watched
+
+    def counted(self, grant: Callable[..., list[Lane]]) -> Callable[..., list[Lane]]:
+        def counted(leases: Leases, *work: Any) -> list[Lane]:
+            self.turns += 1
+            return grant(leases, *work)
+
+        return counted
 
     def placed(self, rng: random.Random, engine: Engine) -> tuple[Scheduler, list[int]]:
         while True:

@@ -37,9 +37,14 @@ ONLY_FOR_TYPES = {
     ("engine/ownership", "headrace.engine.engine"),
     ("engine/stream", "headrace.engine.dispatch"),
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
-    ("model/pending", "headrace.model.run"),
+    *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
+    ("model/model", "headrace.model.rescheduling"),
+    *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
     ("serving/inflight", "headrace.serving.served"),
+    ("server/bridge", "headrace.server.exchange"),
+    *(("server/exchange", f"headrace.server.{module}") for module in ("bridge", "door", "protocol")),
+    ("server/protocol", "headrace.server.front"),
     *(("__init__", f"headrace.{module}") for module in (
         "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
         "engine.ownership", "engine.scheduler", "errors", "model.compile", "model.model", "tensor",
@@ -49,9 +54,11 @@ ONLY_FOR_TYPES = {
 
 PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
+    *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
     *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
+    *("server/head", "server/target", "server/routes", "server/inference", "server/v2_rest"),
     *("workers/messages", "workers/frames"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""

@@ -352,8 +352,11 @@ class BesideAList(RuleBasedStateMachine):
         """(batch, late), taken out of `self.waiting`."""
         waiting, late = self.waiting, []
         if busy and self.size > 1:
-            while waiting and waiting[0].can_read():
-                waiting.pop(0)
+            for plain in True, False:  # tombstones at the head of either line are gone
+                for one in [one for one in waiting if (one.priority == 0) is plain]:
+                    if not one.can_read():
+                        break
+                    waiting.remove(one)
             if not waiting:
                 return [], []
             oldest = min(one.queued_at for one in waiting if not one.can_read())
@@ -381,3 +384,35 @@ class BesideAList(RuleBasedStateMachine):
 
 BesideAList.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyOrderOfAnythingAgreesWithAList = BesideAList.TestCase
+
+
+# ---- what was pulled and did not begin
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_is_put_back_waits_where_it_did_and_is_not_counted_twice(size: int) -> None:
+    batcher, twin = Batcher(size), Batcher(size)
+    for each in batcher, twin:
+        filled(each, [request(priority=priority) for priority in (0, 0, 0, 2, 0, 1)])
+    pulled = [batcher.pull(1.0, False, []) for _ in range(2)]
+    batcher.put_back(2, [one for batch in pulled for one in batch], 1.0)
+    assert all(not one._begun for batch in pulled for one in batch)
+    again = [batcher.pull(2.0, False, []) for _ in range(6 // size)]
+    assert again[:2] == pulled
+    alike = [twin.pull(2.0, False, []) for _ in range(6 // size)]
+    assert [[one.priority for one in batch] for batch in again] == [[one.priority for one in batch] for batch in alike]
+    assert batcher.counts == twin.counts
+
+
+def test_pulling_one_at_a_time_is_pulling_batches_of_one() -> None:
+    one, several = Batcher(), Batcher()
+    refused: tuple[Refused, Refused] = ([], [])
+    for batcher in one, several:
+        waiting = filled(batcher, [request(deadline=deadline) for deadline in (None, 5.0, None, 0.5, None)])
+        waiting[2].cancel()
+    while (first := one.pull_one(1.0, refused[0])) is not None:
+        (other,) = several.pull(1.0, False, refused[1])
+        assert (first._begun, first.deadline) == (other._begun, other.deadline)
+    assert several.pull(1.0, False, refused[1]) == []
+    assert one.counts == several.counts
+    assert [type(error) for _, error in refused[0]] == [type(error) for _, error in refused[1]] == [DeadlineExceeded]

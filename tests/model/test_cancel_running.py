@@ -105,7 +105,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
 @pytest.fixture
 def model(looping: bytes, engine: hr.Engine, runs: Runs) -> hr.Model:
     """On the one stream of the engine, which closes it. Runs of up to two rows."""
-    return hr.compile_model(looping, engine=engine, max_batch_size=2)
+    return hr.compile_model(looping, warm_up=False, engine=engine, max_batch_size=2)
 
 
 def request(turns: int, value: float = 1.0) -> list[Any]:
@@ -261,7 +261,7 @@ def test_two_who_leave_at_once_stop_their_run(model: hr.Model, runs: Runs) -> No
 def test_a_run_beside_it_on_the_same_session_goes_on(looping: bytes, runs: Runs) -> None:
     engine = hr.Engine(topology=made_up(2))
     try:
-        model = hr.compile_model(looping, engine=engine, scheduler="multi_stream")
+        model = hr.compile_model(looping, warm_up=False, engine=engine, scheduler="multi_stream")
         leaves = model.submit(request(FOR_EVER))
         runs.wait()
         stays = model.submit(request(FOR_EVER))

@@ -56,6 +56,28 @@ def test_no_more_runs_than_there_are_cores() -> None:
     assert most <= 3
 
 
+def test_a_narrow_model_whose_turn_it_is_takes_all_its_streams() -> None:
+    """Else one of them would run and the other cores be kept idle, for the wide one that waits."""
+    gate, both = Gate(), threading.Barrier(2)
+
+    def wide_work(x: int) -> None:
+        if x == 0:
+            gate()
+
+    with (
+        hr.Engine(topology=made_up(2)) as engine,
+        hr.compile_model(wide_work, scheduler="single_stream", engine=engine) as wide,
+        hr.compile_model(lambda x: both.wait(PATIENCE), scheduler="multi_stream", engine=engine) as narrow,
+    ):
+        futures: list[hr.Future[Any]] = [wide.submit(0)]
+        gate.wait()
+        futures += [narrow.submit(x) for x in range(2)]
+        futures.append(wide.submit(1))
+        gate.open()
+        for future in futures:
+            future.result(2 * PATIENCE)  # a run alone would wait in vain for the other
+
+
 def test_a_wide_model_is_not_starved_by_a_narrow_one() -> None:
     """Four narrow streams that are never without work; the wide one needs all four cores at once."""
     gate, order = Gate(), []

@@ -38,7 +38,7 @@ def owner() -> Looking:
 @pytest.fixture
 def pending(owner: Looking) -> Call:
     call = Call(owner, ((b"inputs",), None, Form.ONE), 0, None)  # type: ignore[arg-type]
-    owner._budget.admit(6).hand_over(call)
+    owner._budget.admit(6, call)
     return call
 
 

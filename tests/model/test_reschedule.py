@@ -753,3 +753,15 @@ def test_a_served_model_is_rescheduled_while_the_service_answers(wide: hr.Engine
     until(lambda: len(delivered) == 6)
     assert sorted(request.result(0)[0] for request in delivered) == list(range(6))
     assert service.stop(PATIENCE)
+
+
+def test_a_model_that_came_by_a_relative_path_is_found_again_from_another_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digits = Path(hr.__file__).parent / "bundled" / "digits" / "digits.onnx"
+    monkeypatch.chdir(digits.parent)
+    with hr.Engine(topology=made_up(2)) as engine, hr.compile_model(digits.name, engine=engine) as model:
+        monkeypatch.chdir("/")
+        model.reschedule("multi_stream")
+        assert len(model.placements) == 2
+        assert model(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)

@@ -252,7 +252,6 @@ def test_the_members_of_a_batch_share_what_it_took(engine: hr.Engine, memory: Me
         gate.open()
 
 
-@pytest.mark.xfail(strict=True, raises=hr.WouldDeadlock, reason="who waits is charged with what was known when it came")
 def test_a_stream_of_requests_to_a_model_that_is_new_does_not_wait_for_itself(engine: hr.Engine) -> None:
     with hr.compile_model(lambda x: x, engine=engine) as model:
         futures = [model.submit(raw(10)) for _ in range(5)]
@@ -260,7 +259,6 @@ def test_a_stream_of_requests_to_a_model_that_is_new_does_not_wait_for_itself(en
     assert charged(engine) == 0
 
 
-@pytest.mark.xfail(strict=True, raises=hr.WouldDeadlock, reason="map does not take this for being full")
 def test_map_reads_its_oldest_where_its_own_answers_fill_the_engine(engine: hr.Engine) -> None:
     with hr.compile_model(lambda x: x, engine=engine) as model:
         for size in 10, 100, 300, 450, 2000:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import socket
 import sys
@@ -23,7 +24,7 @@ from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
-from headrace.testing import Gate, RunningServer, run_server
+from headrace.testing import Gate, RunningServer, run_command, run_server
 from headrace.version import __version__
 
 PICTURES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "held_out"
@@ -135,24 +136,42 @@ def app(service: Service) -> Iterator[App]:
     app.close()
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[RunningServer]:
+def arguments() -> list[str]:
     models = [f"served_by_the_app:{name}" for name in SERVED]
-    with run_server(
+    return [
         f"digits={BUNDLED_DIGITS}",
         f"raw={BUNDLED_DIGITS}/digits.onnx",
         *models,
         f"--max-body-size={LIMIT}",
-        cwd=folder,
-    ) as server:
+    ]
+
+
+@pytest.fixture(scope="module")
+def own(folder: Path) -> Iterator[RunningServer]:
+    with run_server(*arguments(), cwd=folder) as server:
         yield server
         assert server.stop() == 0, server.log()
 
 
-@pytest.fixture(scope="module", params=["in process", "over the wire"])
+@pytest.fixture(scope="module")
+def under_uvicorn(folder: Path) -> Iterator[RunningServer]:
+    """The plain app serves all routes under any ASGI server."""
+    command = [sys.executable, str(Path(__file__).parent / "uvicorn_server.py"), *arguments()]
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    with run_command(command, cwd=folder, env={"PYTHONPATH": path}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["own", "under_uvicorn"])
+def server(request: pytest.FixtureRequest) -> RunningServer:
+    found: RunningServer = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module", params=["in process", "own", "under_uvicorn"])
 def door(request: pytest.FixtureRequest) -> Iterator[Door]:
-    if request.param == "over the wire":
-        over_the_wire = OverTheWire(request.getfixturevalue("server"))
+    if request.param != "in process":
+        over_the_wire = OverTheWire(request.getfixturevalue(request.param))
         with over_the_wire.client:
             yield over_the_wire
         return
@@ -921,19 +940,31 @@ def test_an_error_keeps_the_connection(server: RunningServer) -> None:
             assert "close" not in answer.headers.get("connection", "")
 
 
-def test_a_body_that_is_lost_with_an_upgrade_is_refused_and_not_answered(server: RunningServer) -> None:
+UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+SMUGGLED = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+WITH_UPGRADE = [
+    (message(SMUGGLED, *UPGRADE, b"Content-Length: %d" % len(SMUGGLED), last=False), SMUGGLED),
+    (message(b"5\r\nhello\r\n0\r\n\r\n", *UPGRADE, b"Transfer-Encoding: chunked", last=False), b"hello"),
+]
+
+
+@pytest.mark.parametrize(("sent", "body"), WITH_UPGRADE)
+def test_a_request_that_offers_an_upgrade_is_an_ordinary_one(own: RunningServer, sent: bytes, body: bytes) -> None:
     """Java's client offers HTTP/2 so with its first request."""
-    upgrade = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
-    smuggled = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
-    length = b"Content-Length: %d" % len(smuggled)
-    for sent in (
-        message(smuggled, *upgrade, length, last=False),
-        message(b"5\r\nhello\r\n0\r\n\r\n", *upgrade, b"Transfer-Encoding: chunked", last=False),
-    ):
-        found = converse(server, sent)
-        assert found.startswith(b"HTTP/1.1 400")
-        assert b"without `Upgrade`" in found
-        assert found.count(b"HTTP/1.1 ") == 1
+    found = converse(own, sent + sent + message(b"next", b"Content-Length: 4"))
+    assert found.count(b"HTTP/1.1 200 OK") == 3
+    assert found.count(b"\r\n\r\n" + body) == 2
+    assert found.endswith(b"\r\n\r\nnext")
+
+
+@pytest.mark.parametrize(("sent", "body"), WITH_UPGRADE)
+def test_a_body_that_uvicorn_loses_with_an_upgrade_is_refused_and_not_answered(
+    under_uvicorn: RunningServer, sent: bytes, body: bytes
+) -> None:
+    found = converse(under_uvicorn, sent)
+    assert found.startswith(b"HTTP/1.1 400")
+    assert b"without `Upgrade`" in found
+    assert found.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize(

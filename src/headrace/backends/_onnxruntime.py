@@ -2,8 +2,10 @@
 
 Streams of width 1 share ONE session with one thread each: `run` may be called from many threads, the calling thread is
 the one that computes, and there is one copy of the weights. A stream of width w > 1 has a session of its own with w
-threads: the calling thread and w - 1 of the session's. Streams that stay on some CPUs have a session each, made by a
-thread that is there: so are its weights, and its threads, which inherit where they may run.
+threads: the calling thread and w - 1 of the session's. Streams that are to stay on CPUs of their own have a session
+each, made by a thread that is there: so are its weights. The session's threads are told to stay, and the calling thread
+stays for the length of a run: not longer, because the threads that a callback of the user's starts on it would be bound
+as well, for good.
 
 Idle threads of a session spin for at most 50 us: the default burns most of a core for a few requests a second, and
 sessions beside each other slow each other down. Sessions are made under one lock: making several at once was
@@ -16,17 +18,21 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headrace.backends.base import Loaded, LoadOptions, Stop
+from headrace.backends.base import Loaded, LoadOptions, Session, Stop
+from headrace.backends.refusals import explained
 from headrace.engine.binding import made_on
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import Array, TensorSpec
 
 SPIN_MICROSECONDS = 50
+LOOK = 100
+"""Bytes of a file that was refused that tell what it is."""
 _making = threading.Lock()
 
 # What ONNX Runtime calls the element types it takes; all else is refused at load.
@@ -86,6 +92,31 @@ class OnnxRuntimeSession:
         self._session = self._run = None
 
 
+class PinnedSession:
+    """A session whose caller stays on `cpus` while it runs, as the session's own threads do."""
+
+    stoppable = True
+
+    def __init__(self, session: OnnxRuntimeSession, cpus: tuple[int, ...]) -> None:
+        self.session, self.cpus, self.stop = session, cpus, session.stop
+
+    def run(
+        self, inputs: tuple[Array, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None
+    ) -> list[Array]:
+        before = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, self.cpus)
+        except OSError:  # they were taken from this process after the load
+            return self.session.run(inputs, names, stop)
+        try:
+            return self.session.run(inputs, names, stop)
+        finally:
+            os.sched_setaffinity(0, before)
+
+    def close(self) -> None:
+        self.session.close()
+
+
 class OnnxRuntimeBackend:
     name = "onnxruntime"
 
@@ -95,20 +126,21 @@ class OnnxRuntimeBackend:
         except ImportError as error:
             raise BackendNotInstalled(self.name, "pip install onnxruntime") from error
         source, name = _readable(model)
-        shared = None
-        sessions: list[OnnxRuntimeSession] = []
-        for width, cpus in zip(options.widths, options.cpus or ((),) * len(options.widths)):
-            if width == 1 and shared is not None:
-                sessions.append(shared)
-                continue
-            session = made_on(cpus, partial(_make, onnxruntime, source, name, width, options))
-            if not sessions:
-                inputs = tuple(_spec(name, i) for i in session.get_inputs())
-                outputs = tuple(_spec(name, o) for o in session.get_outputs())
-            made = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
-            if width == 1 and not cpus:
-                shared = made
-                shared.shared = True
+        shared: dict[tuple[int, tuple[int, ...]], Session] = {}
+        sessions: list[Session] = []
+        for width, cpus in zip_longest(options.widths, options.cpus, fillvalue=()):
+            assert isinstance(width, int), "more CPU lists than streams"
+            made = shared.get((width, cpus))
+            if made is None:
+                allowed = _allowed(cpus)
+                session = made_on(cpus, partial(_make, onnxruntime, source, name, width, allowed))
+                if not sessions:
+                    inputs, outputs = _specs(name, session)
+                bare = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
+                bare.shared = width == 1 and not cpus
+                made = PinnedSession(bare, allowed) if allowed else bare
+                if cpus or width == 1:  # wide ones side by side would fight for one session's threads
+                    shared[width, cpus] = made
             sessions.append(made)
         inputs = _fixed(inputs, options)
         return Loaded(self.name, "onnxruntime_onnx", name, tuple(sessions), inputs, outputs)
@@ -136,27 +168,64 @@ def _readable(model: Any) -> tuple[str | bytes, str]:
     try:
         if path.is_dir():
             raise InvalidModel(f"{path} is a folder; give the ONNX file in it")
+        if "://" in str(model):
+            raise InvalidModel(f"{model} is a URL; download it, and give the file")
         if not path.exists():
             raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()})")
+        if not path.is_file():  # the runtime would read a pipe or a device for ever
+            raise InvalidModel(f"{path} is not a regular file")
         if path.stat().st_size == 0:
             raise InvalidModel(f"{path} is empty: 0 bytes")
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise InvalidModel(f"{str(path)[:200]} cannot be read: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise InvalidModel(f"{path} may not be read by this user")
     return str(path), path.stem
 
 
-def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, options: LoadOptions) -> Any:
+def _allowed(cpus: tuple[int, ...]) -> tuple[int, ...]:
+    """`cpus` if this process may run on all of them, else (): ONNX Runtime writes to stderr where it fails to pin."""
+    return cpus if hasattr(os, "sched_getaffinity") and os.sched_getaffinity(0).issuperset(cpus) else ()
+
+
+def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, cpus: tuple[int, ...]) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = width
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 4  # what goes wrong is raised; logged as well, every bad request is news on stderr
     settings.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    if cpus and width > 1:
+        # One entry for each thread of the session; processors are counted from 1. Each may use all of the stream's
+        # CPUs: bound to one, it makes the others wait whenever a stranger runs there.
+        entry = ",".join(str(cpu + 1) for cpu in cpus)
+        settings.add_session_config_entry("session.intra_op_thread_affinities", ";".join([entry] * (width - 1)))
     try:
         with _making:
             return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        text = str(error).replace("[ONNXRuntimeError] : ", "").strip()
-        raise InvalidModel(f"{name} cannot be loaded as an ONNX model: {text[:500]}") from error
+        why = explained(str(error), _beginning(source))
+        raise InvalidModel(f"{name} cannot be loaded as an ONNX model: {why}") from error
+
+
+def _beginning(source: str | bytes) -> bytes:
+    try:
+        if isinstance(source, bytes):
+            return source[:LOOK]
+        with open(source, "rb") as file:
+            return file.read(LOOK)
+    except OSError:  # it is gone
+        return b""
+
+
+def _specs(name: str, session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    try:
+        given, gives = session.get_inputs(), session.get_outputs()
+        return tuple(_spec(name, i) for i in given), tuple(_spec(name, o) for o in gives)
+    except UnicodeDecodeError as error:  # the runtime loads such a file, and does not see it
+        raise InvalidModel(
+            f"{name} cannot be loaded as an ONNX model: a name in it is no text ({error}). The file is damaged: copy "
+            "or export it again"
+        ) from error
 
 
 def _spec(model: str, tensor: Any) -> TensorSpec:

@@ -25,7 +25,7 @@ class LoadOptions:
     """Fixes whole shapes, by input name or by position ("0", "1", …)."""
     cpus: tuple[tuple[int, ...], ...] = ()
     """The CPUs each stream's threads are to stay on, in the order of `widths`: its Session is its own, and made there
-    (`engine.binding.made_on`), so that its memory is near it. (): any."""
+    (`engine.binding.made_on`), so that its memory is near it. (), for one or for all: any."""
 
 
 class Stop:

@@ -9,6 +9,12 @@ Rule 4: no lock is held while waiting, or while waking whoever is next.
 Rule 5: where bytes are bounded, the outputs of what has ended stay charged until they are read or dropped: results
         nobody reads are how queues of futures grow without a bound. When all that is charged belongs to those who
         wait for room, nobody is left to make any: they are told (WouldDeadlock).
+Rule 6: what a request is charged with may be learned while it waits: a charge that is a function is asked again each
+        time there may be room.
+
+Rule 7: Ctrl-C may come between any two steps of the main thread, which in CPython is where a call returns or a loop
+        goes round. So numbers that belong together are changed with no call between them, what is taken out of
+        somewhere is first put where it goes, and whoever is interrupted sees to the rest (`mend`).
 
 An engine's budget shares the engine's lock: what enters or leaves a run does so in the turn that is taken anyway.
 """
@@ -16,18 +22,27 @@ An engine's budget shares the engine's lock: what enters or leaves a run does so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from functools import partial
+from typing import Any, NoReturn, Protocol, TypeVar, overload
 
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
+from headrace.engine.timeouts import check_timeout, loop_seconds_of, seconds_of
 from headrace.errors import Closed, HeadraceError, Overloaded, WouldDeadlock
 
 MOST_KNOWN = 1024
+Charge = int | Callable[[], int]
+"""Bytes; or what says how many, with the lock held: as far as is known by then."""
+GRACE = 0.1
+"""Seconds. What is done and had a callback may have been handed on by it, to somebody who is just about to read it:
+so long it is not taken for one that nobody but its owner reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +70,20 @@ class Holder(Protocol):
     nbytes: int
 
 
+H = TypeVar("H", bound=Holder)
+
+
 class Permit:
     """The right of one request to be inside."""
 
     __slots__ = ("_budget", "held", "nbytes")
 
-    def __init__(self, budget: Budget, nbytes: int) -> None:
-        self._budget, self.nbytes, self.held = budget, nbytes, True
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.nbytes, self.held = budget, 0, False
 
     def release(self) -> None:
         """Give it back. Once is enough; more often does no harm."""
         self._budget.release(self)
-
-    def hand_over(self, holder: Holder) -> None:
-        """`holder` is inside instead. With the lock held."""
-        holder.held, holder.nbytes, self.held = self.held, self.nbytes, False
 
     def grow(self, nbytes: int) -> None:
         """Hold `nbytes` more, or Overloaded: for what comes in pieces and did not say how large it is.
@@ -101,19 +115,39 @@ class Budget:
         self._read_by_others: set[object] = set()  # threads and tasks whose results another one reads
         self._closed = False
 
-    def admit(self, nbytes: int = 0) -> Permit:
-        """A permit now, or Overloaded."""
+    @overload
+    def admit(self, charge: Charge = 0) -> Permit: ...
+
+    @overload
+    def admit(self, charge: Charge, holder: H) -> H: ...
+
+    def admit(self, charge: Charge = 0, holder: Holder | None = None) -> Holder:
+        """A permit now, or Overloaded. With a `holder`, that is inside instead: whoever is interrupted on the way back
+        from here knows whom to give back the room of."""
+        holder = holder or Permit(self)
         with self.guard.lock:
+            nbytes = weigh(charge)
+            if not self._line and not self._fits(nbytes):
+                self._forget_the_gone()
             if not self._line and self._fits(nbytes):
-                return self._let_in(nbytes)
+                return self._let_in(nbytes, holder)
             return self._refuse(nbytes)
 
-    def acquire(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
-        """A permit, waiting at most `timeout` seconds. Overloaded if the time is up; WouldDeadlock on a stream, and
+    @overload
+    def acquire(self, charge: Charge = 0, timeout: float | None = None) -> Permit: ...
+
+    @overload
+    def acquire(self, charge: Charge, timeout: float | None, holder: H) -> H: ...
+
+    def acquire(self, charge: Charge = 0, timeout: float | None = None, holder: Holder | None = None) -> Holder:
+        """As `admit`, waiting at most `timeout` seconds. Overloaded if the time is up; WouldDeadlock on a stream, and
         where all that is charged are results this thread has not read."""
+        seconds = seconds_of(timeout)
+        holder = holder or Permit(self)
         with self.guard.lock:
+            nbytes = weigh(charge)
             if not self._line and self._fits(nbytes):
-                return self._let_in(nbytes)
+                return self._let_in(nbytes, holder)
             if on_a_stream():
                 raise WouldDeadlock(
                     f"the engine is full ({self.max_count:,} operations), and this code runs on one of its own "
@@ -121,38 +155,60 @@ class Budget:
                 )
             gate = threading.Lock()
             gate.acquire()
-            waiter = self._stand_in_line(nbytes, gate.release)
+            waiter = _Waiter(charge, holder, partial(open_gate, gate), whoever_is_here())
         try:
-            self.wake()
-            gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+            self._stand_in_line(waiter)
+            until = None if seconds < 0 else time.monotonic() + seconds
+            while not gate.acquire(timeout=self._until_the_next_look(until)):
+                if until is not None and time.monotonic() >= until:
+                    break
+                self._look_again()
+            return self._taken(waiter)
         except BaseException:  # KeyboardInterrupt: whoever is next must not lose our place
             self._give_up(waiter)
             raise
-        return self._taken(waiter)
 
-    async def acquire_async(self, nbytes: int = 0, timeout: float | None = None) -> Permit:
+    async def acquire_async(
+        self, charge: Charge = 0, timeout: float | None = None, holder: Holder | None = None
+    ) -> Holder:
         """As `acquire`, without blocking the event loop."""
+        holder = holder or Permit(self)
         box = Mailbox.here()
         here = box.loop.create_future()
+        seconds = loop_seconds_of(timeout)
         with self.guard.lock:
+            nbytes = weigh(charge)
             if not self._line and self._fits(nbytes):
-                return self._let_in(nbytes)
+                return self._let_in(nbytes, holder)
             refuse_to_wait_on_a_stream()
-            waiter = self._stand_in_line(nbytes, lambda: box.wake(here))
-        timer = None if timeout is None else box.loop.call_later(timeout, box.wake, here)
+            waiter = _Waiter(charge, holder, lambda: box.wake(here), whoever_is_here())
+        until = None if seconds is None else box.loop.time() + seconds
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal timer
+            if until is not None and box.loop.time() >= until:
+                box.wake(here)
+            elif not here.done():
+                self._look_again()
+                timer = box.loop.call_later(self._until_the_next_look(until, box.loop.time()), look)
+
+        if until is not None or self.max_bytes is not None:
+            timer = box.loop.call_later(self._until_the_next_look(until, box.loop.time()), look)
         try:
-            self.wake()
+            self._stand_in_line(waiter)
             await here
+            return self._taken(waiter)
         except BaseException:
             self._give_up(waiter)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-        return self._taken(waiter)
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nobody is inside. False if the time is up."""
+        check_timeout(timeout)
         with self.guard.lock:
             if not self.inside:  # who stands in line all the same waits for others to read their results
                 return True
@@ -161,7 +217,7 @@ class Budget:
             self._idle.append(gate)
             self.crowded = True
         try:
-            return gate.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+            return gate.acquire(timeout=seconds_of(timeout))
         finally:
             with self.guard.lock:
                 if gate in self._idle:
@@ -178,10 +234,14 @@ class Budget:
 
     def release(self, holder: Holder) -> None:
         """`holder` is inside no more."""
-        with self.guard.lock:
-            self.leave(holder)
-        if self.woken:
-            self.wake()
+        try:
+            with self.guard.lock:
+                self.leave(holder)
+            if self.woken:
+                self.wake()
+        except BaseException:
+            self.mend(holder)
+            raise
 
     def leave(self, holder: Holder, unread: int = 0) -> None:
         """As `release`, with the lock held; `unread` bytes stay charged. Follow with `wake`."""
@@ -194,6 +254,7 @@ class Budget:
                 self.nbytes -= holder.nbytes - unread
                 if unread:
                     assert isinstance(holder, Future)
+                    self._no_longer_unread(id(holder))  # one that is gone without having said so, and had this address
                     self._unread[id(holder)] = _Unread(self, holder, unread)
                 holder.nbytes = unread
             if self.crowded:
@@ -201,13 +262,37 @@ class Budget:
 
     def wake(self) -> None:
         """Tell those there is room for now. Without the lock."""
+        woken: list[Callable[[], object]] = []
+        try:
+            with self.guard.lock:
+                woken, self.woken = self.woken, woken
+            for wake in woken:
+                wake()
+        except BaseException:
+            for wake in woken:  # once more does no harm
+                wake()
+            raise
+
+    def mend(self, holder: Holder | None = None) -> None:
+        """Somebody was interrupted: see to what was left undone. `holder`: is to leave."""
         with self.guard.lock:
-            woken, self.woken = self.woken, []
-        for wake in woken:
-            wake()
+            if holder is not None:
+                self.leave(holder)
+            self._make_room()
+        self.wake()
 
     def was_read(self, holder: Future[Any]) -> None:
         """Somebody has its value now: what becomes of it is theirs to bound."""
+        try:
+            self._was_read(holder)
+            if self.woken:
+                self.wake()
+        except BaseException:
+            self._was_read(holder)
+            self.mend()
+            raise
+
+    def _was_read(self, holder: Future[Any]) -> None:
         with self.guard.lock:
             if holder.held:  # type: ignore[attr-defined]  # a Holder too. Cancelled, and its run goes on: it is charged
                 return
@@ -218,8 +303,6 @@ class Budget:
                     self._read_by_others.clear()
                 self._read_by_others.add(unread.who)
             self._no_longer_unread(id(holder))
-        if self.woken:
-            self.wake()
 
     def let_go(self) -> None:
         """A stream has nothing in hand any more."""
@@ -266,10 +349,11 @@ class Budget:
             return False
         return self.max_bytes is None or self.nbytes + nbytes <= self.max_bytes or not (self.inside or self.nbytes)
 
-    def _let_in(self, nbytes: int) -> Permit:
+    def _let_in(self, nbytes: int, holder: Holder) -> Holder:
         self.inside += 1
         self.nbytes += nbytes
-        return Permit(self, nbytes)
+        holder.nbytes, holder.held = nbytes, True
+        return holder
 
     def _refuse(self, nbytes: int) -> NoReturn:
         self._refused += 1
@@ -277,34 +361,26 @@ class Budget:
             raise Overloaded(self.inside, self.max_count)
         raise Overloaded(self.nbytes, self.max_bytes, "bytes")
 
-    def _stand_in_line(self, nbytes: int, wake: Callable[[], object]) -> _Waiter:
-        """A new last one. It may go in all the same: the collector may have run since the caller saw no room, and what
-        it finalised may have made some."""
-        waiter = _Waiter(nbytes, wake, whoever_is_here())
-        self._line.append(waiter)
-        self.ceiling = 0
-        self.crowded = True
-        self._make_room()
-        return waiter
-
     def _make_room(self) -> None:
         """Let in those at the head of the line there is room for, and tell those who wait for nobody to be inside."""
         line = self._line
         while line and not self._closed:
-            if self._fits(line[0].nbytes):
-                waiter = line.popleft()
-                waiter.permit = self._let_in(waiter.nbytes)
-            else:
-                found = self._one_who_waits_for_itself()
-                if found is None:
-                    break
-                waiter = found
-                line.remove(waiter)
+            waiter = line[0]
+            if not waiter.holder.held:
+                nbytes = weigh(waiter.charge)
+                if self._fits(nbytes):
+                    self._let_in(nbytes, waiter.holder)
+                else:
+                    found = self._one_who_waits_for_itself()
+                    if found is None:
+                        break
+                    waiter = found
             self.woken.append(waiter.wake)
+            line.remove(waiter)
         if not line:
             self.ceiling = 0 if self._closed or self.max_bytes is not None else self.max_count
         if self._idle and not self.inside:
-            self.woken += [gate.release for gate in self._idle]
+            self.woken += [partial(open_gate, gate) for gate in self._idle]
             self._idle = []
         self.crowded = bool(line or self._idle)
 
@@ -315,6 +391,10 @@ class Budget:
         unread = list(self._unread.values())
         if any(each.who in self._read_by_others for each in unread):
             return None
+        if any(each.handed_on_until for each in unread):
+            now = time.monotonic()
+            if any(each.handed_on_until > now for each in unread):
+                return None  # who waits looks again
         waiting = {waiter.who for waiter in self._line}
         if any(each.who not in waiting for each in unread):
             return None
@@ -330,26 +410,66 @@ class Budget:
                 return waiter
         return None
 
+    def _forget_the_gone(self) -> None:
+        """Results whose Futures went without saying so: a Ctrl-C in the callback of a weak reference is lost, and with
+        it what that was to do."""
+        for key, unread in list(self._unread.items()):
+            if unread.future() is None:
+                self._no_longer_unread(key)
+
     def _no_longer_unread(self, key: int) -> None:
-        unread = self._unread.pop(key, None)
+        unread = self._unread.get(key)
         if unread is not None:
             self.nbytes -= unread.nbytes
+            del self._unread[key]
             if self._line:
                 self._make_room()
 
     # ---- without
 
-    def _dropped(self, key: int) -> None:
+    def _stand_in_line(self, waiter: _Waiter) -> None:
+        """The new last one. It may go in all the same: since the caller saw no room, there may be some."""
         with self.guard.lock:
-            self._no_longer_unread(key)
-        if self.woken:
-            self.wake()
+            if self._closed:  # since the caller looked
+                raise Closed("the engine is closed")
+            self._line.append(waiter)
+            self.ceiling = 0
+            self.crowded = True
+            self._make_room()
+        self.wake()
 
-    def _taken(self, waiter: _Waiter) -> Permit:
-        """The permit of one who has waited; or what it is told, if its time is up or the engine was closed."""
+    def _until_the_next_look(self, until: float | None, now: float | None = None) -> float:
+        """Seconds for which who waits may sleep; below 0: until it is woken."""
+        seconds = -1.0
+        if until is not None:
+            seconds = max(0.0, until - (time.monotonic() if now is None else now))
+        if self.max_bytes is not None:
+            return GRACE if seconds < 0 else min(GRACE, seconds)
+        return seconds
+
+    def _look_again(self) -> None:
         with self.guard.lock:
-            if waiter.permit is not None:
-                return waiter.permit
+            self._forget_the_gone()
+            self._make_room()
+        self.wake()
+
+    def _dropped(self, key: int) -> None:
+        try:
+            with self.guard.lock:
+                self._no_longer_unread(key)
+            if self.woken:
+                self.wake()
+        except BaseException:
+            with self.guard.lock:
+                self._no_longer_unread(key)
+            self.mend()
+            raise
+
+    def _taken(self, waiter: _Waiter) -> Holder:
+        """The holder of one who has waited; or what it is told, if its time is up or the engine was closed."""
+        with self.guard.lock:
+            if waiter.holder.held:
+                return waiter.holder
             if waiter.error is not None:
                 error, waiter.error = waiter.error, None
                 try:
@@ -362,32 +482,39 @@ class Budget:
             self._make_room()  # a wide one that leaves may have kept narrow ones waiting
         self.wake()
         with self.guard.lock:
-            return self._refuse(waiter.nbytes)
+            return self._refuse(weigh(waiter.charge))
 
     def _give_up(self, waiter: _Waiter) -> None:
         """`waiter` goes without using what it may have been given meanwhile."""
         with self.guard.lock:
             if waiter in self._line:
                 self._line.remove(waiter)
-            if waiter.permit is not None:
-                self.leave(waiter.permit)
-            self._make_room()
-        self.wake()
+            self.leave(waiter.holder)
+        self.mend()
+
+
+def open_gate(gate: threading.Lock) -> None:
+    """Let go who waits at it. Twice does no harm."""
+    with contextlib.suppress(RuntimeError):
+        gate.release()
+
+
+def weigh(charge: Charge) -> int:
+    return charge if isinstance(charge, int) else charge()
 
 
 class _Waiter:
-    __slots__ = ("error", "nbytes", "permit", "wake", "who")
+    __slots__ = ("charge", "error", "holder", "wake", "who")
 
-    def __init__(self, nbytes: int, wake: Callable[[], object], who: object) -> None:
-        self.nbytes, self.wake, self.who = nbytes, wake, who
-        self.permit: Permit | None = None
+    def __init__(self, charge: Charge, holder: Holder, wake: Callable[[], object], who: object) -> None:
+        self.charge, self.holder, self.wake, self.who = charge, holder, wake, who
         self.error: HeadraceError | None = None
 
 
 class _Unread:
     """The outputs of a request that has ended."""
 
-    __slots__ = ("future", "nbytes", "who")
+    __slots__ = ("future", "handed_on_until", "nbytes", "who")
 
     def __init__(self, budget: Budget, future: Future[Any], nbytes: int) -> None:
         key, drop = id(future), weakref.WeakMethod(budget._dropped)
@@ -400,9 +527,14 @@ class _Unread:
         self.future = weakref.ref(future, dropped)
         self.nbytes = nbytes
         self.who: object = getattr(future, "who", None)
-        # Where somebody else waits for it already, it will be read, whatever its owner does.
-        if any(getattr(callback, "who", None) != self.who for callback in future._callbacks or ()):
-            self.who = None
+        self.handed_on_until = 0.0
+        for callback in future._callbacks or ():
+            reader = getattr(callback, "who", None)
+            if reader is None:  # it may read, in a moment, or hand it on to somebody who does; or neither
+                self.handed_on_until = time.monotonic() + GRACE
+            elif reader != self.who:  # somebody else waits for it: it will be read, whatever its owner does
+                self.who = None
+                break
 
 
 def whoever_is_here() -> object:

@@ -68,6 +68,7 @@ class Bundle:
         while ended:
             work = ended.popleft()
             work.complete(now)
+            now += 1e-9  # each after the one before: whoever sorts them by when they ended finds their order
             settled.append(work)
         return settled
 

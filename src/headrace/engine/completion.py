@@ -8,11 +8,25 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from headrace.engine.admission import whoever_is_here
 from headrace.engine.future import FORKED, Future, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
+from headrace.engine.timeouts import LONGEST, check_timeout, loop_seconds_of, until_of
 from headrace.errors import Closed
 
 F = TypeVar("F", bound=Future[Any])
+
+
+class _Hand:
+    """A callback that hands the future on to who iterates."""
+
+    __slots__ = ("_give", "who")
+
+    def __init__(self, give: Callable[[Any], object]) -> None:
+        self._give, self.who = give, whoever_is_here()
+
+    def __call__(self, future: Any) -> None:
+        self._give(future)
 
 
 class as_completed(Iterator[F], AsyncIterator[F]):
@@ -24,7 +38,13 @@ class as_completed(Iterator[F], AsyncIterator[F]):
     """
 
     def __init__(self, futures: Iterable[F], timeout: float | None = None) -> None:
+        check_timeout(timeout)
+        if isinstance(futures, Future):
+            raise TypeError("as_completed takes several futures, say a list of them, not one")
         self._left = len(futures := dict.fromkeys(futures))
+        for future in futures:
+            if not isinstance(future, Future):
+                raise TypeError(f"as_completed takes futures of this library, not a {type(future).__name__}")
         self._futures = tuple(futures)
         self._timeout = timeout
         self._until: float | None = None
@@ -40,12 +60,15 @@ class as_completed(Iterator[F], AsyncIterator[F]):
         refuse_to_wait_on_a_stream()
         if self._ready is None:
             ready: queue.SimpleQueue[F] = queue.SimpleQueue()
-            self._begin(ready, ready.put)
+            hand = _Hand(ready.put)
+            self._begin(ready, hand)
             for future in self._futures:
-                future.add_done_callback(ready.put)  # type: ignore[arg-type]
-        assert isinstance(self._ready, queue.SimpleQueue), "iterate with `for` or with `async for`, not with both"
+                future.add_done_callback(hand)
+        if not isinstance(self._ready, queue.SimpleQueue):
+            raise TypeError("iterate with `for` or with `async for`, not with both")
         try:
-            future = self._ready.get(timeout=self._seconds_left())
+            left = self._seconds_left()
+            future = self._ready.get(timeout=None if left is None else min(left, LONGEST))
         except queue.Empty:
             raise self._timed_out() from None
         self._left -= 1
@@ -62,18 +85,19 @@ class as_completed(Iterator[F], AsyncIterator[F]):
             ready: asyncio.Queue[F] = asyncio.Queue()
             box = Mailbox.here()
 
-            def tell(done: Any) -> None:
-                box.post(ready.put_nowait, done)
-
-            self._begin(ready, tell)
+            hand = _Hand(lambda done: box.post(ready.put_nowait, done))
+            self._begin(ready, hand)
             for future in self._futures:
                 if future.can_read():  # put at once: by way of the mailbox it would come too late for a timeout of 0
                     ready.put_nowait(future)
                 else:
-                    future.add_done_callback(tell)
-        assert isinstance(self._ready, asyncio.Queue), "iterate with `for` or with `async for`, not with both"
+                    future.add_done_callback(hand)
+        if not isinstance(self._ready, asyncio.Queue):
+            raise TypeError("iterate with `for` or with `async for`, not with both")
         try:
-            async with asyncio.timeout(self._seconds_left()):  # what is there already comes also after the time is up
+            async with asyncio.timeout(
+                loop_seconds_of(self._seconds_left())
+            ):  # what is there already comes also after the time is up
                 future = await self._ready.get()
         except TimeoutError:
             raise self._timed_out() from None
@@ -91,7 +115,7 @@ class as_completed(Iterator[F], AsyncIterator[F]):
             raise Closed(FORKED)
         self._ready, self._callback = ready, callback
         if self._timeout is not None:
-            self._until = time.monotonic() + self._timeout
+            self._until = until_of(self._timeout, time.monotonic())
 
     def _seconds_left(self) -> float | None:
         return None if self._until is None else max(0.0, self._until - time.monotonic())

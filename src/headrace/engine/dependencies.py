@@ -31,6 +31,9 @@ class Var:
     __slots__ = ("_owner", "_queue", "_readers", "_writing", "error", "name", "version")
 
     def __init__(self, name: str | None = None) -> None:
+        """`name`: what errors and dumps call it. TypeError for what is no text: a Var holds no value."""
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"a Var is given a name, or nothing, not a {type(name).__name__}; it does not hold values")
         self.name = name
         self.version = 0
         self.error: BaseException | None = None
@@ -65,7 +68,10 @@ def accesses(reads: Iterable[Var], writes: Iterable[Var]) -> tuple[tuple[Var, ..
 
     Raises TypeError for what is not a Var.
     """
-    reads, writes = tuple(reads), tuple(writes)
+    try:
+        reads, writes = tuple(reads), tuple(writes)
+    except TypeError as error:
+        raise TypeError("reads and writes take several Vars: reads=[a], writes=[b]") from error
     alone = True
     for var in reads:
         if var.__class__ is not Var and not isinstance(var, Var):
@@ -92,6 +98,22 @@ def _distinct(variables: tuple[Var, ...]) -> bool:
 
 
 N = TypeVar("N", bound=Node)
+
+
+def behind(granted: Iterable[N]) -> list[N]:
+    """All operations that wait for a Var. Each stands behind one that holds it, or behind one that does so."""
+    found: dict[N, None] = {}
+    look_at = list(granted)
+    seen: set[Var] = set()
+    while look_at:
+        operation = look_at.pop()
+        for var in (*operation.reads, *operation.writes):
+            if var not in seen:
+                seen.add(var)
+                for waiting, _ in var._queue or ():
+                    found[waiting] = None  # type: ignore[index]  # a Var's queue holds what `push` put there: N
+                    look_at.append(waiting)  # type: ignore[arg-type]
+    return list(found)
 
 
 class Dependencies(Generic[N]):

@@ -28,11 +28,12 @@ from itertools import count
 from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
-from headrace.engine.admission import Budget, Permit
+from headrace.engine.admission import Budget
 from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
@@ -157,6 +158,56 @@ class Dispatch:
             raise
         return port
 
+    def rehearse(self, stream: Stream, call: Callable[[], object], timeout: float) -> bool:
+        """Have `stream` do `call` as a run of its own, with its cores leased. Before anything is submitted to its port,
+        and not on a stream.
+
+        False if it has not ended within `timeout` seconds, or the port was detached: if it has not begun it does not,
+        if it has it goes on. Nothing of it is counted or learnt from.
+        """
+        refuse_to_wait_inside(self.guard)
+        port, group = stream.port, stream.port.group
+        source, rehearsal = port.source, Rehearsal(call, f"{port.name} warms up")
+        wake: list[Stream] = []
+        refused: Refused = []
+        with self.guard.lock:
+            if port not in self._ports:
+                return False
+            self._busy = True
+            port.source = rehearsal
+            # The others are put aside, so that only this one can be granted its cores.
+            aside = [lane for lane in group.idle if lane is not stream.lane]
+            group.idle = [lane for lane in group.idle if lane is stream.lane]
+            self._arrange(port, self.clock.now(), wake)
+            self._put_what_was_put_off(wake, refused)
+            self._busy = False
+        try:
+            self._follow_up(wake, refused)
+            rehearsal.ended.wait(timeout)
+        finally:
+            wake, refused = [], []
+            with self.guard.lock:
+                self._busy = True
+                attached = port in self._ports
+                rehearsal.abandon(Closed("nobody waits for it"))
+                port.source = source
+                group.idle = sorted((*aside, *group.idle), key=lambda lane: lane.stream.index)
+                port.runs, port.run_seconds, port.typical, port.quickest = 0, 0.0, float("inf"), float("inf")
+                if attached:
+                    self._leases.leave(group)
+                    self._grant(wake)
+                else:
+                    source.abandon(Closed("the model or the engine was closed"))
+                self._put_what_was_put_off(wake, refused)
+                self._busy = False
+            self._follow_up(wake, refused)
+        return rehearsal.done and attached
+
+    def runs_only(self, port: Port) -> bool:
+        """Whether no other port's streams run."""
+        with self.guard.lock:
+            return not any(each.group.running for each in (*self._ports, *self._leaving) if each is not port)
+
     def try_enter(self, port: Port, add: Callable[[Any, float], None], item: Any) -> bool:
         """`item` is inside, and in the port's source, as `offer` puts it there. False if there is no room at once."""
         try:
@@ -184,24 +235,22 @@ class Dispatch:
             if follow_up is not None:
                 self._follow_up(*follow_up)
         except BaseException:
-            self._recover(item)
+            self.recover(port, item)
             raise
         return True
 
-    def offer(self, port: Port, add: Callable[[Any, float], None], item: Any, permit: Permit | None = None) -> None:
+    def offer(self, port: Port, add: Callable[[Any, float], None], item: Any) -> None:
         """Put `item` into the port's source with `add(item, now)`, and start whoever should start.
 
-        It takes over `permit`. After `detach` it is refused: settled with Closed.
+        It has been admitted, if it is one that must be. After `detach` it is refused: settled with Closed.
         """
         try:
             with self.guard.lock:
-                if permit is not None:
-                    permit.hand_over(item)
                 follow_up = self._put(port, add, item)
             if follow_up is not None:
                 self._follow_up(*follow_up)
         except BaseException:
-            self._recover(item if permit is not None else None)
+            self.recover(port, item)
             raise
 
     def drain(self, port: Port) -> None:
@@ -218,29 +267,7 @@ class Dispatch:
 
         With a `timeout`, a stream whose run does not end within so many seconds is left to itself: a daemon thread.
         """
-        refuse_to_wait_inside(self.guard)
-        refused: Refused = []
-        wake: list[Stream] = []
-        settled: list[Work] = []
-        with self.guard.lock:
-            if port.attached:
-                self._busy = True
-                port.attached = False
-                self._ports.remove(port)
-                self._leaving.append(port)
-                settled = self._take_back(port, self.clock.now())
-                port.source.abandon(Closed("the model or the engine was closed"))
-                port.source.pull(self.clock.now(), False, 0, refused)
-                self._leases.leave(port.group)
-                self._grant(wake)
-                for stream in port.streams:
-                    stream.stopping = True
-                    if not stream.lane.running:  # one that runs sees it when it looks for its next run
-                        self._wake(stream, wake)
-                self._put_what_was_put_off(wake, refused)
-                self._busy = False
-        self._follow_up(wake, refused)
-        deliver(settled)
+        self.abandon(port)
         until = None if timeout is None else time.monotonic() + timeout
         for stream in (*port.streams, *port.former):
             stream.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -248,6 +275,36 @@ class Dispatch:
             if port in self._leaving and all(stream.ended for stream in (*port.streams, *port.former)):
                 self._leaving.remove(port)
                 self._names.discard(port.name)
+
+    def abandon(self, port: Port) -> None:
+        """The first half of `detach`: nothing of the port begins from now on. It waits for nothing."""
+        refuse_to_wait_inside(self.guard)
+        refused: Refused = []
+        wake: list[Stream] = []
+        settled: list[Work] = []
+        with self.guard.lock:
+            if port.attached:
+                self._busy = True
+                try:
+                    port.attached = False
+                    self._ports.remove(port)
+                    self._leaving.append(port)
+                    settled = self._take_back(port, self.clock.now())
+                    port.source.abandon(Closed("the model or the engine was closed"))
+                    port.source.pull(self.clock.now(), False, 0, refused)
+                    works = [stream.work for stream in (*port.streams, *port.former) if stream.work is not None]
+                    port.source.refuse_behind(works, refused)
+                    self._leases.leave(port.group)
+                    self._grant(wake)
+                    for stream in port.streams:
+                        stream.stopping = True
+                        if not stream.lane.running:  # one that runs sees it when it looks for its next run
+                            self._wake(stream, wake)
+                    self._put_what_was_put_off(wake, refused)
+                finally:  # Ctrl-C: the engine may go on without this port
+                    self._busy = False
+        self._follow_up(wake, refused)
+        deliver(settled)
 
     # ---- what streams call
 
@@ -559,6 +616,7 @@ class Dispatch:
                 settled += ended
                 for gone in port.source.put_back(bundle.take_back(), stream.began):
                     gone.complete(now)
+                    port.runs += 1  # it says itself that it was none
                     settled.append(gone)
         return settled
 
@@ -571,9 +629,16 @@ class Dispatch:
         self._grant(wake, lane.stream)
 
     def _grant(self, wake: list[Stream], me: Stream | None = None) -> None:
-        for lane in self._leases.grant():
+        for lane in self._leases.grant(self._lanes_wanted):
             if lane.stream is not me:
                 self._wake(lane.stream, wake)
+
+    def _lanes_wanted(self, group: Group) -> int:
+        """How many more lanes a group that stood in line, and has an idle one, has work for."""
+        port: Port = group.idle[0].stream.port
+        if port.typical < SHORT:
+            return 1
+        return port.source.batches(self.clock.now(), group.running > 0) - group.waking
 
     @staticmethod
     def _wake(stream: Stream, wake: list[Stream]) -> None:
@@ -591,16 +656,28 @@ class Dispatch:
 
     def _follow_up(self, wake: Iterable[Stream], refused: Iterable[tuple[Future[Any], BaseException]]) -> None:
         """What was decided under the lock, and is done without it."""
-        for stream in wake:
-            stream.ring()
-        for future, error in refused:
-            future.settle(error=error)
+        try:
+            for stream in wake:
+                stream.ring()
+            for future, error in refused:
+                future.settle(error=error)
+        except BaseException:  # interrupted: once more does no harm
+            for stream in wake:
+                stream.ring()
+            for future, error in refused:
+                future.settle(error=error)
+            raise
 
-    def _recover(self, item: Entrant | None) -> None:
+    def recover(self, port: Port, item: Any) -> None:
         """An entry was interrupted, which Ctrl-C can do between any two steps, or refused by its source. Give back its
-        room, and ring every idle stream: some may have been promised a ring, and one too many does no harm."""
-        if item is not None:
-            self.budget.release(item)
+        room unless it is in the source, and ring every idle stream: some may have been promised a ring, and one too
+        many does no harm."""
+        with self.guard.lock:
+            if getattr(item, "held", False) and not item._begun:
+                waits = getattr(item, "waiting_for", 0) > 0 or any(each is item for each in port.source.waiting())
+                if item._done or not waits:
+                    self.budget.leave(item)
+        self.budget.mend()
         for port in list(self._ports):
             for stream in (*port.streams, *port.former):
                 if stream.work is None:

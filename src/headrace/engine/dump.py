@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from headrace.engine.dependencies import Var
+from headrace.engine.dependencies import Var, behind
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.operations import Operation, OperationSource
@@ -93,7 +93,7 @@ def _operations(source: OperationSource, port: Port, now: float) -> Iterator[str
     for operation in ready[:MOST]:
         yield f"  ready for {now - operation.queued_at:.3f} s: pushed at {operation.pushed_at}"
     yield from _more(ready)
-    waiting = [each for each in _behind([*running, *source.waiting()]) if not each._done]
+    waiting = [each for each in behind([*running, *source.waiting()]) if not each._done]
     holders = _holders([*running, *source.waiting()], waiting)
     for operation in waiting[:MOST]:
         yield f"  waits: pushed at {operation.pushed_at}"
@@ -106,23 +106,6 @@ def _operations(source: OperationSource, port: Port, now: float) -> Iterator[str
 def _more(listed: list[Any]) -> Iterator[str]:
     if len(listed) > MOST:
         yield f"  and {len(listed) - MOST:,} more"
-
-
-def _behind(granted: Iterable[Operation]) -> list[Operation]:
-    """All operations that wait for a Var. Each stands behind one that holds it, or behind one that does so."""
-    found: dict[Operation, None] = {}
-    look_at = list(granted)
-    seen: set[Var] = set()
-    while look_at:
-        operation = look_at.pop()
-        for var in (*operation.reads, *operation.writes):
-            if var not in seen:
-                seen.add(var)
-                for waiting, _ in var._queue or ():
-                    assert isinstance(waiting, Operation)
-                    found[waiting] = None
-                    look_at.append(waiting)
-    return list(found)
 
 
 def _holders(granted: Iterable[Operation], waiting: Iterable[Operation]) -> dict[Var, list[tuple[str, str]]]:

@@ -10,12 +10,11 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.engine.admission import Budget, Permit, whoever_is_here
+from headrace.engine.admission import Budget, Charge, Holder, Permit, weigh, whoever_is_here
 from headrace.engine.dependencies import Var, accesses
 from headrace.engine.dispatch import Dispatch, Port, mask_of
 from headrace.engine.finished import Finished, check_poll
@@ -26,13 +25,13 @@ from headrace.engine.operations import Operation, OperationSource, check_push
 from headrace.engine.ownership import claim_cores, deciding, give_back_cores, machine
 from headrace.engine.shedding import Shedding
 from headrace.engine.statistics import EngineStatistics
+from headrace.engine.timeouts import checked
 from headrace.engine.topology import Core, Topology
 from headrace.engine.trace import Trace, stop_all
+from headrace.engine.unseen import Unseen, tell
 from headrace.errors import Closed, DeadlineExceeded, InvalidOption, Overloaded, WouldDeadlock
 
 MAX_OPERATIONS = 1024
-UNSEEN = 1000
-"""How many errors nobody has looked at `waitall` remembers."""
 ON_FULL = ("block", "reject", "shed")
 
 
@@ -56,6 +55,8 @@ class Engine(Dispatch):
         topology: Topology | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if topology is not None and not isinstance(topology, Topology):
+            raise TypeError(f"topology is a Topology, or None for this machine's, not {type(topology).__name__}")
         if on_full not in ON_FULL:
             raise InvalidOption(f"on_full is 'block', 'reject' or 'shed', not {on_full!r}")
         if isinstance(max_operations, bool) or not isinstance(max_operations, int) or max_operations < 1:
@@ -68,8 +69,7 @@ class Engine(Dispatch):
         self.on_full = on_full
         self.topology = topology if topology is not None else machine()
         self._operations: Port | None = None
-        self._unseen: deque[Future[Any]] = deque()
-        self._forgotten = 0  # errors nobody has looked at, beyond UNSEEN
+        self._unseen = Unseen()
         if on_full == "shed":
             self._shedding = Shedding(_is_queued)
         self.forked = False
@@ -77,7 +77,8 @@ class Engine(Dispatch):
         if max_bytes is not None:
             guard.looks = (budget.was_read,)
         self._finished: Finished | None = None  # once it has been polled
-        self._ended = threading.Event()  # the first `close` is over
+        self._ending = self._over = False  # a `close` is on its way, or over; over
+        self._ended = threading.Event()  # it is over, or was interrupted
 
     # ---- what users call
 
@@ -95,8 +96,8 @@ class Engine(Dispatch):
         The Future holds what `fn` returns, or raises what it raised, with a note that names the line that pushed it.
         Larger `priority` first among what may start; a step is worth one second of waiting. `deadline` in absolute
         `time.monotonic` seconds: not started by then, it fails with DeadlineExceeded; where it cannot be started by
-        then, `push` raises that at once. Raises Overloaded, or waits, when the engine is full; TypeError for what is
-        not a function, not a Var or not a number.
+        then, `push` raises that at once. When the engine is full it raises Overloaded, or waits: until the deadline,
+        and then raises DeadlineExceeded. TypeError for what is not a function, not a Var or not a number.
         """
         if type(priority) is not int or priority or deadline is not None or not callable(fn):
             check_push(fn, priority, deadline)
@@ -112,10 +113,9 @@ class Engine(Dispatch):
             frame = sys._getframe()
         operation = Operation(fn, accesses(reads, writes), priority, deadline, source, frame.f_code, frame.f_lasti)
         if not self.try_enter(port, source.add, operation):
-            permit = self.admit(0, None, priority, deadline)
             if self.budget.max_bytes is not None:
                 operation.who = whoever_is_here()
-            self.offer(port, source.add, operation, permit)
+            self.enter(port, source.add, operation, 0)
         return operation
 
     def waitall(self, timeout: float | None = None) -> None:
@@ -124,20 +124,8 @@ class Engine(Dispatch):
         Every Future has its outcome then; the callbacks of the last ones may still be on their way. TimeoutError if the
         time is up; WouldDeadlock on a stream.
         """
-        if on_a_stream():
-            raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
-        refuse_to_wait_inside(self.guard)
-        self.check_process()
-        if not self.budget.wait_until_idle(timeout):
-            raise TimeoutError(f"work is still inside after {timeout} s")
-        with self.guard.lock:
-            unseen = [future for future in self._unseen if not future._seen]
-            self._unseen.clear()
-            more, self._forgotten = self._forgotten, 0
-        errors = [error for error in (future.exception() for future in unseen) if error is not None]
-        if errors:
-            beyond = f"; of {more:,} more only the Futures know" if more else ""
-            raise BaseExceptionGroup(f"work on this engine failed, and nobody has looked{beyond}", errors)
+        self.wait_until_idle(timeout)
+        tell([self.take_unseen()])
 
     def poll(self, max_n: int | None = None, timeout: float | None = 0.0) -> list[Future[Any]]:
         """What has ended since the last poll and nobody has looked at, in the order it ended: at most `max_n`.
@@ -146,11 +134,13 @@ class Engine(Dispatch):
         What another thread or task was waiting for when it ended is theirs, and is not handed out; nor are futures the
         caller has let go of. The first call is slow: it looks for what has ended before.
         """
-        check_poll(max_n)
+        check_poll(max_n, timeout)
         self.check_process()
         with self.guard.lock:
             if self._finished is None:
                 self._finished = Finished(self.guard)
+                if self._over:
+                    self._finished.end()
         return self._finished.take(max_n, timeout)
 
     def trace(self, path: str | os.PathLike[str], *, capacity: int = 1_000_000) -> Trace:
@@ -191,31 +181,59 @@ class Engine(Dispatch):
         is left to itself. Its streams end; its cores are free again. Whoever closes it once more waits until the first
         one is done, or does with `drain=False` what that one waits to do.
         """
+        timeout = checked(timeout)
         if self.forked:
             return
         refuse_to_wait_inside(self.guard)
         with self.guard.lock:
-            first, self._closed = not self._closed, True
+            self._closed = True
+            first = self._begin_to_end()
         self.budget.close()
+        if not on_a_stream():
+            self._end(drain, timeout, first)
+        elif first or not drain:
+            # A stream that waited here would wait for itself; or for another one, of this engine or of one that is
+            # closed by a stream of this.
+            threading.Thread(
+                target=self._end, args=(drain, timeout, first), name="headrace-engine-close", daemon=True
+            ).start()
+
+    def _end(self, drain: bool, timeout: float | None, first: bool) -> None:
         try:
-            if on_a_stream():  # this stream is part of what would be waited for
-                if not first:  # and two streams that closed it would wait for each other's end
-                    return
-            elif drain and first:
+            while drain and not first and self._ended.wait(timeout) and not self._over:
+                with self.guard.lock:  # the first one was interrupted: this one is the first now, or another one is
+                    first = self._begin_to_end()
+            if drain and first:
                 self.budget.wait_until_idle(timeout)
-            elif drain:
-                self._ended.wait(timeout)
             until = None if timeout is None else time.monotonic() + timeout  # one for all of them
-            for port in list(self._ports):
+            ports = list(self._ports)
+            for port in ports:  # first all of them: what waits for cores must not get those another one lets go of
+                self.abandon(port)
+            for port in ports:
                 self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)
-        finally:
-            try:
-                if not on_a_stream():
-                    stop_all(self.guard.traces)
-            finally:
-                if first:
-                    self._ended.set()
+            stop_all(self.guard.traces)
+            with self.guard.lock:
+                if self._finished is not None:
+                    self._finished.end()
+        except BaseException:  # Ctrl-C: whoever closes it again does it all
+            if first:
+                with self.guard.lock:
+                    self._ending = False
+                self._ended.set()
+            raise
+        if first:
+            self._over = True
+            self._ended.set()
+
+    def _begin_to_end(self) -> bool:
+        """Whether it is for the caller. With the lock held."""
+        if self._ending:
+            return False
+        self._ending = True
+        if self._ended.is_set():
+            self._ended = threading.Event()
+        return True
 
     def __enter__(self) -> Engine:
         return self
@@ -240,45 +258,103 @@ class Engine(Dispatch):
             self._leases = Leases(mask_of(cores))
             self._operations = None
 
-    # ---- what models call
+    # ---- what models and `hr.waitall` call
+
+    def wait_until_idle(self, timeout: float | None = None) -> None:
+        """Wait until nothing is inside, or raise as `waitall` does."""
+        timeout = checked(timeout)
+        if on_a_stream():
+            raise WouldDeadlock("waitall on one of the engine's own streams would wait for itself")
+        refuse_to_wait_inside(self.guard)
+        self.check_process()
+        if not self.budget.wait_until_idle(timeout):
+            raise TimeoutError(f"work is still inside after {timeout} s")
+
+    def take_unseen(self) -> tuple[list[Future[Any]], int]:
+        with self.guard.lock:
+            return self._unseen.take()
+
+    def enter(
+        self,
+        port: Port,
+        add: Callable[[Any, float], None],
+        item: Any,
+        charge: Charge,
+        timeout: float | None = None,
+        check: Callable[[], object] | None = None,
+    ) -> None:
+        """`item` is inside, and in the port's source, once there is room. Raises as `admit`; or as `check`, which is
+        called once there is."""
+        try:
+            self.admit(charge, timeout, item.priority, item.deadline, item)
+            if check is not None:
+                check()
+            self.offer(port, add, item)
+        except BaseException:
+            if item.held:
+                self.recover(port, item)
+            raise
 
     def admit(
-        self, nbytes: int = 0, timeout: float | None = None, priority: float = 0, deadline: float | None = None
-    ) -> Permit:
-        """A permit to be inside; Overloaded if there is none within `timeout` seconds, or at once as `on_full` says.
+        self,
+        charge: Charge = 0,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
+        holder: Holder | None = None,
+    ) -> Holder:
+        """A permit to be inside, or the `holder`. Overloaded if there is no room within `timeout` seconds, or at once,
+        as `on_full` says.
 
-        Never waits where an event loop runs.
+        Never waits where an event loop runs. With a `deadline` and no `timeout` it waits until then, and raises
+        DeadlineExceeded.
         """
         self.check_process()
+        holder = holder or Permit(self.budget)
         if self.guard.lock._is_owned():  # type: ignore[attr-defined]  # see `refuse_to_wait_inside`
-            return self.budget.admit(nbytes)
+            return self.budget.admit(charge, holder)
         if self._shedding is not None:
-            return self._admit_shedding(self._shedding, nbytes, priority, deadline)
+            return self._admit_shedding(self._shedding, charge, priority, deadline, holder)
         if self.on_full == "reject" or loop_runs_here():
-            return self.budget.admit(nbytes)
-        return self.budget.acquire(nbytes, timeout)
+            return self.budget.admit(charge, holder)
+        if deadline is None or timeout is not None:
+            return self.budget.acquire(charge, timeout, holder)
+        try:
+            return self.budget.acquire(charge, deadline - self.clock.now(), holder)
+        except Overloaded as full:
+            raise DeadlineExceeded(f"there was no room in the engine by the deadline: {full}") from None
 
     def _admit_shedding(
-        self, shedding: Shedding[weakref.ref[Any]], nbytes: int, priority: float, deadline: float | None
-    ) -> Permit:
+        self,
+        shedding: Shedding[weakref.ref[Any]],
+        charge: Charge,
+        priority: float,
+        deadline: float | None,
+        holder: Holder,
+    ) -> Holder:
         while True:
             try:
-                return self.budget.admit(nbytes)
+                return self.budget.admit(charge, holder)
             except Overloaded as full:
-                with self.guard.lock:  # found and settled in one step: it could begin in between
-                    if self.budget.max_bytes is not None:
-                        room = sum(
-                            item.nbytes for ref in shedding.below(priority, deadline) if (item := ref()) is not None
-                        )
-                        if self.budget.nbytes - room + nbytes > self.budget.max_bytes and self.budget.nbytes > room:
-                            raise  # all of them together would not make enough room: none is sent away in vain
-                    found = shedding.victim(priority, deadline)
-                    victim = found() if found is not None else None
-                    if victim is None:
-                        raise
-                    full.add_note("it had been taken in, and made room for what matters more")
-                    victim.end(error=full)
-                victim.follow_up()
+                victim = None
+                try:
+                    with self.guard.lock:  # found and settled in one step: it could begin in between
+                        nbytes = weigh(charge)
+                        if self.budget.max_bytes is not None:
+                            room = sum(
+                                item.nbytes for ref in shedding.below(priority, deadline) if (item := ref()) is not None
+                            )
+                            if self.budget.nbytes - room + nbytes > self.budget.max_bytes and self.budget.nbytes > room:
+                                raise  # all of them together would not make enough room: none is sent away in vain
+                        found = shedding.victim(priority, deadline)
+                        victim = found() if found is not None else None
+                        if victim is None:
+                            raise
+                        full.add_note("it had been taken in, and made room for what matters more")
+                        victim.end(error=full)
+                finally:
+                    if victim is not None and victim._error is full:  # also where this was interrupted
+                        victim.follow_up()
 
     def check_process(self) -> None:
         """Closed, in a child of the process that made this engine."""
@@ -306,13 +382,7 @@ class Engine(Dispatch):
     def remember(self, future: Future[Any]) -> None:
         """`future` holds an error: keep it for `waitall`, unless somebody looks before. With the lock held, or not."""
         with self.guard.lock:
-            # Whoever looked has it; kept here, its traceback would keep the inputs of the failed run alive.
-            while self._unseen and self._unseen[0]._seen:
-                self._unseen.popleft()
-            if len(self._unseen) >= UNSEEN:
-                self._unseen.popleft()
-                self._forgotten += 1
-            self._unseen.append(future)
+            self._unseen.add(future)
 
     def _open_operations(self) -> Port:
         """Streams for pushed operations, one for each core: made when the first one comes."""

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from headrace.engine.future import Future, Guard, Waiter, refuse_to_wait_inside, refuse_to_wait_on_a_stream
+from headrace.engine.timeouts import LONGEST, check_timeout, checked
 from headrace.errors import InvalidOption
 
 SWEEP_AT = 4096
@@ -25,6 +26,7 @@ class Finished:
         self._refs: deque[weakref.ref[Future[Any]]] = deque()
         self._sweep_at = SWEEP_AT
         self._pollers: list[threading.Lock] = []
+        self._over = False
         with guard.lock:
             # `type`, because objects may lie about their class, or fail to say it; and some future may be half made.
             futures: list[Future[Any]] = [each for each in gc.get_objects() if issubclass(type(each), Future)]
@@ -44,9 +46,17 @@ class Finished:
             self._refs = deque(ref for ref in list(self._refs) if (each := ref()) is not None and not each._seen)
             self._sweep_at = max(SWEEP_AT, 2 * len(self._refs))
 
+    def end(self) -> None:
+        """Nothing ends any more: nobody waits for it. With the guard's lock held."""
+        self._over = True
+        for gate in self._pollers:
+            gate.release()
+        self._pollers.clear()
+
     def take(self, max_n: int | None, timeout: float | None) -> list[Future[Any]]:
         """At most `max_n` of them; waits up to `timeout` seconds for the first, None: for ever."""
-        seconds = threading.TIMEOUT_MAX if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        asked = checked(timeout)
+        seconds = LONGEST if asked is None else asked
         until = time.monotonic() + seconds
         in_time = True
         if seconds:
@@ -54,14 +64,14 @@ class Finished:
         while True:
             with self._guard.lock:
                 ready = self._take(max_n)
-                if ready or not in_time or not seconds or max_n == 0:
+                if ready or not in_time or not seconds or max_n == 0 or self._over:
                     return ready
                 refuse_to_wait_on_a_stream()
                 gate = threading.Lock()
                 gate.acquire()
                 self._pollers.append(gate)
             try:
-                left = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+                left = min(max(0.0, until - time.monotonic()), LONGEST)
                 in_time = gate.acquire(timeout=left)  # if not, one last look
             finally:
                 with self._guard.lock:
@@ -77,7 +87,8 @@ class Finished:
         return ready
 
 
-def check_poll(max_n: object) -> None:
-    """InvalidOption for what is no number of futures."""
+def check_poll(max_n: object, timeout: object) -> None:
+    """InvalidOption for what is no number of futures, or of seconds."""
+    check_timeout(timeout)
     if max_n is not None and (isinstance(max_n, bool) or not isinstance(max_n, int) or max_n < 0):
         raise InvalidOption(f"max_n is a whole number from 0, or None for all, not {max_n!r}")

@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from headrace.engine.mailbox import MANY, Mailbox
+from headrace.engine.mailbox import Mailbox
+from headrace.engine.timeouts import check_timeout, seconds_of
 from headrace.engine.trace import DROP, READ, Several, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
@@ -165,7 +166,7 @@ class Awaiter(Waiter):
     callback of the loop later, which costs as much again as all the rest of an await.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_resume")
+    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_message", "_resume")
 
     def __init__(self, box: Mailbox) -> None:
         self._box = box
@@ -175,7 +176,10 @@ class Awaiter(Waiter):
         self.who = -1  # nobody who could wait for room meanwhile
 
     def __call__(self, _: object) -> None:
-        self._box.post(_wake, self)
+        box = self._box
+        box._items.append((_wake, self))  # as `post`, without the call
+        if not box._armed:
+            box.announce()
 
     # ---- what the task calls, on the loop's thread
 
@@ -186,17 +190,17 @@ class Awaiter(Waiter):
         self._resume, self._context = resume, context
 
     def cancel(self, msg: object = None) -> bool:
-        """False if it has been woken already."""
+        """False if it has been woken already. `msg`: of the CancelledError; anyio tells its own by it."""
         resume = self._resume
         if resume is None:
             return False
-        self._resume, self._cancelled = None, True
+        self._resume, self._cancelled, self._message = None, True, msg
         self._box.loop.call_soon(resume, self, context=self._context)
         return True
 
     def result(self) -> None:
         if self._cancelled:
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError() if self._message is None else asyncio.CancelledError(self._message)
 
 
 def _wake(waiting: Awaiter) -> None:
@@ -205,6 +209,25 @@ def _wake(waiting: Awaiter) -> None:
     if resume is not None:
         waiting._resume = None
         waiting._context.run(resume, waiting)
+
+
+class OnItsLoop(Waiter):
+    """A callback of `asyncio.wait`, which knows loops and takes all callbacks to be called on its own."""
+
+    __slots__ = ("_box", "_callback")
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self._box, self._callback = Mailbox.here(), callback
+        self.who = -1
+
+    def __call__(self, future: Any) -> None:
+        self._box.post(self._callback, future)
+
+    def __eq__(self, other: object) -> bool:
+        """So that it can be taken back by its own name."""
+        return other is self or other is self._callback
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Future(Generic[T]):
@@ -240,8 +263,11 @@ class Future(Generic[T]):
         """Wait until the value is there, at most `timeout` seconds.
 
         Raises what the operation raised, every time; TimeoutError if the time is up (the work goes on); WouldDeadlock
-        on a stream, where waiting could never end.
+        on a stream, where waiting could never end; TypeError for a timeout that is no number. Here and everywhere, less
+        than 0 is 0, and what is longer than a clock can measure is for ever.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -249,6 +275,8 @@ class Future(Generic[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """The value; waits and raises as `wait_to_read` does."""
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -262,6 +290,8 @@ class Future(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the operation raised, or None; waits as `wait_to_read` does."""
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None and not self._seen:
@@ -280,8 +310,12 @@ class Future(Generic[T]):
     def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
         """Call `callback(self)` once there is an outcome: now, or on the thread that settles it.
 
-        What a callback raises is logged. It must not wait: it may run on a stream.
+        What a callback raises is logged. It must not wait: it may run on a stream. TypeError for what cannot be called.
         """
+        if not callable(callback):
+            raise TypeError(f"a callback is something to call with the future, not {callback!r}")
+        if getattr(callback, "__module__", None) == "asyncio.tasks":
+            callback = OnItsLoop(callback)
         alone = [callback]  # made out here: what allocates may call the collector, and that may settle this future
         with self._guard.lock:
             if not self._done:
@@ -306,12 +340,26 @@ class Future(Generic[T]):
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Give the outcome. False if there was one already: the client may have left meanwhile."""
-        with self._guard.lock:
-            if self._done:
-                return False
-            self.end(value, error)
-        self.follow_up()
+        try:
+            with self._guard.lock:
+                if self._done:
+                    return False
+                self.end(value, error)
+            self.follow_up()
+        except BaseException:  # Ctrl-C, or a callback that raises it
+            if self._done and self._error is error and (error is not None or self._value is value):
+                self._finish_settling()
+            raise
         return True
+
+    def _finish_settling(self) -> None:
+        """It was interrupted after the outcome was there. All that follows may be done twice."""
+        with self._guard.lock:
+            if not hasattr(self, "_ended_at"):
+                self._ended_at = self._guard.now()
+                if self._guard.finished is not None:
+                    self._guard.finished.note(self)
+        self.follow_up()
 
     def end(self, value: Any = None, error: BaseException | None = None) -> None:
         """The first half of `settle`: with the lock held, and only if there is no outcome."""
@@ -394,7 +442,7 @@ class Future(Generic[T]):
         in_time = False
         try:
             self.add_done_callback(release)
-            in_time = settled.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+            in_time = settled.acquire(timeout=seconds_of(timeout))
         finally:
             if not in_time:  # also if the wait was interrupted: nobody waits here any more
                 self.remove_done_callback(release)
@@ -409,10 +457,8 @@ class Future(Generic[T]):
                 raise Closed(FORKED)
             box = Mailbox.here()
             wake = Awaiter(box)
-            box.waiting += 1
+            box.expect()
             try:
-                if not box.ticking and box.waiting >= MANY:
-                    box.start_to_tick()
                 alone: list[Callable[[Any], object]] = [wake]  # as `add_done_callback`, without the call
                 with self._guard.lock:
                     done = self._done

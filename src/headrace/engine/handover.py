@@ -72,7 +72,7 @@ def replace_streams(
     try:
         engine._follow_up(wake, refused)
     except BaseException:  # Ctrl-C: some were not rung
-        engine._recover(None)
+        engine.recover(port, None)
         raise
     deliver(settled)
     return former

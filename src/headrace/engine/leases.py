@@ -6,7 +6,9 @@ Rule 1: the cores of what runs are disjoint, so their widths never add up to mor
 Rule 2: cores go to those who wait in the order they came. One who waits for several cores keeps those that come free
         for it: later ones may not take them, so a wide request does not starve behind narrow ones.
 Rule 3: whoever ends a run goes behind those who waited meanwhile, so several models take turns.
-Rule 4: a Group stands in line at most once, however much work it has: it lines up again for its next lane.
+Rule 4: a Group stands in line at most once, however much work it has. When its turn comes it is given every lane it has
+        work for and whose cores are free: one at a time, the others would be kept idle for whoever is wide and next in
+        line. For more it lines up again.
 Rule 5: its lanes may be exchanged at any moment: it keeps its place in line, and old lanes that run end their run.
 
 Cores are bits of an int: asking and taking are two machine operations.
@@ -15,7 +17,7 @@ Cores are bits of an int: asking and taking are two machine operations.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -116,8 +118,9 @@ class Leases:
             group.in_line = False
             self.line.remove(group)
 
-    def grant(self) -> list[Lane]:
-        """The lanes that may run now, for those who stand in line."""
+    def grant(self, ready: Callable[[Group], int] | None = None) -> list[Lane]:
+        """The lanes that may run now, for those who stand in line. `ready`: how many lanes a group has work for; None:
+        one each."""
         granted: list[Lane] = []
         available = self.free
         still: deque[Group] = deque()
@@ -125,9 +128,13 @@ class Leases:
             lane = self._fitting(group, available) if available else None
             if lane is not None:
                 group.in_line = False
-                self._grant(lane)
-                granted.append(lane)
-                available &= ~lane.mask
+                wanted = ready(group) if ready is not None else 1
+                while lane is not None:
+                    self._grant(lane)
+                    granted.append(lane)
+                    available &= ~lane.mask
+                    wanted -= 1
+                    lane = self._fitting(group, available) if wanted > 0 and available else None
             else:
                 still.append(group)
                 for waiting in group.idle:
@@ -143,9 +150,10 @@ class Leases:
         return None
 
     def _grant(self, lane: Lane) -> None:
+        # All of it without a call in between, where Ctrl-C could come; this one last.
         group = lane.group
-        group.idle.remove(lane)
         group.running += 1
         group.waking += 1
         lane.running = lane.waking = True
         self.free &= ~lane.mask
+        group.idle.remove(lane)

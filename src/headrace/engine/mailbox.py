@@ -38,11 +38,11 @@ _local = _Local()
 class Hold:
     """The wake-ups a stream holds back. Of one thread, and used by it alone."""
 
-    __slots__ = ("_boxes", "_since", "on")
+    __slots__ = ("_since", "boxes", "on")
 
     def __init__(self) -> None:
         self.on = False
-        self._boxes: list[Mailbox] = []
+        self.boxes: list[Mailbox] = []
         self._since = 0.0
 
     @classmethod
@@ -51,20 +51,16 @@ class Hold:
         hold = _local.hold = cls()
         return hold
 
-    def add(self, box: Mailbox) -> None:
-        if box not in self._boxes:
-            self._boxes.append(box)
-
     def let_go(self, now: float) -> None:
         """Wake the loops that have been kept waiting for HOLD seconds; all of them if nothing is to be held."""
-        if self._boxes:
+        if self.boxes:
             if self.on:
                 if not self._since:
                     self._since = now
                 if now - self._since < HOLD:
                     return
             self._since = 0.0
-            boxes, self._boxes = self._boxes, []
+            boxes, self.boxes = self.boxes, []
             for box in boxes:
                 box.ring()
 
@@ -74,7 +70,7 @@ class Mailbox:
         self.loop = loop
         self._items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._armed = False
-        self.ticking = False
+        self._ticking = False
         self.waiting = (
             0  # tasks of the loop, which count themselves in and out; like `_drained`, used by the loop's thread alone
         )
@@ -93,12 +89,17 @@ class Mailbox:
         """Have the loop call `function(argument)` soon. From any thread."""
         self._items.append((function, argument))
         if not self._armed:
-            if self.ticking:
-                hold = _local.hold
-                if hold is not None and hold.on:
-                    hold.add(self)
-                    return
-            self.ring()
+            self.announce()
+
+    def announce(self) -> None:
+        """There is a message: wake the loop, now, or when this stream lets go of what it holds back."""
+        if self._ticking:
+            hold = _local.hold
+            if hold is not None and hold.on:
+                if self not in hold.boxes:
+                    hold.boxes.append(self)
+                return
+        self.ring()
 
     def ring(self) -> None:
         """Wake the loop, unless it will be awake or there is nothing to tell it."""
@@ -110,20 +111,22 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
-    def start_to_tick(self) -> None:
-        """MANY tasks of the loop wait."""
-        self.ticking = True
-        self.loop.call_later(TICK, self._tick)
+    def expect(self) -> None:
+        """A task of the loop is about to wait for a message. It counts itself out of `waiting` when it has it."""
+        self.waiting += 1
+        if not self._ticking and self.waiting >= MANY:
+            self._ticking = True
+            self.loop.call_later(TICK, self._tick)
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         self.post(wake_up, waiter)
 
     def _tick(self) -> None:
-        self.ticking = False
+        self._ticking = False
         self._drain()
         if self._drained and self.waiting >= MANY:  # else it ticks again when one more comes to wait
             self._drained = False
-            self.ticking = True
+            self._ticking = True
             self.loop.call_later(TICK, self._tick)
 
     def _drain(self) -> None:

@@ -6,25 +6,41 @@ that pushed it. Re-entrant: an operation may push others.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
 from headrace.engine.finished import Finished, check_poll
 from headrace.engine.future import Future, Guard, as_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.operations import check_push, note_where
+from headrace.engine.timeouts import check_timeout
+from headrace.engine.unseen import Unseen, tell
 from headrace.errors import Closed, DeadlineExceeded
+
+_engines: WeakSet[NaiveEngine] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: whoever held a lock is not here to let it go."""
+    for engine in list(_engines):
+        engine._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class NaiveEngine:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # one operation at a time, in the order of the calls
+        _engines.add(self)
         self._dependencies: Dependencies[_Operation] = Dependencies()
-        self._unseen: deque[Future[Any]] = deque(maxlen=1000)
+        self._unseen = Unseen()
         self._guard = Guard()
         self._finished: Finished | None = None
         self._closed = False
@@ -78,7 +94,7 @@ class NaiveEngine:
         ready = self._dependencies.complete(operation, failure)
         operation.future.settle(value, failure)
         if failure is not None:
-            self._unseen.append(operation.future)
+            self._unseen.add(operation.future)
         return ready
 
     def _failure(self, operation: _Operation) -> BaseException | None:
@@ -89,20 +105,19 @@ class NaiveEngine:
 
     def poll(self, max_n: int | None = None, timeout: float | None = 0.0) -> list[Future[Any]]:
         """As `Engine.poll`."""
-        check_poll(max_n)
+        check_poll(max_n, timeout)
         with self._guard.lock:
             if self._finished is None:
                 self._finished = Finished(self._guard)
         return self._finished.take(max_n, timeout)
 
     def waitall(self, timeout: float | None = None) -> None:
+        """As `Engine.waitall`."""
+        check_timeout(timeout)
         refuse_to_wait_on_a_stream()
         with self._lock:
-            unseen = list(self._unseen)
-            self._unseen.clear()
-        errors = [f.exception() for f in unseen if not f._seen]
-        if errors:
-            raise BaseExceptionGroup("work on this engine failed, and nobody has looked", [e for e in errors if e])
+            unseen = self._unseen.take()
+        tell([unseen])
 
     def close(self) -> None:
         self._closed = True

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
-from numbers import Real
 from types import CodeType
 from typing import Any
 
 from headrace.engine.admission import Budget
-from headrace.engine.dependencies import APPENDING, Dependencies, Var
+from headrace.engine.dependencies import APPENDING, Dependencies, Var, behind
 from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
-from headrace.engine.source import Refused
-from headrace.errors import Cancelled, DeadlineExceeded, Overloaded
+from headrace.engine.source import Refused, Work
+from headrace.engine.timeouts import is_number, shown
+from headrace.engine.uninterrupted import uninterrupted
+from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded
 from headrace.sizes import nbytes_of
 
 TOMBSTONES = 256
@@ -39,17 +39,9 @@ def check_push(function: object, priority: object, deadline: object) -> None:
     if not callable(function):
         raise TypeError(f"push takes a function without arguments, not {type(function).__name__}")
     if not is_number(priority):
-        raise TypeError(f"priority is a number, not {priority!r}")
+        raise TypeError(f"priority is a number, not {shown(priority)}")
     if deadline is not None and not is_number(deadline):
-        raise TypeError(f"deadline is a number of seconds, or None, not {deadline!r}")
-
-
-def is_number(value: object) -> bool:
-    """Whether it can be compared and added to seconds: NaN would leave a heap without an order."""
-    try:
-        return isinstance(value, Real) and not isnan(float(value))
-    except OverflowError:
-        return False
+        raise TypeError(f"deadline is a number of seconds, or None, not {shown(deadline)}")
 
 
 def note_where(error: BaseException, pushed_at: str) -> None:
@@ -64,7 +56,7 @@ class Operation(Future[Any]):
     """A function the engine runs once its reads and writes are granted; and the Future of what it returns."""
 
     __slots__ = (
-        "_code", "_failure", "_function", "_instruction", "_source", "deadline", "held", "nbytes", "needs",
+        "_code", "_failure", "_function", "_gave", "_instruction", "_source", "deadline", "held", "nbytes", "needs",
         "priority", "queued_at", "reads", "waiting_for", "who", "writes",
     )  # fmt: skip
 
@@ -88,6 +80,7 @@ class Operation(Future[Any]):
         # As Future.__init__, without the call: this is the hot path.
         self._guard = source.budget.guard
         self._done = self._begun = self._seen = False
+        self._gave = 0
         self._error = self._failure = None  # what the function raised is no outcome yet: it may be cancelled meanwhile
         self._callbacks = None
         self.reads, self.writes, self.needs = sets
@@ -102,6 +95,7 @@ class Operation(Future[Any]):
         self._instruction = instruction
 
     _failure: BaseException | None
+    _gave: int  # bytes of its value, where bytes are bounded
 
     def run(self) -> None:
         if self._done:  # cancelled while its stream had it in hand
@@ -111,6 +105,8 @@ class Operation(Future[Any]):
         self._function = None
         try:
             self._value = function()
+            if self._source.budget.max_bytes is not None:  # here: a value's own code may say how large it is
+                self._gave = nbytes_of((self._value,))
         except BaseException as error:  # also SystemExit: it is for whoever reads the Future, not for the stream
             note_where(error, self.pushed_at)
             self._failure = error
@@ -119,9 +115,7 @@ class Operation(Future[Any]):
         source, failure = self._source, self._failure
         budget = source.budget
         self._ended_at = now
-        if self._done:  # cancelled while it ran, or before it could
-            self._value = None
-        else:
+        if not self._done:  # else it was cancelled while it ran, or before it could
             if failure is None:
                 self._done = True
             else:
@@ -130,7 +124,7 @@ class Operation(Future[Any]):
             if self._guard.finished is not None:
                 self._guard.finished.note(self)
         if self.nbytes or budget.crowded or budget.max_bytes is not None:
-            budget.leave(self, 0 if budget.max_bytes is None or self._error is not None else nbytes_of((self._value,)))
+            budget.leave(self, 0 if budget.max_bytes is None or self._error is not None else self._gave)
         elif self.held:  # as `leave`, without the call
             self.held = False
             budget.inside -= 1
@@ -139,14 +133,19 @@ class Operation(Future[Any]):
         if self._function is None:
             ready = source.dependencies.complete(self, failure)
         else:
-            self._function = None
             source.counts.cancelled += 1
+            source.counts.skipped += 1
             ready = source.dependencies.abandon(self)
-        self.reads = self.writes = self.needs = ()  # a kept Future must not keep Vars alive
         for next_one in ready:
             source.ready.add(next_one, now)
 
     def deliver(self) -> None:
+        # A kept Future must not keep these alive. Not let go of before: what they hold may have finalisers, which are
+        # somebody else's code, and must not run with the lock held.
+        if self._error is not None:
+            self._value = None
+        self._function = None
+        self.reads = self.writes = self.needs = ()
         if self._callbacks is not None:
             self._tell()
 
@@ -203,6 +202,8 @@ class OperationCounts:
     late: int = 0
     poisoned: int = 0
     refused: int = 0
+    skipped: int = 0
+    """Of those that were cancelled, a stream had them in hand: they are among its runs."""
 
 
 class OperationSource:
@@ -219,7 +220,7 @@ class OperationSource:
 
     def add(self, operation: Operation, now: float) -> None:
         if len(self.tombstones) >= TOMBSTONES:
-            self._sweep(now)
+            uninterrupted(lambda: self._sweep(now))
         try:
             may_start = self.dependencies.push(operation)
             self.counts.pushed += 1
@@ -253,10 +254,17 @@ class OperationSource:
             operation._begun = True
             if operation._done:
                 self.budget.leave(operation)
+                if isinstance(operation._error, Closed):  # `refuse_behind` did it: what it was to write is not written
+                    self._release(operation, self.dependencies.complete(operation, operation._error), now)
+                    continue
                 self.counts.cancelled += 1
                 self._release(operation, self.dependencies.abandon(operation), now)
                 continue
-            if operation.needs or operation.deadline is not None or self._abandoned is not None:
+            may_not = operation.deadline is not None or self._abandoned is not None
+            for var in operation.needs:
+                if var.error is not None:
+                    may_not = True
+            if may_not:
                 error = self._why_not(operation, now)
                 if error is not None:
                     note_where(error, operation.pushed_at)
@@ -278,6 +286,15 @@ class OperationSource:
 
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
+
+    def refuse_behind(self, running: Iterable[Work], refused: Refused) -> None:
+        operations = [future for work in running for future in work.futures() if isinstance(future, Operation)]
+        for operation in behind([*operations, *self.ready]):
+            if not operation._done:
+                error = self._why_not(operation, 0.0)
+                assert error is not None, "it was abandoned"
+                note_where(error, operation.pushed_at)
+                refused.append((operation, error))
 
     def waiting(self) -> Iterator[Operation]:
         """Those that could start, in no order."""

@@ -18,7 +18,9 @@ import time
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
+from headrace.engine.timeouts import checked
 from headrace.engine.topology import Core, Topology, read_topology
+from headrace.engine.unseen import tell
 from headrace.errors import InvalidOption, NotEnoughCores
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def claim_cores(engine: Engine, num_cores: int | None, topology: Topology | None
         free = topology.usable if topology is not None else _free(except_for=_idle_default())
         wanted = len(free) if num_cores is None else num_cores
         if wanted > len(free) or not free:
-            why = "this process may use no more" if not _held or topology else "engines that are open hold the others"
+            alone = topology is not None or len(free) == len(machine().usable)
+            why = "this process may use no more" if alone else "engines that are open hold the others"
             raise NotEnoughCores(max(wanted, 1), len(free), why)
         taken = free[:wanted]
         _open.add(engine)
@@ -103,11 +106,29 @@ def _free(except_for: Engine | None = None) -> tuple[Core, ...]:
 
 
 def waitall(timeout: float | None = None) -> None:
-    """`Engine.waitall` of the process's own engine."""
+    """Wait until nothing is inside any open engine of this process, at most `timeout` seconds for all of them.
+
+    Raises the errors nobody has looked at, of all of them, once, as an ExceptionGroup; else as `Engine.waitall`. Where
+    there is no engine there is nothing to wait for, and none is made. A NaiveEngine has nothing inside, and keeps its
+    errors for a `waitall` of its own.
+    """
+    seconds = checked(timeout)
+    until = None if seconds is None else time.monotonic() + seconds
+    busy = engines = _open_engines()
+    while busy:  # what runs on one may push on another that was waited for before
+        for engine in busy:
+            try:
+                engine.wait_until_idle(None if until is None else max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                raise TimeoutError(f"work is still inside after {seconds} s") from None
+        engines += [each for each in _open_engines() if each not in engines]
+        busy = [engine for engine in engines if engine.budget.inside]
+    tell([engine.take_unseen() for engine in engines])
+
+
+def _open_engines() -> list[Engine]:
     with deciding:
-        engine = _default
-    if engine is not None:
-        engine.waitall(timeout)
+        return list(_open)
 
 
 def _close_all() -> None:

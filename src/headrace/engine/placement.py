@@ -96,16 +96,17 @@ def warning(scheduler: Scheduler, placements: Sequence[Placement], cores: Sequen
     """What is to be said about multi_stream `placements`, which are all that `plan` made of `cores`. None: nothing."""
     if scheduler != Scheduler.multi_stream:
         return None
+    used = sum(placement.width for placement in placements)
     found = [
         f"stream {index} (cores {placement}) straddles {what}"
         for index, placement in enumerate(placements)
-        if (what := straddles(placement, cores)) is not None
+        if (what := straddles(placement, cores[:used]))
+        is not None  # whoever has all of each of those leaves nobody out
     ]
     if not found:
         return None
     if len(found) > _NAMED:
         found[_NAMED:] = [f"and {len(found) - _NAMED} more streams do so"]
-    used = sum(placement.width for placement in placements)
     return (
         f"num_streams={len(placements)} on {used} cores: {'; '.join(found)}. A stream that straddles is slower; "
         f"none does with num_streams = {_ranges(clean_counts(cores[:used]))}"

@@ -59,5 +59,9 @@ class Source(Protocol):
     def abandon(self, error: BaseException) -> None:
         """From now on `pull` hands out nothing: it refuses everything that waits with `error`."""
 
+    def refuse_behind(self, running: Iterable[Any], refused: Refused) -> None:
+        """It was abandoned. What waits for something that runs is refused as well, though `pull` does not reach it: the
+        run may never end."""
+
     def waiting(self) -> Iterable[Any]:
         """What waits and could run, in no order; each with `name` and `queued_at`. For `dump_state`."""

@@ -73,7 +73,7 @@ def _operations(port: Port | None) -> OperationStatistics:
     counts: OperationCounts = port.source.counts  # type: ignore[attr-defined]
     return OperationStatistics(
         pushed=counts.pushed,
-        completed=port.runs - counts.failed,
+        completed=port.runs - counts.failed - counts.skipped,
         failed=counts.failed,
         cancelled=counts.cancelled,
         late=counts.late,

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from headrace.engine.binding import bind
+from headrace.engine.courtesy import KNOWN, LONG, give_way
 from headrace.engine.future import mark_stream_thread
 from headrace.engine.leases import Lane
 from headrace.engine.mailbox import Hold
@@ -77,10 +78,14 @@ class Stream:
         if self._cpus is not None:
             bind(self._cpus)
         self.hold = Hold.here()
-        turn = self._engine.turn
+        turn, port = self._engine.turn, self.port
         done: Work | None = None
+        gives_way = False
         while not self.ended:
             done = turn(self, done)
+            if not gives_way and port.runs >= KNOWN and port.typical > LONG:
+                gives_way = True
+                give_way()
             if self.holds:
                 self.holds = False
                 self._engine.budget.let_go()

@@ -27,9 +27,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
+from headrace.engine.timeouts import shown
 from headrace.errors import InvalidOption
 
 SUBMIT, RUN, READ, DROP, COUNT = range(5)
+MOST_EVENTS = 100_000_000
 """The kinds of events:
 
 (SUBMIT, now, future_id, thread_ident, source)              a future entered; `now` is of the engine's clock, `source`
@@ -75,8 +77,10 @@ class Trace:
         source: str | None = None,
         writers: Mapping[str, Write] | None = None,
     ) -> None:
-        if capacity < 1:
-            raise InvalidOption(f"capacity is how many events a trace keeps, at least 1; {capacity} came")
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= MOST_EVENTS:
+            raise InvalidOption(
+                f"capacity is how many events a trace keeps, from 1 to {MOST_EVENTS:,}, not {shown(capacity)}"
+            )
         if not paths:
             raise InvalidOption("a trace needs the name of a file to be written to")
         self._files = tuple((_writable(path), _writer(path, writers)) for path in paths)

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from headrace.backends import backend_for
 from headrace.backends.base import Loaded, LoadOptions
 from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
+from headrace.engine.future import on_a_stream
+from headrace.engine.leased import leased
 from headrace.engine.naive import NaiveEngine
 from headrace.engine.ownership import default_engine, machine
+from headrace.engine.pinning import cpus_of
 from headrace.engine.placement import bound_cpus, plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.agreement import disagreement
+from headrace.model.instance import close_all
 from headrace.model.model import Model
 from headrace.model.rescheduling import Origin
 
 SERVED_BATCH_SIZE = 32
 _log = logging.getLogger("headrace.model")
+LEASE = 5.0
+"""Seconds a model that is being compiled waits for cores to try on whether its requests can be joined."""
+T = TypeVar("T")
 LONGEST_DELAY = 3600
 """Seconds. Longer is a mistake of units; and a lock cannot wait for ever so long."""
 
@@ -42,6 +50,7 @@ def compile_model(
     max_batch_size: int | None = 1,
     max_batch_delay: float = 0.0,
     name: str | None = None,
+    warm_up: bool = True,
 ) -> Model:
     """Load a model, and start its streams.
 
@@ -55,6 +64,9 @@ def compile_model(
     Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
     gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
     company while another one runs; an idle model never waits.
+
+    `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
+    most, so that the first requests do not pay for it. Callables are not run.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -84,33 +96,72 @@ def compile_model(
         cores = machine().usable
     else:
         engine = engine or default_engine()
+        engine.check_process()
         cores = engine.cores
     placements = plan(policy, cores, num_cores, num_streams)
-    cpus = bound_cpus(policy, placements, engine is not None and engine.topology.is_cut)
+    cut = engine is not None and engine.topology.is_cut
+    cpus = cpus_of(policy, placements, cut, machine())
     widths = tuple(placement.width for placement in placements) or (1,)
-    origin = Origin.of(runtime, model, LoadOptions(widths, batch_size, _by_name(input_shapes), cpus))
-    loaded = runtime.load(model, origin.options)
-    if name is not None:
-        loaded = replace(loaded, name=name)
-    if (straddling := warning(policy, placements, cores)) is not None:
-        _log.warning("%s: %s", loaded.name, straddling)
-    # It runs the first session, which is to take its memory where it will stay.
-    size, reason = made_on(cpus[0] if cpus else (), lambda: _batching(loaded, max_batch_size))
-    return Model(
-        loaded,
-        scheduler=policy,
-        placements=placements,
-        engine=engine,
-        max_batch_size=size,
-        max_batch_delay=max_batch_delay,
-        batching=reason,
-        bound=bool(cpus),
-        origin=origin,
-    )
+    options = LoadOptions(widths, batch_size, _by_name(input_shapes), cpus)
+    origin = Origin.of(runtime, model, options, warm_up)
+    loaded = runtime.load(model, options)
+    try:
+        if name is not None:
+            loaded = replace(loaded, name=name)
+        if (straddling := warning(policy, placements, cores)) is not None:
+            _log.warning("%s: %s", loaded.name, straddling)
+        # It runs the first session, which is to take its memory where it will stay.
+        mask = placements[0].mask if placements else 0
+        size, reason = _batching(
+            loaded, max_batch_size, partial(_on, engine, mask, cpus[0] if cpus else (), loaded.name)
+        )
+        made = Model(
+            loaded,
+            scheduler=policy,
+            placements=placements,
+            engine=engine,
+            max_batch_size=size,
+            max_batch_delay=max_batch_delay,
+            batching=reason,
+            bound=bool(bound_cpus(policy, placements, cut)),
+            origin=origin,
+        )
+    except BaseException:  # nobody else knows what was loaded
+        close_all({id(session): session for session in loaded.sessions}.values(), loaded.name)
+        raise
+    if warm_up:
+        try:
+            made.warm_up()
+        except BaseException:  # Ctrl-C: nobody has it, so nobody could close it
+            made.close(drain=False)
+            raise
+    return made
 
 
-def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
-    """(max_batch_size, why), where `asked` None leaves the choice to what the model can do."""
+def _on(engine: Engine | None, mask: int, cpus: Sequence[int], name: str, call: Callable[[], T]) -> T:
+    """What `call()` gives or raises, on the cores of `mask`. Should those not be had for LEASE seconds, without."""
+    gave: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            gave.append(made_on(cpus, call))
+        except BaseException as error:
+            raised.append(error)
+
+    if engine is not None and not on_a_stream():
+        leased(engine, mask, run, LEASE, f"{name} is tried")
+    if not gave and not raised:
+        run()
+    if raised:
+        raise raised.pop()
+    return gave[0]
+
+
+def _batching(
+    loaded: Loaded, asked: int | None, run: Callable[[Callable[[], str | None]], str | None]
+) -> tuple[int, str]:
+    """(max_batch_size, why); `asked` None leaves that to what the model can do. `run`: where it is tried."""
     if asked == 1:
         return 1, "as asked"
     if loaded.inputs is None or loaded.outputs is None:
@@ -121,7 +172,8 @@ def _batching(loaded: Loaded, asked: int | None) -> tuple[int, str]:
         if asked is not None:
             raise InvalidOption(f"max_batch_size={asked}, but requests to this model cannot be joined: {why}")
         return 1, why
-    reason = disagreement(loaded.sessions[0], loaded.inputs)
+    inputs = loaded.inputs
+    reason = run(lambda: disagreement(loaded.sessions[0], inputs))
     if asked is not None:
         if reason:
             _log.warning("max_batch_size=%d for %s is as asked, but: %s", asked, loaded.name, reason)

@@ -23,6 +23,8 @@ class Form(enum.Enum):
     DICT = enum.auto()
 
 
+_ONE, _LIST, _DICT = Form  # a name is found ten times as fast as a member of an Enum, and requests ask three times
+
 Read = tuple[tuple[Any, ...], tuple[str, ...] | None, Form]
 """Inputs in the model's order; the names they are passed by, if they are; and the form they came in."""
 
@@ -41,18 +43,18 @@ class TensorForms:
         if isinstance(value, np.ndarray):
             # Requests are mostly like the one before: what was let through needs no second look.
             if value.dtype is self._dtype and value.shape == self._shape:
-                return (value,), None, Form.ONE
+                return (value,), None, _ONE
             self._count(1)
             checked = self._check(self._inputs[0], value)
             if checked is value and value.dtype.kind != "O":
                 self._dtype, self._shape = value.dtype, value.shape
-            return (checked,), None, Form.ONE
+            return (checked,), None, _ONE
         if isinstance(value, Mapping):
-            return self.read_by_name(value), None, Form.DICT
+            return self.read_by_name(value), None, _DICT
         if isinstance(value, list | tuple):
             self._count(len(value))
             arrays = tuple(self._check(spec, element) for spec, element in zip(self._inputs, value))
-            return arrays, None, Form.LIST
+            return arrays, None, _LIST
         raise InvalidInput(
             f"an input is a NumPy array, a list of them in the model's order, or a dict by name; {_kind(value)} "
             f"came{_conversion(value)}. The model takes {self._takes}"
@@ -68,10 +70,10 @@ class TensorForms:
         return tuple(self._check(spec, value[spec.name]) for spec in self._inputs)
 
     def write(self, outputs: list[Array], form: Form) -> Any:
-        if form is Form.DICT:
-            return dict(zip((spec.name for spec in self._outputs), outputs))
-        if form is Form.ONE and len(outputs) == 1:
+        if form is _ONE and len(outputs) == 1:
             return outputs[0]
+        if form is _DICT:
+            return dict(zip((spec.name for spec in self._outputs), outputs))
         return outputs
 
     def _count(self, came: int) -> None:
@@ -98,12 +100,12 @@ class CallableForms:
 
     def read(self, value: Any) -> Read:
         if self._spreads and type(value) is list:
-            return tuple(value), None, Form.LIST
+            return tuple(value), None, _LIST
         if self._spreads and type(value) is dict:
             if not all(isinstance(name, str) for name in value):
                 raise InvalidInput("a dict is passed to a callable by name; its keys must be strings")
-            return tuple(value.values()), tuple(value), Form.DICT
-        return (value,), None, Form.ONE
+            return tuple(value.values()), tuple(value), _DICT
+        return (value,), None, _ONE
 
     def write(self, outputs: list[Any], form: Form) -> Any:
         return outputs[0]

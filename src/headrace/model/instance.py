@@ -2,18 +2,25 @@
 
 Rule 1: every request gets an outcome of its own; `run` raises nothing.
 Rule 2: one bad request in a batch fails alone: when a joined run fails, its members are run one by one.
+Rule 3: a run that gives anything but a list of as many outputs as the model says has failed, whoever asked and in
+        whatever form: nobody further on has to look again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import numpy as np
+
 from headrace.backends.base import Session, Stop
-from headrace.errors import HeadraceError
+from headrace.errors import BackendError, HeadraceError
 from headrace.model.failure import failure_of
 from headrace.model.joining import join, split, split_list
 from headrace.model.pending import Pending
+
+_log = logging.getLogger("headrace.model")
 
 
 class Instance(Protocol):
@@ -32,10 +39,16 @@ class Instance(Protocol):
 
 
 class LocalInstance:
-    """A Session in this process. `in_lists`: a callable that is given a list of requests, and returns a list."""
+    """A Session in this process.
 
-    def __init__(self, session: Session, in_lists: bool = False) -> None:
+    `in_lists`: a callable that is given a list of requests, and returns a list. `outputs`: how many tensors the model
+    gives; None: it is a callable, which gives anything, in a list of one.
+    """
+
+    def __init__(self, session: Session, in_lists: bool = False, outputs: int | None = None) -> None:
         self._session = session
+        self._tensors, self._outputs = outputs is not None, 1 if outputs is None else outputs
+        self._gives_one = outputs == 1
         self._run_joined: Callable[[list[Pending], Stop | None], list[Any]]
         self._run_joined = self._as_list if in_lists else self._as_rows
         self._in_lists = in_lists
@@ -66,10 +79,15 @@ class LocalInstance:
         try:
             if self._in_lists:
                 _give(request, self._as_list([request], stop)[0])
-            elif stop is not None:
-                request.outcome = self._session.run(request.inputs, request.names, stop)
             else:
-                request.outcome = self._session.run(request.inputs, request.names)
+                run = self._session.run
+                outputs = (
+                    run(request.inputs, request.names) if stop is None else run(request.inputs, request.names, stop)
+                )
+                if self._gives_one and type(outputs) is list and len(outputs) == 1 and type(outputs[0]) is np.ndarray:
+                    request.outcome = outputs  # as `_checked` would say: this is the hot path
+                else:
+                    request.outcome = self._checked(outputs)
         except HeadraceError as error:  # a callable may say itself what is wrong: InvalidInput, Overloaded
             request.failure = error
         except BaseException as error:  # also SystemExit: it must end the request, not the stream
@@ -78,11 +96,22 @@ class LocalInstance:
     def _as_rows(self, batch: list[Pending], stop: Stop | None) -> list[Any]:
         inputs = join([request.inputs for request in batch])
         outputs = self._session.run(inputs) if stop is None else self._session.run(inputs, None, stop)
-        return split(outputs, [request.rows for request in batch])
+        return split(self._checked(outputs), [request.rows for request in batch])
 
     def _as_list(self, batch: list[Pending], stop: Stop | None) -> list[Any]:
-        answer = self._session.run(([request.inputs[0] for request in batch],))[0]
+        (answer,) = self._checked(self._session.run(([request.inputs[0] for request in batch],)))
         return [part if isinstance(part, BaseException) else [part] for part in split_list(answer, len(batch))]
+
+    def _checked(self, outputs: Any) -> list[Any]:
+        if not isinstance(outputs, list):
+            raise BackendError(f"the model's run gave a {type(outputs).__name__} instead of a list of its outputs")
+        if len(outputs) != self._outputs:
+            raise BackendError(f"the model has {self._outputs} outputs, and its run gave {len(outputs)}")
+        if self._tensors:
+            for output in outputs:
+                if not isinstance(output, np.ndarray):
+                    raise BackendError(f"the model's run gave a {type(output).__name__} where an output is an array")
+        return outputs
 
 
 def _give(request: Pending, answer: Any) -> None:
@@ -93,3 +122,21 @@ def _give(request: Pending, answer: Any) -> None:
         request.failure = failure_of("answered with", answer)
     else:
         request.outcome = answer
+
+
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+def close_all(each: Iterable[Closes], name: str) -> None:
+    """Close every one, whatever the others raise: that is logged. `name`: the model they are of."""
+    interrupt: KeyboardInterrupt | None = None
+    for one in each:
+        try:
+            one.close()
+        except KeyboardInterrupt as error:
+            interrupt = error
+        except BaseException:  # a session's own code
+            _log.exception("a session of model %s could not be closed", name)
+    if interrupt is not None:
+        raise interrupt

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.backends.base import Loaded, Session
-from headrace.engine.admission import Budget, Permit, whoever_is_here
+from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
-from headrace.engine.operations import is_number
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
+from headrace.engine.timeouts import check_timeout, is_number, until_of
 from headrace.engine.trace import RUN, SUBMIT, Trace
-from headrace.errors import Closed, InvalidOption, Overloaded
+from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
-from headrace.model.instance import Instance, LocalInstance
+from headrace.model.gil import Gil, warning
+from headrace.model.instance import Instance, LocalInstance, close_all
 from headrace.model.joining import likeness
 from headrace.model.pending import Owner, Pending
+from headrace.model.probe import can_look
 from headrace.model.run import Requests
 from headrace.model.statistics import ModelStatistics
 from headrace.model.timeline import CALLER
+from headrace.model.warm_up import warm_up
+from headrace.model.watched import Watch, WatchedInstance
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
 
 if TYPE_CHECKING:
     from headrace.model.rescheduling import Origin
+
+_log = logging.getLogger("headrace.model")
 
 
 class Model(Owner):
@@ -74,16 +82,21 @@ class Model(Owner):
             self._forms = TensorForms(loaded.inputs, loaded.outputs)
         else:
             self._forms = CallableForms(loaded, in_lists)
+        self._gives = None if loaded.outputs is None else len(loaded.outputs)
         self.sessions = loaded.sessions
         """One for each stream, in their order; the same object may stand there several times."""
-        self._instances: tuple[Instance, ...] = tuple(LocalInstance(s, in_lists) for s in loaded.sessions)
+        self._instances = self._instances_of(loaded.sessions)
         self._batcher = Batcher(max_batch_size, max_batch_delay)
         self._source = Requests(self._batcher, self._instances, self.name)
+        self.gil: Gil | None = None
+        """Whether its runs hold the interpreter lock; None: not known (yet), or too short to matter."""
+        self._watch: Watch | None = None  # while that is being found out
         self._in_caller = threading.RLock()  # naive: one request at a time
         self._run_seconds = 0.0  # naive: else its port counts them
         self.guard = engine.guard if engine is not None else Guard()
         self._budget: Budget = engine.budget if engine is not None else Budget(1 << 30, guard=self.guard)
         self._closed = False
+        self._to_close = list(self._instances)
         self.rescheduling = threading.RLock()  # one after the other. Taken before the engine's
         self.helpers: list[threading.Thread] = []  # that wait for former streams
         self.traced: Trace | None = None  # while it is
@@ -93,6 +106,11 @@ class Model(Owner):
                 self._source.working_set = WorkingSet(engine.budget.max_bytes)
                 self._source.is_alone = engine.runs_one
             self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name, bound=bound)
+        if loaded.inputs is None and can_look():
+            self._watch = Watch(
+                self._judge, lambda: engine is None or self._port is None or engine.runs_only(self._port)
+            )
+            self._source.use(self._watched())
 
     # ---- what users call
 
@@ -114,8 +132,9 @@ class Model(Owner):
         """As a call, but returns a Future at once.
 
         It waits only for room in the engine (see `Engine`), at most `timeout` seconds, and never on a thread that runs
-        an event loop: then, and there, it raises Overloaded. DeadlineExceeded where the run could not begin within
-        `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future is done.
+        an event loop: when that time is up, and there, it raises Overloaded. DeadlineExceeded where the run could not
+        begin within `timeout`, as far as is known. Inputs are referenced, not copied: leave them alone until the Future
+        is done.
         """
         if timeout is None and type(priority) is int and not priority and not self._closed and not self._joins_rows:
             call = Call(self, self._forms.read(value), 0, None)  # as `_read`, without the call
@@ -123,10 +142,10 @@ class Model(Owner):
             call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None:
-            self._budget.admit().hand_over(call)
+            self._budget.admit(0, call)
             self._run_here(call)
         elif not engine.try_enter(port, self._batcher.add, call):
-            self._enter(call, engine.admit(self._charge(call), timeout, priority, call.deadline))
+            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
@@ -135,11 +154,13 @@ class Model(Owner):
         call = self._read(value, timeout, priority)
         engine, port = self.engine, self._port
         if engine is None or port is None or not engine.try_enter(port, self._batcher.add, call):
-            if engine is not None and engine.on_full == "shed":
-                permit = engine.admit(self._charge(call), timeout, priority, call.deadline)
+            if engine is None or port is None:
+                self._budget.admit(0, call)
+                self._run_here(call)
+            elif engine.on_full == "shed":
+                engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
             else:
-                permit = await self._budget.acquire_async(self._charge(call), timeout)
-            self._enter(call, permit)
+                await self._enter(engine, port, call, timeout)
         try:
             return await call
         except asyncio.CancelledError:
@@ -157,8 +178,8 @@ class Model(Owner):
         """
         if window is None:
             window = max(16, 2 * max(1, len(self.placements)) * self._batcher.max_batch_size)
-        if window < 1:
-            raise InvalidOption(f"window is a whole number from 1, not {window}")
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise InvalidOption(f"window is a whole number from 1, not {window!r}")
         self._may_wait()
         answers = self._map(values, window)
         if not progress:
@@ -183,6 +204,7 @@ class Model(Owner):
             rows=counts.rows,
             queue_seconds=counts.queue_seconds,
             run_seconds=self._port.run_seconds if self._port is not None else self._run_seconds,
+            gil=self.gil,
         )
 
     def trace(
@@ -253,6 +275,8 @@ class Model(Owner):
     def __repr__(self) -> str:
         takes = "; ".join(map(str, self.inputs)) if self.inputs is not None else "anything"
         streams, state = len(self.placements) or 1, " closed" if self._closed else ""
+        if self.gil is not None and self.gil.holds:
+            state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
         return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams} streams: {takes}{state}>"
 
     @property
@@ -273,13 +297,20 @@ class Model(Owner):
         """Where its requests meet its streams; None: it runs in the caller."""
         return self._port
 
+    def warm_up(self) -> None:
+        """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
+        runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
+        if self.inputs is not None and not on_a_stream():  # there it would wait for itself
+            self._judge(warm_up(self.sessions, self.inputs, self.engine, self._port))
+
     # ---- what `rescheduling` calls
 
     def serve_by(self, scheduler: Scheduler, placements: tuple[Placement, ...], sessions: tuple[Session, ...]) -> None:
         """The port has other streams from now on. With the engine's lock held."""
         self.scheduler, self.placements, self.sessions = scheduler, placements, sessions
-        self._instances = tuple(LocalInstance(session, self._in_lists) for session in sessions)
-        self._source.use(self._instances)
+        self._instances = self._instances_of(sessions)
+        self._to_close = list(self._instances)
+        self._source.use(self._watched())
         if self.traced is not None:
             self.traced.process_name += f", then {scheduler}"
 
@@ -303,6 +334,21 @@ class Model(Owner):
 
     # ---- inside
 
+    def _instances_of(self, sessions: Sequence[Session]) -> tuple[Instance, ...]:
+        return tuple(LocalInstance(session, self._in_lists, self._gives) for session in sessions)
+
+    def _watched(self) -> Sequence[Instance]:
+        """Its instances, looked at as long as it is not known whether they hold the interpreter lock."""
+        watch = self._watch
+        return self._instances if watch is None else [WatchedInstance(each, watch) for each in self._instances]
+
+    def _judge(self, gil: Gil | None) -> None:
+        self._watch = None
+        self._source.use(self._instances)
+        self.gil = gil
+        if gil is not None and gil.holds:
+            _log.warning("%s", warning(self.name, gil, len(self.placements)))
+
     def _may_wait(self) -> None:
         """WouldDeadlock on a stream, before anything is submitted: nobody could take its answer. Closed in a fork."""
         if self.engine is not None:
@@ -310,19 +356,20 @@ class Model(Owner):
             refuse_to_wait_on_a_stream()
 
     def _deadline(self, timeout: float, priority: float) -> float:
-        if not timeout >= 0:
+        check_timeout(timeout)
+        if timeout < 0:
             raise InvalidOption(f"timeout is in seconds from now, not {timeout}")
         engine, port = self.engine, self._port
         if engine is None or port is None:
-            return timeout + time.monotonic()
+            return until_of(timeout, time.monotonic())
         now = engine.clock.now()
-        engine.check_deadline(port, priority, timeout + now, now, self._batcher.max_batch_size)
-        return timeout + now
+        deadline = until_of(timeout, now)
+        engine.check_deadline(port, priority, deadline, now, self._batcher.max_batch_size)
+        return deadline
 
     def _read(self, value: Any, timeout: float | None, priority: float) -> Call:
         """The call that `value` is, if it can be made."""
-        if self._closed:
-            raise Closed(f"model {self.name} is closed")
+        self._check_open()
         if type(priority) is not int or priority:
             _check_priority(priority)
         deadline = None if timeout is None else self._deadline(timeout, priority)
@@ -336,33 +383,36 @@ class Model(Owner):
         pending.rows = pending.inputs[0].shape[0]
         pending.alike = likeness(pending.inputs)
 
-    def _charge(self, call: Call) -> int:
-        """Bytes it is charged with while it is inside."""
+    def _charge(self, call: Call) -> Charge:
+        """Bytes it is charged with while it is inside; asked for again while it waits, for more may be known then."""
         nbytes, working_set = nbytes_of(call.inputs), self._source.working_set
         if working_set is None:
             return nbytes
         call.who = whoever_is_here()
-        with self.guard.lock:
-            return working_set.charge(kind_of(call.inputs), nbytes)
+        return partial(working_set.charge, kind_of(call.inputs), nbytes)
 
-    def _enter(self, call: Call, permit: Permit) -> None:
-        """A call that has waited for room."""
-        if self._closed:  # meanwhile
-            permit.release()
+    async def _enter(self, engine: Engine, port: Port, call: Call, timeout: float | None) -> None:
+        """As `Engine.enter`, without blocking the event loop."""
+        try:
+            await self._budget.acquire_async(self._charge(call), timeout, call)
+            self._check_open()
+            engine.offer(port, self._batcher.add, call)
+        except BaseException:
+            if call.held:
+                engine.recover(port, call)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
             raise Closed(f"model {self.name} is closed")
-        if self.engine is None or self._port is None:
-            permit.hand_over(call)
-            self._run_here(call)
-        else:
-            self.engine.offer(self._port, self._batcher.add, call, permit)
 
     def _end(self, drain: bool) -> None:
         if self.engine is not None and self._port is not None:
             if drain:
                 self.engine.drain(self._port)
             self.engine.detach(self._port)
-        for instance in self._instances:
-            instance.close()
+        to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
+        close_all(to_close, self.name)
         for helper in tuple(self.helpers):  # the streams it waits for have ended
             if helper is not threading.current_thread():
                 helper.join()
@@ -402,14 +452,15 @@ class Model(Owner):
                     try:
                         inside.append(self.submit(value))
                         break
-                    except Overloaded:  # others fill the engine: our own oldest is what we can wait for
+                    except (Overloaded, WouldDeadlock):
+                        # Others fill the engine, or our own answers do: our oldest is what we can wait for.
                         if not inside:
                             raise
-                        yield inside.popleft().result()
                     except Exception:  # its place is behind the answers that are still to come
                         while inside:
                             yield inside.popleft().result()
                         raise
+                    yield inside.popleft().result()  # out here: the error would keep the answers it names
                 if len(inside) >= window:
                     yield inside.popleft().result()
             while inside:

@@ -89,8 +89,8 @@ class Pending(Future[Any]):
 
     def deliver(self) -> None:
         """It is finished: tell whoever waits. Without the lock."""
-        if self._callbacks is not None:
-            self._tell()
+        self.drop()
+        self._tell()
 
     def futures(self) -> tuple[Pending]:
         return (self,)
@@ -110,11 +110,13 @@ class Pending(Future[Any]):
                 self.model.on_error(self)
             if self._guard.finished is not None:
                 self._guard.finished.note(self)
-        self.joined = self.instance = self.handle = self.outcome = self.failure = (
-            None  # a kept Future must not keep what it no longer needs
-        )
-        self.inputs = ()
         self.leave()
+
+    def drop(self) -> None:
+        """A kept Future must not keep what it no longer needs. Not with the lock held: what goes may have finalisers,
+        which are somebody else's code."""
+        self.joined = self.instance = self.handle = self.outcome = self.failure = None
+        self.inputs = ()
 
     def leave(self) -> None:
         """It is inside no more. With the lock held."""

@@ -21,10 +21,14 @@ from headrace.backends.base import Backend, Loaded, LoadOptions, Session
 from headrace.engine.engine import Engine
 from headrace.engine.future import on_a_stream, refuse_to_wait_inside
 from headrace.engine.handover import have_ended, replace_streams
+from headrace.engine.ownership import machine
+from headrace.engine.pinning import cpus_of
 from headrace.engine.placement import Placement, bound_cpus, plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.stream import Stream
 from headrace.errors import Closed, InvalidModel, InvalidOption, WouldDeadlock
+from headrace.model.instance import close_all
+from headrace.model.warm_up import warm_up_beside
 
 if TYPE_CHECKING:
     from headrace.engine.dispatch import Port
@@ -36,6 +40,10 @@ Need = tuple[int, tuple[int, ...]]
 """What a stream needs of its session: so many threads, and the CPUs they stay on; (): any."""
 
 
+SMALL = 64 << 20
+"""Bytes of a model's file up to which it may keep its weights in others, and is looked through for their names."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a model came from: it is loaded from there again for streams of other widths."""
@@ -45,10 +53,15 @@ class Origin:
     options: LoadOptions
     state: tuple[int, ...] | None
     """Of its file, before it was read; None: it came from none."""
+    warm_up: bool = True
+    """Whether a session is run once before its first request."""
 
     @classmethod
-    def of(cls, backend: Backend, model: Any, options: LoadOptions) -> Origin:
-        return cls(backend, model, options, _state_of(model))
+    def of(cls, backend: Backend, model: Any, options: LoadOptions, warm_up: bool = True) -> Origin:
+        state = _state_of(model)
+        if state is not None:
+            model = os.path.abspath(model)  # the process may work in another folder when it is loaded again
+        return cls(backend, model, options, state, warm_up)
 
     def load(self, needs: Sequence[Need]) -> Loaded:
         """InvalidModel if it is not what it was."""
@@ -133,6 +146,9 @@ def _switch(
             made = loaded.sessions
             if (loaded.inputs, loaded.outputs) != (model.inputs, model.outputs):
                 raise InvalidModel(f"{model.name} takes or gives other tensors than when it was loaded")
+            if model.origin.warm_up and model.inputs is not None and not on_a_stream():
+                masks = [place.mask for place, need in zip(placements, needs) if need not in shared]
+                warm_up_beside(made, masks, model.inputs, engine, model.name)
         fresh = iter(made)
         sessions = tuple(shared[need] if need in shared else next(fresh) for need in needs)
         if (straddling := warning(policy, placements, engine.cores)) is not None:
@@ -142,7 +158,7 @@ def _switch(
             port,
             [place.mask for place in placements],
             lambda: model.serve_by(policy, placements, sessions),
-            bound=any(cpus for _, cpus in needs),
+            bound=bool(bound_cpus(policy, placements, engine.topology.is_cut)),
         )
     except BaseException:
         if model.placements is not placements:
@@ -152,23 +168,33 @@ def _switch(
 
 
 def _needs(engine: Engine, policy: Scheduler, placements: Sequence[Placement]) -> list[Need]:
-    cpus = bound_cpus(policy, placements, engine.topology.is_cut) or ((),) * len(placements)
+    cpus = cpus_of(policy, placements, engine.topology.is_cut, machine())
     return [(place.width, stays) for place, stays in zip(placements, cpus)]
 
 
 def _close(sessions: Iterable[Session], name: str) -> None:
-    for session in {id(session): session for session in sessions}.values():
-        try:
-            session.close()
-        except Exception:  # the others are to be closed all the same
-            _log.exception("a session of %s could not be closed", name)
+    close_all({id(session): session for session in sessions}.values(), name)
 
 
 def _state_of(model: Any) -> tuple[int, ...] | None:
+    """Of its file, and of those beside it that it names: an ONNX file may keep its weights in others."""
     if not isinstance(model, str | os.PathLike):
         return None
     try:
-        seen = os.stat(model)
+        path = os.fsdecode(model)
+        state = _stat_of(path)
+        if state[2] <= SMALL:
+            with open(path, "rb") as file:
+                content = file.read()
+            with os.scandir(os.path.dirname(path) or ".") as beside:
+                names = sorted(entry.name for entry in beside if entry.is_file() and os.fsencode(entry.name) in content)
+            for name in names:
+                state += _stat_of(os.path.join(os.path.dirname(path), name))
     except (OSError, ValueError):
         return None
+    return state
+
+
+def _stat_of(path: str) -> tuple[int, ...]:
+    seen = os.stat(path)
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns

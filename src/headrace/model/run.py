@@ -122,6 +122,9 @@ class Requests:
             return batch[0]
         return Run(self, self._instances[stream], batch)
 
+    def refuse_behind(self, running: Iterable[object], refused: Refused) -> None:
+        pass  # requests wait for nobody but streams
+
     def put_back(self, works: Sequence[Run | Pending], pulled_at: float) -> Sequence[Pending]:
         requests = [request for work in works for request in work.futures()]
         self.batcher.put_back(len(works), [request for request in requests if not request._done], pulled_at)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.model.gil import Gil
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
@@ -24,7 +26,7 @@ class ModelStatistics:
     waiting: int
     """Requests in the queue now."""
     running: int
-    """Requests in a run now."""
+    """Requests in a run now, or taken by a stream that does several short runs in a row."""
     runs: int
     """Runs of the model: one for each batch."""
     rows: int
@@ -33,3 +35,5 @@ class ModelStatistics:
     """Sum over all requests of the time from submit to the start of their run."""
     run_seconds: float
     """Sum over all runs of the time they took."""
+    gil: Gil | None = None
+    """Whether its runs hold the interpreter lock; None: not known, or too short to matter."""

@@ -1,4 +1,4 @@
-"""From a door to the Service and back, for doors that await: the hot path's only Task is the one the ASGI server made.
+"""From a door to the Service and back, awaiting: for the app under any ASGI server, whose Task this is.
 
 A small body is decoded where it is; heavy decoding (pictures, JSON over 64 KiB) goes to one bounded thread, so that the
 event loop keeps its time for others. What waits for that thread holds a permit, so its queue is bounded too.
@@ -7,27 +7,25 @@ event loop keeps its time for others. What waits for that thread holds a permit,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import TooLarge, TooSlow
 from headrace.server.asgi import ClientLeft, Request
+from headrace.server.door import Route
 from headrace.server.overdue import Overdue
+from headrace.server.reply import Reply
 from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
 
-T = TypeVar("T")
-HEAVY = 64 * 1024
-"""Bytes from which decoding leaves the event loop."""
 WATCH_AFTER = 0.1
 """Seconds after which a request that is still unanswered is watched for a client that leaves. Watching costs a Task."""
 
 
 class Answering:
-    """What the doors share: the Service, the codec thread, the limit on bodies. Lives on the event loop."""
+    """The Service, the codec thread, the limits on bodies. Lives on the event loop."""
 
     def __init__(self, service: Service, max_body_size: int, body_timeout: float) -> None:
         self.service = service
@@ -35,16 +33,16 @@ class Answering:
         self._waiting: Overdue[Waiting] = Overdue(WATCH_AFTER, Waiting.watch)
         self._reading: Overdue[asyncio.Task[Any]] = Overdue(body_timeout, self._give_up)
         self._too_slow: set[asyncio.Task[Any]] = set()
-        self._codec = ThreadPoolExecutor(1, thread_name_prefix="headrace-codec")
+        self.codec = ThreadPoolExecutor(1, thread_name_prefix="headrace-codec")
 
-    def open(self, request: Request, name: str, version: str | None) -> InFlight:
+    def _open(self, request: Request, route: Route) -> InFlight:
         """Its headers are here: refuse it now, or pin a model and hold a permit for its body."""
-        length = request.content_length or 0
+        length = request.head.content_length or 0
         if length > self.max_body_size:
             raise TooLarge("a request body", limit=self.max_body_size, size=length)
-        return self.service.open(name, version, length)
+        return self.service.open(route.name, route.version, length)
 
-    async def read(self, request: Request, inside: InFlight) -> bytes:
+    async def _read(self, request: Request, inside: InFlight) -> bytes:
         """The body. TooSlow if it does not come: a permit is held for it, and must not be held for ever."""
         task = asyncio.current_task()
         assert task is not None, "a body is read in a Task"
@@ -63,13 +61,27 @@ class Answering:
         self._too_slow.add(task)
         task.cancel()
 
-    async def decode(self, function: Callable[[], T], heavy: bool) -> T:
-        if not heavy:
-            return function()
-        return await asyncio.get_running_loop().run_in_executor(self._codec, function)
+    async def through(self, request: Request, route: Route) -> Reply:
+        """The whole way of a request, by its door."""
+        door = route.door
+        door.check(request.head)
+        inside = self._open(request, route)
+        served = inside.served
+        try:
+            body = await self._read(request, inside)
+            if door.heavy(served, len(body)):
+                loop = asyncio.get_running_loop()
+                decoded = await loop.run_in_executor(self.codec, door.decode, served, body, request.head)
+            else:
+                decoded = door.decode(served, body, request.head)
+        except BaseException:
+            self.service.refuse(inside)
+            raise
+        inputs, names, context = decoded
+        return door.encode(served, await self._answer(request, inside, inputs, names), context)
 
-    async def answer(
-        self, request: Request, inside: InFlight, inputs: tuple[Any, ...], names: tuple[str, ...] | None = None
+    async def _answer(
+        self, request: Request, inside: InFlight, inputs: tuple[Any, ...], names: tuple[str, ...] | None
     ) -> Any:
         """Have it run. The outputs, or what went wrong; ClientLeft if nobody waits for them any more."""
         box = Mailbox.here()
@@ -88,7 +100,7 @@ class Answering:
         return inside.result()
 
     def close(self, *, wait: bool) -> None:
-        self._codec.shutdown(wait=wait)
+        self.codec.shutdown(wait=wait)
 
 
 class Waiting:

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 
-import orjson
-
-from headrace.codecs import torchserve
-from headrace.errors import Closed, TooSlow
-from headrace.server import inference, v2_rest
+from headrace.errors import Closed
 from headrace.server.answering import Answering
-from headrace.server.asgi import BadFraming, ClientLeft, Receive, Reply, Request, Scope, Send, next_request_id
-from headrace.server.status import MethodNotAllowed, NotFound, message_of, status_of
+from headrace.server.asgi import ClientLeft, Receive, Request, Scope, Send, send_reply
+from headrace.server.refusing import ends_the_connection, refusal
+from headrace.server.reply import next_request_id
+from headrace.server.routes import route, tell
 from headrace.serving.service import Service
-
-_log = logging.getLogger("headrace.server")
-_READ = ("GET", "HEAD")
 
 
 class App:
     def __init__(self, service: Service, *, max_body_size: int, body_timeout: float = 60.0) -> None:
+        self.service = service
         self._answering = Answering(service, max_body_size, body_timeout)
+        self.codec = self._answering.codec
         self.unanswered = 0
         """Requests that had come in whole, and were told that the server could not wait for their outcome."""
 
@@ -44,96 +40,30 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = None
-        request_id = None
+        request_id = next_request_id()
+        path, head, close = scope["path"], scope["method"] == "HEAD", False
         try:
             request = Request(scope, receive)
-            request_id = request.id
-            reply = await self._route(request)
+            found = route(path)
+            if found is not None:
+                reply = await self._answering.through(request, found)
+            else:
+                reply = tell(self.service, scope["method"], path)
         except ClientLeft:
             return
         except Exception as error:
-            request_id = request_id or next_request_id()
-            reply = _refusal(error, scope["path"], request_id)
+            reply, close = refusal(error, path, request_id), ends_the_connection(error)
         except asyncio.CancelledError:
             # The time to drain is up. Who was accepted is answered all the same: with a refusal.
-            if request is None or request_id is None:
+            if request is None:
                 raise
             self.unanswered += request.complete
-            reply = _refusal(Closed("the server has stopped, and could not wait for this"), scope["path"], request_id)
+            reply = refusal(Closed("the server has stopped, and could not wait for this"), path, request_id)
             with contextlib.suppress(TimeoutError):  # a client that does not read must not keep the server from ending
                 async with asyncio.timeout(1):
-                    await reply.send(send, request_id, head=scope["method"] == "HEAD")
+                    await send_reply(reply, send, request_id, head=head)
             return
-        await reply.send(send, request_id, head=scope["method"] == "HEAD")
-
-    async def _route(self, request: Request) -> Reply:
-        match request.path.split("/")[1:]:
-            case ["predictions", name] if name:
-                return await self._predict(request, name, None)
-            case ["predictions", name, version] if name and version:
-                return await self._predict(request, name, version)
-            case ["v2", "models", name, "infer"] if name:
-                return await self._infer(request, name, None)
-            case ["v2", "models", name, "versions", version, "infer"] if name and version:
-                return await self._infer(request, name, version)
-        reply = self._read(request.path.rstrip("/").split("/")[1:])
-        if reply is None:
-            raise NotFound(f"there is no {request.path!r:.200}; see the API document")
-        if request.method not in _READ:
-            raise MethodNotAllowed(request.method, request.path, "GET")
-        return reply
-
-    def _read(self, path: list[str]) -> Reply | None:
-        """The routes that only tell something."""
-        answering = self._answering
-        match path:
-            case ["ping"]:
-                return inference.ping(answering)
-            case ["v2"]:
-                return v2_rest.server_metadata()
-            case ["v2", "health", "live"]:
-                return v2_rest.live()
-            case ["v2", "health", "ready"]:
-                return v2_rest.ready(answering)
-            case ["v2", "models", name]:
-                return v2_rest.model_metadata(answering, name, None)
-            case ["v2", "models", name, "ready"]:
-                return v2_rest.model_ready(answering, name, None)
-            case ["v2", "models", name, "versions", version]:
-                return v2_rest.model_metadata(answering, name, version)
-            case ["v2", "models", name, "versions", version, "ready"]:
-                return v2_rest.model_ready(answering, name, version)
-        return None
-
-    async def _predict(self, request: Request, name: str, version: str | None) -> Reply:
-        # Any verb with a body: `curl -T FILE` is a PUT, and the old servers took it.
-        if request.method in ("OPTIONS", "DELETE", "TRACE"):
-            raise MethodNotAllowed(request.method, request.path, "POST, PUT")
-        return await inference.predict(self._answering, request, name, version)
-
-    async def _infer(self, request: Request, name: str, version: str | None) -> Reply:
-        if request.method != "POST":
-            raise MethodNotAllowed(request.method, request.path, "POST")
-        return await v2_rest.infer(self._answering, request, name, version)
-
-
-def _refusal(error: Exception, path: str, request_id: str) -> Reply:
-    status = status_of(error)
-    if status.code == 500:  # %r: the path is the client's, and may have a line break in it
-        _log.error("%r failed, request id %s", path, request_id, exc_info=error)
-    message = message_of(error, request_id)
-    if path == "/v2" or path.startswith("/v2/"):
-        body = orjson.dumps({"error": message.encode(errors="replace").decode()})
-    else:
-        body = torchserve.error_body(status.code, status.type, message)
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if status.retry_after is not None:
-        headers = ((b"retry-after", str(status.retry_after).encode()),)
-    if isinstance(error, MethodNotAllowed):
-        headers = ((b"allow", error.allowed.encode()),)
-    if isinstance(error, BadFraming | TooSlow):  # what still comes of it must not be read as the next request
-        headers = ((b"connection", b"close"),)
-    return Reply(body, status=status.code, headers=headers)
+        await send_reply(reply, send, request_id, head=head, close=close)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -9,61 +9,57 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.codecs import torchserve
-from headrace.server.answering import HEAVY, Answering
-from headrace.server.asgi import Reply, Request
-from headrace.serving.inflight import InFlight
+from headrace.server.door import HEAVY
+from headrace.server.head import Head
+from headrace.server.reply import Reply
+from headrace.server.status import MethodNotAllowed
+from headrace.serving.served import Served
+from headrace.serving.service import Service
 
 _HEALTHY = b'{\n  "status": "Healthy"\n}\n'
 _UNHEALTHY = b'{\n  "status": "Unhealthy"\n}\n'
 
 
-def ping(answering: Answering) -> Reply:
+def ping(service: Service) -> Reply:
     """200 if every model is READY, else 500: load balancers read the status."""
-    if answering.service.registry.all_ready():
+    if service.registry.all_ready():
         return Reply(_HEALTHY)
     return Reply(_UNHEALTHY, status=500)
 
 
-async def predict(answering: Answering, request: Request, name: str, version: str | None) -> Reply:
-    inside = answering.open(request, name, version)
-    try:
-        body = await answering.read(request, inside)
-        inputs = await _inputs(answering, request, inside, body)
-    except BaseException:
-        answering.service.refuse(inside)
-        raise
-    outputs = await answering.answer(request, inside, inputs)
-    answer, content_type = torchserve.encode(_shown(inside, outputs))
-    return Reply(answer, content_type.encode())
+class Predictions:
+    """The door of `/predictions`."""
+
+    def check(self, head: Head) -> None:
+        # Any verb with a body: `curl -T FILE` is a PUT, and the old servers took it.
+        if head.method in ("OPTIONS", "DELETE", "TRACE", "CONNECT"):
+            raise MethodNotAllowed(head.method, head.path, "POST, PUT")
+
+    def heavy(self, served: Served, nbytes: int) -> bool:
+        return served.handler is not None or nbytes > HEAVY
+
+    def decode(self, served: Served, body: bytes, head: Head) -> tuple[tuple[Any, ...], None, None]:
+        handler, specs = served.handler, served.model.inputs
+        if handler is not None:
+            if body.startswith(b"--"):  # what curl calls a form without fields, of a picture's bytes, is the picture
+                torchserve.refuse_form(head.content_type)
+            return tuple(handler.preprocess(body).values()), None, None
+        value = torchserve.decode_body(body, head.content_type)
+        if specs is None:
+            return (value,), None, None
+        if isinstance(value, bytes):
+            tensors = torchserve.tensors_from_bytes(value, specs)
+        else:
+            tensors = torchserve.tensors_from_json(value, specs)
+        return tuple(tensors.values()), None, None
+
+    def encode(self, served: Served, outputs: list[Any], context: None) -> Reply:
+        answer, content_type = torchserve.encode(_shown(served, outputs))
+        return Reply(answer, content_type.encode())
 
 
-async def _inputs(answering: Answering, request: Request, inside: InFlight, body: bytes) -> tuple[Any, ...]:
-    served = inside.served
-    handler, specs = served.handler, served.model.inputs
-    if handler is not None:
-        if body.startswith(b"--"):  # what curl calls a form without fields, of a picture's bytes, is the picture
-            torchserve.refuse_form(request.content_type)
-        picture = await answering.decode(lambda: handler.preprocess(body), heavy=True)
-        return tuple(picture.values())
-    if specs is None:
-        return (await answering.decode(lambda: _value(body, request), heavy=len(body) > HEAVY),)
-    return await answering.decode(lambda: tuple(_tensors(body, request, specs).values()), heavy=len(body) > HEAVY)
-
-
-def _value(body: bytes, request: Request) -> object:
-    return torchserve.decode_body(body, request.content_type)
-
-
-def _tensors(body: bytes, request: Request, specs: Any) -> dict[str, Any]:
-    value = torchserve.decode_body(body, request.content_type)
-    if isinstance(value, bytes):
-        return torchserve.tensors_from_bytes(value, specs)
-    return torchserve.tensors_from_json(value, specs)
-
-
-def _shown(inside: InFlight, outputs: list[Any]) -> object:
+def _shown(served: Served, outputs: list[Any]) -> object:
     """What is written: the handler's answer, a callable's value, a tensor, or several by name."""
-    served = inside.served
     if served.handler is not None:
         return served.handler.postprocess(outputs)
     specs = served.model.outputs

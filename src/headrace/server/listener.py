@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 
 from headrace.errors import InvalidOption, SetupError
@@ -31,7 +32,11 @@ class PortTaken(SetupError):
 class Listener:
     """Bound when it is made; `open` listens; `close` ends it. PortTaken or InvalidOption says why it cannot be had."""
 
-    def __init__(self, flag: str, address: Address) -> None:
+    def __init__(
+        self, flag: str, address: Address, tls: ssl.SSLContext | None = None, handshake_timeout: float = 60.0
+    ) -> None:
+        """`tls`: what connections are encrypted with, after a handshake of at most so many seconds."""
+        self._tls, self._handshake_timeout = tls, handshake_timeout if tls is not None else None
         self._flag, self._asked = flag, address
         self._socket = self._take()
         self.address = Address(address.host, self._socket.getsockname()[1])
@@ -57,10 +62,12 @@ class Listener:
         self._loop = None
         self._socket.close()
 
-    async def wait_closed(self) -> None:
-        """Until the connections that were being made are made."""
+    async def wait_closed(self, timeout: float) -> None:
+        """Until the connections that were being made are made, or `timeout` seconds have passed."""
         if self._beginning:
-            await asyncio.wait(self._beginning)
+            _, late = await asyncio.wait(self._beginning, timeout=timeout)
+            for task in late:
+                task.cancel()
 
     def _accept_all(self) -> None:
         assert self._loop is not None
@@ -85,8 +92,10 @@ class Listener:
     async def _begin(self, connection: socket.socket) -> None:
         assert self._make_protocol is not None
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
-        except OSError as error:  # it has gone already
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make_protocol, connection, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
+            )
+        except OSError as error:  # it has gone already, or does not speak TLS
             connection.close()
             _log.debug("a connection ended while it was made: %s", error)
 

@@ -10,7 +10,7 @@ from headrace.config import Checked, option, settings_page
 from headrace.errors import InvalidOption
 from headrace.log import LEVELS
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,27 @@ class ServeOptions(Checked):
     max_requests: int = option(10_000, "requests inside at once; more are told 429", low=1)
     max_bytes: int | None = option(None, "bytes that requests inside may hold; none: a quarter of the memory", low=1)
     max_body_size: int = option(64 * MIB, "bytes of one request body; more is told 413", low=1)
+    max_header_size: int = option(32 * KIB, "bytes of one request's headers; more is told 431", low=256)
+    max_header_count: int = option(100, "headers of one request; more is told 431", low=1)
+    max_url_length: int = option(8 * KIB, "bytes of a request's target; more is told 414", low=64)
+    max_connections: int = option(10_000, "connections at once; one more is told 503 and closed", low=1)
+    header_timeout: float = option(
+        30.0, "seconds from a request's first byte to the end of its headers; later is told 408", low=0.01, high=86400
+    )
     body_timeout: float = option(
         60.0,
         "seconds after its headers by which the body of a request must be here; later is told 408",
-        low=1,
+        low=0.01,
         high=86400,
     )
+    idle_timeout: float = option(
+        75.0, "seconds a connection without a request is kept open; longer, and it is closed", low=0.01, high=86400
+    )
+    write_timeout: float = option(
+        60.0, "seconds a client may take nothing of its reply; longer, and it is cut off", low=0.01, high=86400
+    )
+    tls_cert: str | None = option(None, "PEM file of the certificate; with it, the inference API speaks https")
+    tls_key: str | None = option(None, "PEM file of the certificate's private key; none: it is in the same file")
     drain_timeout: float = option(
         30.0, "seconds to answer what was accepted, after SIGTERM or Ctrl-C", low=0, high=86400
     )

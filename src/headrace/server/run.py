@@ -9,32 +9,30 @@ of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import logging
 import os
 import signal
-import socket
+import ssl
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-import uvicorn
 
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.server.app import App
+from headrace.server.front import Front
+from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
 from headrace.serving.service import Service
 from headrace.version import __version__
 
-KEEP_ALIVE_SECONDS = 75
 GC_THRESHOLD = 10_000
 """Objects made and not freed between two collections. Python's 700 is a few requests' worth."""
 _log = logging.getLogger("headrace.server")
@@ -50,11 +48,11 @@ def serve(options: ServeOptions) -> int:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
     _tell_what_comes_later(options)
     _clear(options.ready_file)
-    listener = Listener("--inference-address", address)
+    listener = Listener("--inference-address", address, _tls(options), options.header_timeout)
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
     app = App(service, max_body_size=options.max_body_size, body_timeout=options.body_timeout)
     try:
-        _load(service, options)
+        load(service, options)
         # What was imported and loaded stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -72,8 +70,9 @@ def serve(options: ServeOptions) -> int:
         raise
     stopped = service.stop(timeout=server.seconds_left())
     app.close(wait=stopped)
-    if app.unanswered:
-        _log.error("stopped: %d requests were not answered within %g s", app.unanswered, options.drain_timeout)
+    unanswered = app.unanswered + server.front.unanswered
+    if unanswered:
+        _log.error("stopped: %d requests were not answered within %g s", unanswered, options.drain_timeout)
     elif not stopped:
         _log.error("stopped: a run did not end within %g s", options.drain_timeout)
     else:
@@ -82,54 +81,38 @@ def serve(options: ServeOptions) -> int:
     return 1
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with our listener, our signals, our line on stdout and our ready file."""
+class _Server:
+    """The event loop's part of a server's life: listen, say so, wait for a signal, drain."""
 
     def __init__(self, app: App, listener: Listener, options: ServeOptions) -> None:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(options.drain_timeout)),
-        )
-        super().__init__(config)
+        self.front = Front(app, Limits.of(options))
         self._listener, self._options = listener, options
+        self._scheme = "https" if options.tls_cert is not None else "http"
         self._stop_by: float | None = None
+        self._stop = asyncio.Event()
 
-    async def run(self) -> None:  # type: ignore[override]  # uvicorn's own makes a loop; ours is given one
+    async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        await self.serve()
+        self.front.open()
+        self._listener.open(self.front.connection)
+        try:
+            self._write_ready_file()
+            _log.info("inference API on %s://%s", self._scheme, self._listener.address)
+            print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
+            await self._stop.wait()
+        finally:
+            self._listener.close()
+        await self._listener.wait_closed(max(0.0, self._left()))
+        await self.front.drain(max(0.0, self._left()))
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # uvicorn would raise the signal again after the shutdown, and the process would die of it
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        def make_protocol() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return protocol
-
-        self.servers = [self._listener]  # type: ignore[list-item]  # what uvicorn closes, and waits for, at the end
-        self._listener.open(make_protocol)
-        self.started = True  # else uvicorn thinks there is nothing to shut down
-        self._write_ready_file()
-        _log.info("inference API on http://%s", self._listener.address)
-        print("Model server started.", flush=True)  # noqa: T201 - scripts wait for this line on stdout
+    def _left(self) -> float:
+        return (self._stop_by or 0.0) - time.monotonic()
 
     def seconds_left(self) -> float:
         """Of the time there is to drain."""
-        return max(1.0, (self._stop_by or 0.0) - time.monotonic())
+        return max(1.0, self._left())
 
     def remove_ready_file(self) -> None:
         if self._options.ready_file is not None:
@@ -137,7 +120,7 @@ class _Server(uvicorn.Server):
 
     def _on_signal(self, number: int) -> None:
         self.remove_ready_file()
-        if self.should_exit:
+        if self._stop_by is not None:
             # A run cannot be interrupted, and a normal exit would wait for it.
             _log.warning("a second signal: ending at once")
             signal.signal(number, signal.SIG_DFL)
@@ -145,14 +128,14 @@ class _Server(uvicorn.Server):
         else:
             _log.info("stopping: no new connections; answering what was accepted")
             self._stop_by = time.monotonic() + self._options.drain_timeout
-            self.should_exit = True
+            self._stop.set()
 
     def _write_ready_file(self) -> None:
         if self._options.ready_file is None:
             return
         path = Path(self._options.ready_file)
         ready: dict[str, Any] = {
-            "inference": f"http://{self._listener.address}",
+            "inference": f"{self._scheme}://{self._listener.address}",
             "management": None,
             "metrics": None,
             "grpc": None,
@@ -182,7 +165,24 @@ def _clear(ready_file: str | None) -> None:
         raise InvalidOption(f"--ready-file {path}: {error.strerror}") from error
 
 
-def _load(service: Service, options: ServeOptions) -> None:
+def _tls(options: ServeOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        if options.tls_key is not None:
+            raise InvalidOption("--tls-key needs --tls-cert, the certificate it belongs to")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password would be asked for on a terminal, which a server does not have.
+        context.load_cert_chain(options.tls_cert, options.tls_key, password=lambda: "")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        files = " and ".join(file for file in (options.tls_cert, options.tls_key) if file)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InvalidOption(f"--tls-cert, --tls-key: {files} cannot be used: {why}") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def load(service: Service, options: ServeOptions) -> None:
     store = None
     if options.model_store is not None:
         store = Path(options.model_store)

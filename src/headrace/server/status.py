@@ -61,11 +61,31 @@ class MethodNotAllowed(Exception):
         self.allowed = allowed
 
 
+class ConnectionEnds(Exception):
+    """What came is not HTTP as we take it; what comes after it cannot be read. `code` is the status that says why."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_OF_CONNECTIONS = {
+    400: Status(400, "BadRequestException"),
+    408: Status(408, "RequestTimeoutException"),
+    414: Status(414, "UriTooLongException"),
+    417: Status(417, "ExpectationFailedException"),
+    431: Status(431, "RequestHeaderFieldsTooLargeException"),
+    503: Status(503, "ServiceUnavailableException", retry_after=1),
+    505: Status(505, "HttpVersionNotSupportedException"),
+}
+
 TABLE[NotFound] = Status(404, "ResourceNotFoundException")
 TABLE[MethodNotAllowed] = Status(405, "MethodNotAllowedException")
 
 
 def status_of(error: BaseException) -> Status:
+    if isinstance(error, ConnectionEnds):
+        return _OF_CONNECTIONS[error.code]
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 

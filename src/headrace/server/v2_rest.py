@@ -12,10 +12,13 @@ import orjson
 
 from headrace.codecs import v2_json
 from headrace.errors import BackendError, InvalidInput
-from headrace.server.answering import HEAVY, Answering
-from headrace.server.asgi import Reply, Request
-from headrace.serving.inflight import InFlight
+from headrace.server.door import HEAVY
+from headrace.server.head import Head
+from headrace.server.reply import Reply
+from headrace.server.status import MethodNotAllowed
 from headrace.serving.registry import State
+from headrace.serving.served import Served
+from headrace.serving.service import Service
 from headrace.tensor import Array
 from headrace.version import __version__
 
@@ -31,19 +34,19 @@ def live() -> Reply:
     return Reply(_LIVE)
 
 
-def ready(answering: Answering) -> Reply:
+def ready(service: Service) -> Reply:
     """200 if every model is READY, else 503."""
-    is_ready = answering.service.registry.all_ready()
+    is_ready = service.registry.all_ready()
     return Reply(orjson.dumps({"ready": is_ready, "live": True}), status=200 if is_ready else 503)
 
 
-def model_ready(answering: Answering, name: str, version: str | None) -> Reply:
-    is_ready = answering.service.registry.find(name, version).state is State.READY
+def model_ready(service: Service, name: str, version: str | None) -> Reply:
+    is_ready = service.registry.find(name, version).state is State.READY
     return Reply(orjson.dumps({"name": name, "ready": is_ready}), status=200 if is_ready else 503)
 
 
-def model_metadata(answering: Answering, name: str, version: str | None) -> Reply:
-    registry = answering.service.registry
+def model_metadata(service: Service, name: str, version: str | None) -> Reply:
+    registry = service.registry
     served = registry.ready(name, version)
     model = served.model
     versions = registry.versions(name) if version is None else [version]
@@ -54,32 +57,40 @@ def model_metadata(answering: Answering, name: str, version: str | None) -> Repl
     )
 
 
-async def infer(answering: Answering, request: Request, name: str, version: str | None) -> Reply:
-    if request.json_length is not None:
-        raise InvalidInput(
-            "tensors as bytes after the JSON (Inference-Header-Content-Length) are not taken in this version: send "
-            "JSON data; with tritonclient.http, set_data_from_numpy(array, binary_data=False)"
+class Infer:
+    """The door of `/v2/models/{model}[/versions/{version}]/infer`."""
+
+    def check(self, head: Head) -> None:
+        if head.method != "POST":
+            raise MethodNotAllowed(head.method, head.path, "POST")
+        if head.json_length is not None:
+            raise InvalidInput(
+                "tensors as bytes after the JSON (Inference-Header-Content-Length) are not taken in this version: send "
+                "JSON data; with tritonclient.http, set_data_from_numpy(array, binary_data=False)"
+            )
+
+    def heavy(self, served: Served, nbytes: int) -> bool:
+        return nbytes > HEAVY
+
+    def decode(
+        self, served: Served, body: bytes, head: Head
+    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest]:
+        asked = v2_json.decode_request(body, served.model.inputs)
+        inputs, names = _arguments(served, asked)
+        asked.inputs = {}  # the request holds them from here on, and lets go of them when it has run
+        return inputs, names, asked
+
+    def encode(self, served: Served, outputs: list[Any], context: v2_json.InferRequest) -> Reply:
+        wanted = _wanted(_named(served, outputs), context.outputs)
+        body = v2_json.encode_response(
+            model_name=served.name, model_version=served.version, id=context.id, outputs=wanted
         )
-    inside = answering.open(request, name, version)
-    try:
-        body = await answering.read(request, inside)
-        specs = inside.served.model.inputs
-        asked = await answering.decode(lambda: v2_json.decode_request(body, specs), heavy=len(body) > HEAVY)
-        inputs, names = _arguments(inside, asked)
-    except BaseException:
-        answering.service.refuse(inside)
-        raise
-    outputs = await answering.answer(request, inside, inputs, names)
-    wanted = _wanted(_named(inside, outputs), asked.outputs)
-    served = inside.served
-    return Reply(
-        v2_json.encode_response(model_name=served.name, model_version=served.version, id=asked.id, outputs=wanted)
-    )
+        return Reply(body)
 
 
-def _arguments(inside: InFlight, asked: v2_json.InferRequest) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
+def _arguments(served: Served, asked: v2_json.InferRequest) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
     """The inputs in the model's order; for a callable, the names they are passed by."""
-    model = inside.served.model
+    model = served.model
     if model.inputs is not None:
         if asked.outputs is not None and model.outputs is not None:
             known = [spec.name for spec in model.outputs]
@@ -101,8 +112,8 @@ def _arguments(inside: InFlight, asked: v2_json.InferRequest) -> tuple[tuple[Any
     return tuple(asked.inputs.values()), names
 
 
-def _named(inside: InFlight, outputs: list[Any]) -> dict[str, Array]:
-    specs = inside.served.model.outputs
+def _named(served: Served, outputs: list[Any]) -> dict[str, Array]:
+    specs = served.model.outputs
     if specs is not None:
         return {spec.name: output for spec, output in zip(specs, outputs)}
     value = outputs[0]

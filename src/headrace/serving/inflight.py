@@ -42,11 +42,20 @@ class InFlight(Pending):
             self.receiver = None
             self.cancel()
 
+    def take_failure(self) -> BaseException | None:
+        """What it failed with, if it did: to be told, once. Kept here it would keep itself, through the frames of its
+        traceback, and with them the body the request came with."""
+        failure, self._error = self._error, None
+        if failure is not None:
+            self._traceback = None
+        return failure
+
     def finish(self, now: float) -> None:
         self._ran = not self._done  # else it was cancelled meanwhile, and whoever did that replied
         super().finish(now)
 
     def deliver(self) -> None:
+        self.drop()
         self.let_go()
         if self._ran:
             self._reply()

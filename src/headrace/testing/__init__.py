@@ -3,4 +3,5 @@
 from headrace.testing.clock import FakeClock as FakeClock
 from headrace.testing.gate import Gate as Gate
 from headrace.testing.server import RunningServer as RunningServer
+from headrace.testing.server import run_command as run_command
 from headrace.testing.server import run_server as run_server

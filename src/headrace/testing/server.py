@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -48,11 +48,20 @@ def run_server(
 
     RuntimeError with the server's own words if it does not get ready.
     """
+    closed = [f"--{door}-address=off" for door in ("management", "metrics", "grpc")]
+    serve = [sys.executable, "-m", "headrace", "serve", "--inference-address=127.0.0.1:0", *closed, *arguments]
+    with run_command(serve, env=env, cwd=cwd) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_command(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | os.PathLike[str] | None = None
+) -> Iterator[RunningServer]:
+    """As `run_server`, for any command that takes `--ready-file=PATH`."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         ready_file = Path(folder, "ready.json")
-        closed = [f"--{door}-address=off" for door in ("management", "metrics", "grpc")]
-        command = [sys.executable, "-m", "headrace", "serve", "--inference-address=127.0.0.1:0", *closed]
-        command += [f"--ready-file={ready_file}", *arguments]
+        command = [*command, f"--ready-file={ready_file}"]
         with open(Path(folder, "log"), "wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env={**os.environ, **(env or {})}

@@ -1,0 +1,173 @@
+"""The first runs of a tensor model, at load, so that no request pays for them; and the look at the interpreter lock.
+
+Rule 1: each stream runs the model itself, on its thread and its cores: memory is allocated where it will be used.
+Rule 2: inputs are made up: free dimensions are 1. A model that does not take them has no warm-up; that is no failure.
+        A full batch is not tried: its first run takes a few per cent longer, and as much memory as it may never need.
+Rule 3: all of it takes SECONDS at most. What has not begun by then does not; what runs is stopped, where it can be.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from threading import Timer
+from time import perf_counter
+
+import numpy as np
+
+from headrace.backends.base import Session, Stop
+from headrace.engine.dispatch import Port
+from headrace.engine.engine import Engine
+from headrace.engine.leased import leased
+from headrace.engine.stream import Stream
+from headrace.model.gil import SHORTEST, Gil, Look, is_enough, judged
+from headrace.model.probe import beside, can_look
+from headrace.tensor import Array, TensorSpec
+
+SECONDS = 1.0
+LARGEST = 256 << 20
+"""Bytes of made-up inputs: what takes more is not run unasked."""
+TRIES = 10
+"""Looks at most: some see nothing, because somebody else holds the lock."""
+_log = logging.getLogger("headrace.model")
+
+
+def warm_up(
+    sessions: Sequence[Session],
+    inputs: Sequence[TensorSpec],
+    engine: Engine | None,
+    port: Port | None,
+    seconds: float = SECONDS,
+) -> Gil | None:
+    """Run the model once on each stream, and a few times more to look at it. None where that says nothing.
+
+    `engine` None: in the caller. Raises nothing.
+    """
+    values = made_up(inputs)
+    if values is None:
+        return None
+    until = perf_counter() + seconds
+    if engine is None or port is None:
+        first = _Run(sessions[0], values)
+        first()
+        return _looked_at(first, until, _in_the_caller) if first.is_telling else None
+
+    def on(stream: Stream, run: _Run) -> bool:
+        """Have `stream` do `run`. False where that took too long, or the model does not run."""
+        left, ended = until - perf_counter(), False
+        try:
+            ended = left > 0 and engine.rehearse(stream, run, left)
+        finally:
+            if not ended:
+                run.stop()
+        return ended and run.error is None
+
+    runs = [_Run(session, values) for session in sessions]
+    if not all(on(stream, run) for stream, run in zip(port.streams, runs)):
+        error = next((run.error for run in runs if run.error is not None), None)
+        _log.debug("%s is not warmed up: %s", port.name, error or f"it takes longer than {seconds} s")
+        return None
+    return _looked_at(runs[0], until, lambda run: on(port.streams[0], run)) if runs[0].is_telling else None
+
+
+def warm_up_beside(
+    sessions: Sequence[Session], masks: Sequence[int], inputs: Sequence[TensorSpec], engine: Engine, name: str
+) -> None:
+    """Run each session once on the cores of its mask, while others serve the model's requests: for all of them it waits
+    SECONDS at most for cores. Not on a stream."""
+    values = made_up(inputs)
+    until = perf_counter() + SECONDS
+    tried: set[int] = set()
+    for session, mask in zip(sessions, masks):
+        left = until - perf_counter()
+        if values is None or left <= 0 or id(session) in tried:
+            continue
+        tried.add(id(session))
+        run = _Run(session, values)
+        too_long = Timer(left, run.stop)
+        too_long.daemon = True
+        too_long.start()
+        leased(engine, mask, run, left, f"{name} warms up")
+        too_long.cancel()
+        too_long.join()
+
+
+def made_up(inputs: Sequence[TensorSpec]) -> tuple[Array, ...] | None:
+    """Something of each input's kind and shape. None where that would be too much."""
+    shapes = [tuple(1 if n is None else n for n in spec.shape) for spec in inputs]
+    if sum(spec.dtype.itemsize * _count(shape) for spec, shape in zip(inputs, shapes)) > LARGEST:
+        return None
+    return tuple(_filled(spec, shape) for spec, shape in zip(inputs, shapes))
+
+
+def _filled(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+    if spec.dtype.kind == "O":
+        return np.full(shape, "", object)
+    # Whole numbers may be indices or counts: 0 is one more often than anything else.
+    return np.full(shape, 0.5 if spec.dtype.kind == "f" else 0, spec.dtype)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count
+
+
+class _Run:
+    """One stream's run, done as often as it is called."""
+
+    def __init__(self, session: Session, inputs: tuple[Array, ...]) -> None:
+        self._session, self._inputs = session, inputs
+        self._stop = Stop() if getattr(session, "stoppable", False) else None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+
+    @property
+    def is_telling(self) -> bool:
+        return self.error is None and self.seconds >= SHORTEST and can_look()
+
+    def __call__(self) -> None:
+        began = perf_counter()
+        try:
+            if self._stop is None:
+                self._session.run(self._inputs)
+            else:
+                self._session.run(self._inputs, None, self._stop)
+        except BaseException as error:
+            self.error = error
+        self.seconds = perf_counter() - began
+
+    def stop(self) -> None:
+        if self._stop is not None:
+            self._stop.requested = True
+            if self._stop.handle is not None:
+                self._session.stop(self._stop.handle)  # type: ignore[attr-defined]
+
+
+class _LookedAt(_Run):
+    """Another run's, with a look at it."""
+
+    def __init__(self, run: _Run, looks: list[Look]) -> None:
+        super().__init__(run._session, run._inputs)
+        self._looks = looks
+
+    def __call__(self) -> None:
+        seen = beside(super().__call__)
+        if seen is not None:
+            self._looks.append(seen)
+
+
+def _in_the_caller(run: _Run) -> bool:
+    run()
+    return run.error is None
+
+
+def _looked_at(run: _Run, until: float, do: Callable[[_Run], bool]) -> Gil | None:
+    looks: list[Look] = []
+    tries = 0
+    while tries < TRIES:
+        if is_enough(looks) or perf_counter() + run.seconds > until or not do(_LookedAt(run, looks)):
+            break
+        tries += 1
+    return judged(looks, tries - len(looks))

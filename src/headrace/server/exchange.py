@@ -1,0 +1,178 @@
+"""One request of a connection, from the end of its headers to its reply. No Task and no Future: it is called back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace.errors import TooLarge
+from headrace.server.head import Head
+from headrace.serving.inflight import InFlight
+
+if TYPE_CHECKING:
+    from headrace.server.bridge import Bridge
+    from headrace.server.door import Route
+    from headrace.server.protocol import Connection
+
+COMING, DECODING, READY, RUNNING, OVER = range(5)
+"""Where a request is: its body comes in; the codec thread has it; it goes to its model at the end of this turn of the
+loop; the model has it; nothing is held for it any more."""
+
+
+class Exchange:
+    """A request, and the place of its reply in the pipeline of its connection. Used on the event loop alone, but for
+    `decode` and `deliver`.
+
+    `out` is the reply's bytes (with `rest`, if its body is large), None until it is there. `last`: the connection ends
+    after it. `complete`: its body has come in.
+    """
+
+    __slots__ = (
+        "bridge", "complete", "connection", "context", "decoded", "head", "inside", "last", "method", "old", "out",
+        "parts", "path", "rest", "route", "size", "stage",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, method: str, path: str, last: bool, old: bool) -> None:
+        self.connection = connection
+        self.method, self.path = method, path
+        self.last, self.old = last, old  # old: HTTP/1.0
+        self.head: Head | None = None
+        self.route: Route | None = None
+        self.inside: InFlight | None = None
+        self.bridge: Bridge | None = None
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.stage = OVER
+        self.complete = False
+        self.context: Any = None
+        self.decoded: Any = None
+        self.out: bytes | None = None
+        self.rest = b""
+
+    def open(self, head: Head, route: Route) -> None:
+        """Its headers are here. Pin a model and hold a permit for its body, or raise why not."""
+        self.head, self.route = head, route
+        route.door.check(head)
+        front = self.connection.front
+        length, limit = head.content_length or 0, front.limits.body_size
+        if length > limit:
+            raise TooLarge("a request body", limit=limit, size=length)
+        self.inside = front.service.open(route.name, route.version, length)
+        self.stage = COMING
+
+    def take(self, part: bytes) -> None:
+        """Of its body. TooLarge, Overloaded: it has become too much."""
+        self.size += len(part)
+        head, inside = self.head, self.inside
+        assert head is not None
+        assert inside is not None
+        if head.content_length is None:
+            limit = self.connection.front.limits.body_size
+            if self.size > limit:
+                raise TooLarge("a request body", limit=limit)
+            inside.permit.grow(len(part))
+        self.parts.append(part)
+
+    def go(self) -> None:
+        """Its body is here: have it decoded and run. Raises what is wrong with it."""
+        parts, inside, route = self.parts, self.inside, self.route
+        assert inside is not None
+        assert route is not None
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.parts = []
+        if route.door.heavy(inside.served, len(body)):
+            self.stage = DECODING
+            self.connection.front.codec.submit(self._decode, body)
+        else:
+            self._start(route.door.decode(inside.served, body, self.head))  # type: ignore[arg-type]
+
+    def _decode(self, body: bytes) -> None:
+        """On the codec thread."""
+        assert self.inside is not None
+        assert self.route is not None
+        try:
+            self.decoded = self.route.door.decode(self.inside.served, body, self.head)  # type: ignore[arg-type]
+        except Exception as error:
+            self.decoded = error
+        self.connection.front.box.post(_decoded, self)
+
+    def _start(self, decoded: tuple[tuple[Any, ...], tuple[str, ...] | None, Any]) -> None:
+        self.decoded = decoded
+        front = self.connection.front
+        if front.box.waiting:
+            self.stage = READY
+            front.start_later(self)
+        else:  # nothing is on its way: nobody it could go together with
+            self.start()
+
+    def start(self) -> None:
+        """Have it run. Raises what is wrong with it."""
+        (inputs, names, self.context), self.decoded = self.decoded, None
+        inside, front = self.inside, self.connection.front
+        assert inside is not None
+        self.stage = RUNNING
+        front.box.expect()
+        front.service.start(inside, inputs, self.deliver, names)
+
+    def deliver(self, _: InFlight) -> None:
+        """On the stream."""
+        self.connection.front.box.post(_answered, self)
+
+    def drop(self) -> None:
+        """Nobody waits for it any more: work that has not begun is never run, and its permit goes back."""
+        stage, inside = self.stage, self.inside
+        self.stage = OVER
+        self.parts = []
+        if stage == RUNNING:
+            self.connection.front.box.waiting -= 1
+            self.inside = None
+            assert inside is not None
+            inside.depart()
+        elif stage in (COMING, READY):
+            self.inside = self.decoded = None
+            assert inside is not None
+            self.connection.front.service.refuse(inside)
+        elif self.bridge is not None:
+            self.bridge.leave()
+        # DECODING: the codec thread reads the body, so it counts until that is done.
+
+
+def _decoded(exchange: Exchange) -> None:
+    inside, decoded, exchange.decoded = exchange.inside, exchange.decoded, None
+    connection = exchange.connection
+    assert inside is not None
+    if exchange.stage == OVER:  # its client has left meanwhile
+        exchange.inside = None
+        connection.front.service.refuse(inside)
+        return
+    exchange.stage = COMING  # nothing has been started: whatever goes wrong now, the permit is ours to give back
+    if isinstance(decoded, Exception):  # not raised: it would hold this frame, and this frame it, with the body
+        connection.refuse(exchange, decoded)
+    else:
+        try:
+            exchange._start(decoded)
+        except Exception as error:
+            connection.refuse(exchange, error)
+    connection.flush()
+
+
+def _answered(exchange: Exchange) -> None:
+    """Its model has answered, or failed."""
+    if exchange.stage != RUNNING:
+        return
+    connection, inside, route = exchange.connection, exchange.inside, exchange.route
+    exchange.stage = OVER
+    connection.front.box.waiting -= 1
+    exchange.inside = None  # which knows `deliver`, and so this
+    assert inside is not None
+    assert route is not None
+    failure = inside.take_failure()
+    if failure is not None:  # not raised, as above
+        connection.refuse(exchange, failure)
+    else:
+        try:
+            reply = route.door.encode(inside.served, inside.result(), exchange.context)
+        except Exception as error:
+            connection.refuse(exchange, error)
+        else:
+            connection.answer(exchange, reply)
+    connection.flush()

@@ -1,0 +1,129 @@
+"""What the connections of a port share, and who they are.
+
+Rule 1: `drain` lets nothing new in, answers what was accepted, and ends. Who cannot be answered in time is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from headrace.engine.mailbox import Mailbox
+from headrace.errors import Closed
+from headrace.server.app import App
+from headrace.server.door import Route
+from headrace.server.exchange import READY, Exchange
+from headrace.server.limits import Limits, Watch
+from headrace.server.protocol import Connection
+from headrace.server.routes import route
+from headrace.server.target import path_of
+
+ROUTES = 1000
+"""Targets whose route is remembered."""
+TURNED_AWAY = 1000
+"""Connections over the bound that may be told so at once. More are closed without a word."""
+LAST_WORDS = 1.0
+"""Seconds for replies to leave, when the time to drain is up."""
+
+
+class Front:
+    """Of one event loop: made before it runs, opened on it."""
+
+    box: Mailbox
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, app: App, limits: Limits) -> None:
+        self.app, self.service, self.codec, self.limits = app, app.service, app.codec, limits
+        self.connections: set[Connection] = set()
+        self.watch = Watch(self.connections, limits.tick)
+        self.draining = False
+        self.unanswered = 0
+        """Requests that had come in whole, and were told that the server could not wait for their outcome."""
+        self.tasks: set[asyncio.Task[None]] = set()  # of requests that go through the app
+        self._turned_away = 0
+        self._ready: list[Exchange] = []
+        self._routes: dict[bytes, tuple[str, Route | None]] = {}
+        self._nobody = asyncio.Event()
+
+    def open(self) -> None:
+        """On the loop it will serve."""
+        self.loop, self.box = asyncio.get_running_loop(), Mailbox.here()
+
+    def connection(self) -> Connection:
+        return Connection(self)
+
+    def joined(self, connection: Connection) -> None:
+        limit = self.limits.connections
+        self.connections.add(connection)
+        self.watch.begin()
+        if self.draining:
+            connection.stop()
+        elif len(self.connections) - self._turned_away > limit:
+            self._turned_away += 1
+            connection.turn_away(limit, silently=self._turned_away > TURNED_AWAY)
+
+    def left(self, connection: Connection, turned_away: bool) -> None:
+        self.connections.discard(connection)
+        self._turned_away -= turned_away
+        if not self.connections:
+            self._nobody.set()
+
+    def find(self, target: bytes) -> tuple[str, Route | None]:
+        """(the path, the door it leads to or None). The same few are asked for again and again."""
+        found = self._routes.get(target)
+        if found is None:
+            path = path_of(target)
+            found = path, route(path)
+            if found[1] is not None and len(target) < 256:
+                if len(self._routes) >= ROUTES:  # somebody makes names up
+                    self._routes.clear()
+                self._routes[target] = found
+        return found
+
+    def start_later(self, exchange: Exchange) -> None:
+        """Have it run, with all others that are ready in this turn of the loop.
+
+        Each by itself would wake a stream, which would fight this loop for the interpreter while the next one is read.
+        """
+        if not self._ready:
+            self.loop.call_soon(self._start_ready)
+        self._ready.append(exchange)
+
+    def _start_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for exchange in ready:
+            if exchange.stage == READY:
+                try:
+                    exchange.start()
+                except Exception as error:
+                    exchange.connection.refuse(exchange, error)
+                    exchange.connection.flush()
+
+    async def drain(self, timeout: float) -> None:
+        """End every connection: idle ones now, the others with their last reply, at most `timeout` seconds from now."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.stop()
+        if not await self._empty(timeout):
+            error = Closed("the server has stopped, and could not wait for this")
+            for task in list(self.tasks):
+                task.cancel()  # the app tells its client
+            for connection in list(self.connections):
+                self.unanswered += connection.give_up(error)
+            if not await self._empty(LAST_WORDS):
+                for connection in list(self.connections):
+                    connection.abort()
+                await self._empty(LAST_WORDS)
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=LAST_WORDS)
+        self.watch.end()
+
+    async def _empty(self, timeout: float) -> bool:
+        self._nobody.clear()
+        if not self.connections:
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._nobody.wait()
+        except TimeoutError:
+            return False
+        return True

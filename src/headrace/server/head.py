@@ -1,0 +1,60 @@
+"""What the headers of a request say, whoever received them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from headrace.errors import InvalidInput
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class BadFraming(InvalidInput):
+    """The body is not what the headers say. Where the next request begins is not known either."""
+
+
+class Head:
+    """Method, path (decoded), and what concerns us of the headers. InvalidInput for those that cannot be right.
+
+    `content_length` None: the body comes in chunks, or there is none.
+    """
+
+    __slots__ = (
+        "chunked", "content_length", "content_type", "expects", "hosts", "json_length", "method", "path", "upgrades",
+    )  # fmt: skip
+
+    def __init__(self, method: str, path: str, headers: Headers) -> None:
+        self.method, self.path = method, path
+        self.content_type: str | None = None
+        self.content_length: int | None = None
+        self.json_length: str | None = None
+        """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
+        self.expects: bytes | None = None
+        self.chunked = self.upgrades = False
+        self.hosts = 0
+        for name, value in headers:  # the names are in lower case
+            if name == b"host":
+                self.hosts += 1
+            elif name == b"content-length":
+                value = value.strip()
+                if not value.isdigit() or len(value) > 20:
+                    raise BadFraming(f"Content-Length is a whole number, not {value!r:.40}")
+                self.content_length = int(value)
+            elif name == b"content-type":
+                self.content_type = value.decode("latin-1")
+            elif name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked":
+                    raise BadFraming(f"Transfer-Encoding is chunked or left out, not {value.decode('latin-1')!r:.40}")
+                self.chunked = True
+            elif name == b"upgrade":
+                self.upgrades = True
+            elif name == b"expect":
+                self.expects = value.strip().lower()
+            elif name == b"inference-header-content-length":
+                self.json_length = value.decode("latin-1")
+            elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise InvalidInput(f"Content-Encoding {value.decode('latin-1')!r:.40} is not read in this version")
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.content_length)

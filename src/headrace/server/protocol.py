@@ -1,0 +1,483 @@
+"""One connection of the inference port: bytes to exchanges, and their replies back in the order of the requests.
+
+Rule 1: a request is refused, or let in, at the end of its headers: what is refused is never decoded.
+Rule 2: replies leave in the order of their requests, whatever order they are ready in: `flush` writes what stands at
+        the head of the pipeline.
+Rule 3: whatever is wrong with the framing ends the connection, because nobody knows where the next request begins.
+        What came before it is answered first.
+Rule 4: a client that sends more than is answered, or does not read, is not read from; one that does nothing is cut off
+        (`look`). Nothing a client does makes us hold more than a bounded part of it.
+Rule 5: what a reply says does not depend on how the bytes of its request were cut into pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from headrace.errors import Closed, TooSlow
+from headrace.server.bridge import Bridge
+from headrace.server.exchange import COMING, Exchange
+from headrace.server.head import Head
+from headrace.server.limits import DISCARDED, LINGER, PIPELINED, SLICE
+from headrace.server.refusing import ends_the_connection, refusal
+from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, headers_of, next_request_id
+from headrace.server.routes import TOLD, tell
+from headrace.server.status import ConnectionEnds
+
+if TYPE_CHECKING:
+    from headrace.server.front import Front
+
+IDLE, HEAD, BODY, LINGERING, LOST = range(5)
+"""What a connection is doing: between requests; within the headers of one; within its body; ended by us, and read from
+so that the reply is not lost; gone."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _Ended(Exception):
+    """Nothing more is taken from this connection: what stops the parser in the middle of its bytes."""
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline",
+        "_resumed", "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed", "_unsent", "front",
+    )  # fmt: skip
+
+    _transport: asyncio.Transport
+
+    def __init__(self, front: Front) -> None:
+        self.front = front
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._pipeline: deque[Exchange] = deque()  # those whose reply has not left, oldest first
+        self._exchange: Exchange | None = None  # the one whose body comes in
+        self._phase = IDLE
+        self._since = 0.0  # when that began, by the watch
+        self._ended = False  # nothing more is taken
+        self._stopping = False  # the server is
+        self._held = False  # not read from
+        self._choked = False  # the client does not read
+        self._unsent = 0  # bytes that were waiting for the client at the last look
+        self._unfed: memoryview | None = None  # bytes that have come, and have not been parsed
+        self._resumed = False  # the parser is fed a head of ours
+        self._turned_away = False
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._size = self._came = 0  # bytes of the headers: of those that are whole; of all that came
+
+    # ---- what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.front.joined(self)
+        self._since = self.front.watch.now
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._phase, self._ended = LOST, True
+        self._parser = self._unfed = self._exchange = None  # the parser knows our methods, and so us
+        pipeline, self._pipeline = self._pipeline, deque()
+        for exchange in pipeline:
+            exchange.drop()
+        self.front.left(self, self._turned_away)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
+        if self._unfed is not None:
+            self._unfed = memoryview(bytes(self._unfed) + data)
+        elif len(data) <= SLICE:
+            self._feed(data)
+            if len(self._pipeline) >= PIPELINED:
+                self.hold()
+        else:
+            self._unfed = memoryview(data)
+            self._feed_slices()
+        if self._pipeline:
+            self.flush()
+
+    def eof_received(self) -> bool:
+        """A client that will send no more is taken for one that has left. In the middle of a request it hears why."""
+        if self._phase in (HEAD, BODY) and not self._ended:
+            coming = self._exchange
+            for exchange in self._pipeline:
+                if exchange is not coming:
+                    exchange.drop()
+            came = f" after {coming.size:,} bytes of the body" if coming is not None else ""
+            self._fail(ConnectionEnds(400, f"the connection was closed in the middle of a request{came}"))
+            self.flush()
+        return False
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        self.hold()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        for exchange in self._pipeline:
+            if exchange.bridge is not None:
+                exchange.bridge.wake()
+        self.release()
+
+    # ---- what the parser calls
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._headers = []
+        self._size = self._came = 0
+        if self._resumed:
+            return
+        if self._ended:
+            raise _Ended
+        self._phase, self._since = HEAD, self.front.watch.now
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > self.front.limits.url_length:
+            raise ConnectionEnds(414, f"a request target may have at most {self.front.limits.url_length:,} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers, limits = self._headers, self.front.limits
+        headers.append((name.lower(), value))
+        self._size += len(name) + len(value) + 4
+        if self._size > limits.header_size:
+            raise self._too_many_bytes()
+        if len(headers) > limits.header_count:
+            raise ConnectionEnds(431, f"a request may have at most {limits.header_count:,} headers")
+
+    def on_headers_complete(self) -> None:
+        if self._resumed:
+            self._resumed = False
+            return
+        parser = self._parser
+        assert parser is not None
+        version = parser.get_http_version()
+        exchange = Exchange(
+            self, parser.get_method().decode("ascii"), "", not parser.should_keep_alive(), version == "1.0"
+        )
+        self._exchange = exchange
+        self._pipeline.append(exchange)
+        self._phase, self._since = BODY, self.front.watch.now
+        try:
+            self._open(exchange, version)
+        except Exception as error:
+            self.refuse(exchange, error)
+
+    def on_body(self, part: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.stage == COMING:
+            try:
+                exchange.take(part)
+            except Exception as error:
+                self.refuse(exchange, error)
+            return
+        exchange.size += len(part)
+        if exchange.bridge is not None and not exchange.bridge.over:
+            exchange.bridge.feed(part)
+        elif self._ended or exchange.size > DISCARDED:  # nobody wants it
+            self._ended = exchange.last = True
+            if exchange not in self._pipeline:  # it has had its reply
+                self._end()
+            raise _Ended
+
+    def on_message_complete(self) -> None:
+        exchange, parser = self._exchange, self._parser
+        assert exchange is not None
+        assert parser is not None
+        if parser.should_upgrade() and exchange.head is not None and exchange.head.has_body:
+            return  # the parser takes what follows for another protocol. It is the body: `_resume`
+        self._exchange = None
+        self._phase, self._since = IDLE, self.front.watch.now
+        exchange.complete = True
+        if exchange.last or self._stopping:
+            self._ended = exchange.last = True
+        if exchange.stage == COMING:
+            try:
+                exchange.go()
+            except Exception as error:
+                self.refuse(exchange, error)
+        elif exchange.bridge is not None:
+            exchange.bridge.feed_end()
+
+    # ---- bytes in
+
+    def _feed_slices(self) -> None:
+        """Parse what has come, as far as the pipeline has room."""
+        while (unfed := self._unfed) is not None and not self._ended:
+            if self._choked or len(self._pipeline) >= PIPELINED:
+                self.hold()
+                return
+            exchange, size = self._exchange, SLICE
+            if exchange is not None and exchange.head is not None and exchange.head.content_length is not None:
+                size = max(size, exchange.head.content_length - exchange.size)
+            self._unfed = unfed[size:] if len(unfed) > size else None
+            self._feed(unfed[:size])
+        if self._ended:
+            self._unfed = None
+
+    def _feed_more(self) -> None:
+        """There may be room again for what was not parsed."""
+        if self._phase != LOST:
+            self._feed_slices()
+            self.flush()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while self._parser is not None:
+            try:
+                self._parser.feed_data(data)
+                if self._phase == HEAD:
+                    self._count(len(data))
+                return
+            except HttpParserUpgrade as upgrade:
+                if self._ended:
+                    return
+                data = data[upgrade.args[0] :]
+                self._resume()
+            except HttpParserError as error:
+                if not self._ended:
+                    self._fail(_why(error))
+                return
+
+    def _count(self, nbytes: int) -> None:
+        """The headers have not ended: the parser keeps what it has of one, and says nothing of it until it is whole."""
+        self._came += nbytes  # with what came before them in the same slice
+        limits = self.front.limits
+        if self._came > limits.header_size + limits.url_length + SLICE and not self._ended:
+            self._fail(self._too_many_bytes())
+
+    def _too_many_bytes(self) -> ConnectionEnds:
+        limit = self.front.limits.header_size
+        return ConnectionEnds(431, f"the headers of a request may have at most {limit:,} bytes")
+
+    def _resume(self) -> None:
+        """The parser has stopped behind headers that offer another protocol. We speak the one we have: the body of that
+        request comes, if it has one, and then the next request."""
+        parser = self._parser = HttpRequestParser(self)
+        exchange = self._exchange
+        if exchange is not None:
+            head = exchange.head
+            assert head is not None
+            framing = (
+                b"Transfer-Encoding: chunked" if head.chunked else b"Content-Length: %d" % (head.content_length or 0)
+            )
+            self._resumed = True
+            parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+
+    def _open(self, exchange: Exchange, version: str) -> None:
+        """Its headers are here. Raises what is wrong with it."""
+        if version not in ("1.1", "1.0"):
+            raise ConnectionEnds(505, f"HTTP/1.1 and HTTP/1.0 are spoken here, not HTTP/{version}")
+        front = self.front
+        exchange.path, route = front.find(self._target)
+        head = Head(exchange.method, exchange.path, self._headers)
+        if head.hosts != 1 and (head.hosts or not exchange.old):
+            raise ConnectionEnds(400, f"a request has one Host header, {head.hosts} came")
+        if head.chunked and exchange.old:
+            raise ConnectionEnds(400, "HTTP/1.0 has no Transfer-Encoding: send a Content-Length")
+        exchange.head = head
+        if head.expects is not None and head.expects != b"100-continue":
+            raise ConnectionEnds(417, "100-continue is all that can be expected")
+        if route is not None:
+            exchange.open(head, route)
+            if head.expects is not None:
+                self.go_on(exchange)
+        elif exchange.path in TOLD:
+            self.answer(exchange, tell(front.service, exchange.method, exchange.path))
+        else:
+            exchange.bridge = Bridge(exchange, self._target, self._headers)
+
+    def go_on(self, exchange: Exchange) -> None:
+        """Tell a client that waits for it that its body is wanted; but not in the middle of another's reply."""
+        head = exchange.head
+        if head is None or head.expects is None or exchange.old or exchange.size or not head.has_body:
+            return
+        if self._pipeline and self._pipeline[0] is exchange:
+            head.expects = None
+            self._transport.write(CONTINUE)
+
+    # ---- replies out
+
+    def answer(self, exchange: Exchange, reply: Reply, request_id: str | None = None) -> None:
+        """`reply` is what `exchange` is told, once it is its turn: `flush`."""
+        if not exchange.complete:
+            self.leave_unread(exchange)
+        says = CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP
+        out = headers_of(reply, request_id or next_request_id(), says)
+        if exchange.method != "HEAD":
+            if len(reply.body) > LARGE:
+                exchange.rest = reply.body
+            else:
+                out += reply.body
+        exchange.out = out
+
+    def refuse(self, exchange: Exchange, error: BaseException) -> None:
+        exchange.drop()
+        if ends_the_connection(error) or exchange.head is None:
+            exchange.last = self._ended = True
+        request_id = next_request_id()
+        self.answer(exchange, refusal(error, exchange.path, request_id), request_id)
+
+    def leave_unread(self, exchange: Exchange) -> None:
+        """Its reply is there before its body. Whether the body is worth reading, so that another request can follow."""
+        head = exchange.head
+        if head is None or not head.has_body:
+            return
+        # A client that asked whether to send it may leave it out: then nobody knows what comes next.
+        if head.expects is not None or (head.content_length or 0) - exchange.size > DISCARDED:
+            exchange.last = self._ended = True
+
+    def flush(self) -> None:
+        """Write the replies that stand at the head of the pipeline."""
+        pipeline = self._pipeline
+        writes: list[bytes] = []
+        last = False
+        while pipeline and not last:
+            exchange = pipeline[0]
+            if exchange.out is None:
+                if exchange.bridge is not None:
+                    writes += exchange.bridge.take()
+                break
+            pipeline.popleft()
+            writes.append(exchange.out)
+            if exchange.rest:
+                writes.append(exchange.rest)
+            last = exchange.last
+        if len(writes) == 1:
+            self._transport.write(writes[0])
+        elif writes:
+            self._transport.writelines(writes)
+        if pipeline and writes and pipeline[0] is self._exchange and pipeline[0].bridge is None:
+            self.go_on(pipeline[0])
+        if last or (self._stopping and not pipeline and self._exchange is None):
+            self._end()
+        elif self._held:
+            self.release()
+        if not pipeline and self._phase == IDLE:
+            self._since = self.front.watch.now
+
+    def _fail(self, error: Exception) -> None:
+        """What came is not HTTP as we take it. Nobody knows where the next request begins."""
+        self._ended = True
+        exchange = self._exchange
+        if exchange is None:
+            self._phase = HEAD
+            exchange = Exchange(self, "", "/v2/" if self._target.startswith(b"/v2/") else "/", True, False)
+            self._pipeline.append(exchange)
+        exchange.last = True
+        if exchange.out is None and (exchange.bridge is None or not exchange.bridge.begun):
+            self.refuse(exchange, error)
+        elif exchange not in self._pipeline:  # it has had its reply
+            self._end()
+
+    # ---- how it is read from, and how it ends
+
+    def hold(self) -> None:
+        """Read nothing more for now."""
+        if not self._held and not self._transport.is_closing():
+            self._held = True
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read again, if nothing is in the way any more."""
+        exchange = self._exchange
+        full = exchange is not None and exchange.bridge is not None and exchange.bridge.is_full
+        if not self._held or self._choked or full or len(self._pipeline) >= PIPELINED:
+            return
+        if self._unfed is not None:
+            self.front.loop.call_soon(self._feed_more)
+        elif not self._transport.is_closing():
+            self._held = False
+            self._since = self.front.watch.now  # what it did not do meanwhile is not its fault
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Its last reply has been written."""
+        self._ended, self._unfed = True, None
+        if self._phase == LOST:
+            return
+        read, self._phase, self._since = self._phase == IDLE, LINGERING, self.front.watch.now
+        if read or not self._transport.can_write_eof():
+            self._transport.close()
+        else:  # it still sends: closed now, its bytes would be answered by a reset, which takes the reply away from it
+            self._transport.write_eof()
+            if self._held:
+                self._held = False
+                self._transport.resume_reading()
+
+    def look(self, now: float) -> None:
+        """The watch's tick: end what is late."""
+        limits, tick = self.front.limits, self.front.watch.tick
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            if not self._unsent or unsent < self._unsent:
+                self._late = now + limits.write_timeout
+            self._unsent = unsent
+            if now > self._late + tick:
+                self._transport.abort()
+            return
+        self._unsent = 0
+        since = now - self._since - tick
+        if self._phase == LINGERING:
+            if since > LINGER:
+                self._transport.abort()
+        elif self._held:
+            pass
+        elif self._phase == HEAD:
+            if since > limits.header_timeout and not self._ended:
+                said = f"the headers of a request must be here {limits.header_timeout:g} s after its first byte"
+                self._fail(ConnectionEnds(408, said))
+                self.flush()
+        elif self._phase == BODY:
+            if since > limits.body_timeout and not self._ended:
+                self._fail(TooSlow(limits.body_timeout))
+                self.flush()
+        elif not self._pipeline and since > limits.idle_timeout:
+            self._transport.close()
+            self._phase = LINGERING
+
+    def turn_away(self, limit: int, *, silently: bool) -> None:
+        """There are too many connections."""
+        self._ended = self._turned_away = True
+        if silently:
+            self._transport.abort()
+        else:
+            self._fail(ConnectionEnds(503, f"too busy: {limit:,} connections are open; try again later"))
+            self.flush()
+
+    def stop(self) -> None:
+        """The server stops: end it with its last reply, now if it waits for none."""
+        self._stopping = True
+        if self._exchange is None:
+            self._ended = True
+        if self._pipeline:
+            self._pipeline[-1].last = True
+        elif self._phase != LOST:
+            self._ended = True
+            self._phase = LINGERING
+            self._transport.close()
+
+    def give_up(self, error: Closed) -> int:
+        """The time to drain is up: refuse what has no reply. How many of those had come in whole."""
+        unanswered = 0
+        for exchange in list(self._pipeline):
+            if exchange.out is None and exchange.bridge is None:
+                unanswered += exchange.complete
+                self.refuse(exchange, error)
+        self.flush()
+        return unanswered
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+def _why(error: HttpParserError) -> Exception:
+    """What is wrong with the bytes: what a callback of ours said, or the parser."""
+    cause = error.__context__
+    if isinstance(cause, Exception):
+        return cause
+    if "PRI" in str(error):
+        return ConnectionEnds(505, "HTTP/2 is not spoken here: send HTTP/1.1")
+    return ConnectionEnds(400, f"this is not HTTP/1.1: {error}")

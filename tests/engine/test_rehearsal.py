@@ -1,0 +1,141 @@
+"""What a stream runs before anything is submitted to its port."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import headrace as hr
+from headrace.engine.dispatch import Port
+from headrace.engine.operations import OperationSource
+from headrace.engine.rehearsal import Rehearsal
+from headrace.engine.topology import made_up
+from headrace.testing import Gate
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def engine() -> Iterator[hr.Engine]:
+    engine = hr.Engine(topology=made_up(2))
+    yield engine
+    engine.close(timeout=PATIENCE)
+
+
+def attach(engine: hr.Engine, *masks: int) -> Port:
+    return engine.attach(OperationSource(lambda _: None, engine.budget), masks, "model")
+
+
+def test_it_runs_on_the_streams_own_thread_whichever_stream_was_idle_last(engine: hr.Engine) -> None:
+    port = attach(engine, 0b01, 0b10)
+    for stream in (*port.streams, *reversed(port.streams)):
+        seen: list[int] = []
+        assert engine.rehearse(stream, lambda seen=seen: seen.append(threading.get_ident()), PATIENCE)  # type: ignore
+        assert seen == [stream.thread]
+    assert [lane.stream.index for lane in port.group.idle] == [0, 1]
+
+
+def test_its_cores_are_leased_while_it_runs(engine: hr.Engine) -> None:
+    port, leased = attach(engine, 0b11), []
+    assert engine.rehearse(port.streams[0], lambda: leased.append(engine._leases.leased), PATIENCE)
+    assert leased == [2]
+    assert engine._leases.leased == 0
+
+
+def test_nothing_of_it_is_counted(engine: hr.Engine) -> None:
+    port = attach(engine, 0b01)
+    assert engine.rehearse(port.streams[0], lambda: None, PATIENCE)
+    assert (port.runs, port.run_seconds, port.quickest, port.typical) == (0, 0.0, float("inf"), float("inf"))
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(), KeyboardInterrupt()])
+def test_what_it_raises_does_not_end_the_stream(engine: hr.Engine, error: BaseException) -> None:
+    port = attach(engine, 0b01)
+    assert engine.rehearse(port.streams[0], raising(error), PATIENCE)
+    assert engine.rehearse(port.streams[0], lambda: None, PATIENCE)
+
+
+def test_it_waits_for_its_cores_no_longer_than_it_was_told_and_keeps_them_from_nobody(engine: hr.Engine) -> None:
+    gate, ran = Gate(), []
+    for _ in range(2):
+        engine.push(gate)
+    gate.wait(2)
+    port = attach(engine, 0b11)
+    assert not engine.rehearse(port.streams[0], lambda: ran.append(1), 0.01)
+    assert not engine._leases.line
+    gate.open()
+    engine.waitall(PATIENCE)
+    assert engine.push(lambda: 7).result() == 7
+    assert not ran
+    assert engine.rehearse(port.streams[0], lambda: ran.append(2), PATIENCE)
+    assert ran == [2]
+
+
+def test_one_that_takes_too_long_goes_on_and_others_may_be_done_meanwhile(engine: hr.Engine) -> None:
+    gate = Gate()
+    port = attach(engine, 0b01, 0b10)
+    assert not engine.rehearse(port.streams[0], gate, 0.01)
+    assert engine.rehearse(port.streams[1], lambda: None, PATIENCE)
+    gate.open()
+    assert engine.rehearse(port.streams[0], lambda: None, PATIENCE)
+    assert sorted(lane.stream.index for lane in port.group.idle) == [0, 1]
+
+
+class Told(Rehearsal):
+    """A source of nothing that keeps why it was abandoned."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None, "nothing")
+        super().abandon(ValueError())
+        self.told: list[str] = []
+
+    def abandon(self, error: BaseException) -> None:
+        self.told.append(str(error))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_model_that_is_closed_meanwhile_ends_it_and_refuses_what_comes_later(begun: bool) -> None:
+    engine = hr.Engine(topology=made_up(1))
+    busy, gate, answers = Gate(), Gate(), []
+    if not begun:
+        engine.push(busy)
+        busy.wait()
+    source = Told()
+    port = engine.attach(source, [0b01], "model")
+    rehearsing = threading.Thread(target=lambda: answers.append(engine.rehearse(port.streams[0], gate, PATIENCE)))
+    rehearsing.start()
+    if begun:
+        gate.wait()
+    else:
+        while port.source is source:  # until it stands in line
+            threading.Event().wait(0.001)
+    closing = threading.Thread(target=lambda: engine.detach(port))
+    closing.start()
+    rehearsing.join(PATIENCE)  # also where it has begun, and goes on
+    assert not rehearsing.is_alive()
+    busy.open()
+    gate.open()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    engine.close(timeout=PATIENCE)
+    assert answers == [False]
+    assert port.source is source
+    assert source.told == ["the model or the engine was closed"]
+    assert not engine.rehearse(port.streams[0], gate, PATIENCE)
+
+
+def test_a_trace_shows_it(engine: hr.Engine, tmp_path: Any) -> None:
+    port = attach(engine, 0b01)
+    with engine.trace(tmp_path / "t.json"):
+        assert engine.rehearse(port.streams[0], lambda: None, PATIENCE)
+    assert "model warms up" in (tmp_path / "t.json").read_text()
