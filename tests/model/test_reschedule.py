@@ -393,6 +393,36 @@ def test_a_shared_session_goes_on_being_used_where_streams_are_as_wide(backend: 
         assert [session.width for session in backend.made] == [1, 2]
 
 
+def test_a_session_that_is_one_streams_own_is_never_used_by_two(backend: Backend, wide: hr.Engine) -> None:
+    with hr.compile_model("m.onnx", engine=wide, scheduler="multi_stream", num_streams=2) as model:
+        old = [*backend.made]
+        model.reschedule("single_stream", num_cores=2)
+        assert model.sessions[0] not in old, "a run of an old stream may have been on it"
+        assert [each.closed for each in old] == [1, 1]
+
+
+def test_sessions_of_one_model_are_made_by_one_thread_at_a_time(backend: Backend, wide: hr.Engine) -> None:
+    with hr.compile_model("m.onnx", engine=wide) as model:
+        gate, loading = Gate(), [0, 0]
+
+        def load() -> None:
+            loading[0] += 1
+            loading[1] = max(loading)
+            gate()
+            loading[0] -= 1
+
+        backend.before = load
+        ends = [in_a_thread(lambda n=n: model.reschedule("multi_stream", num_streams=n)) for n in (2, 3)]  # type: ignore[misc]
+        gate.wait()
+        assert model.scheduler == "single_stream"
+        gate.open()
+        for end in ends:
+            end()
+        assert loading == [0, 1]
+        assert sorted(backend.open()) in ([(2, ()), (2, ())], [(1, ()), (2, ())]), "all others are closed"
+        assert len(model.sessions) == len(model.placements)
+
+
 def test_a_session_an_old_run_is_on_is_closed_when_that_run_ends(wide: hr.Engine, backend: Backend) -> None:
     gate = Gate()
     with hr.compile_model("m.onnx", engine=wide, scheduler="multi_stream") as model:
@@ -560,6 +590,38 @@ def test_closing_without_draining_right_after_it_refuses_what_waits_and_waits_fo
     assert not threads_of("m")
 
 
+@pytest.mark.parametrize("whole_engine", [False, True])
+def test_who_closes_waits_for_old_runs_and_for_the_sessions_they_were_on(
+    backend: Backend, wide: hr.Engine, whole_engine: bool
+) -> None:
+    running, closing, closed = Gate(), Gate(), threading.Event()
+    model = hr.compile_model("m.onnx", engine=wide, name="m")
+    (old,) = backend.made
+    run = old.run
+    old.run = lambda *given: running() or run(*given)  # type: ignore[method-assign]
+    old.close = closing  # type: ignore[method-assign]
+    future = model.submit(X)
+    running.wait()
+    model.reschedule("multi_stream", timeout=0)
+
+    def close() -> None:
+        wide.close(drain=False) if whole_engine else model.close(drain=False)
+        closed.set()
+
+    end = in_a_thread(close)
+    until(lambda: threads_of("m") == ["headrace-m-0", "headrace-m-reschedule"])
+    assert not closed.wait(0.05), "the old stream runs"
+    running.open()
+    assert float(future.result(PATIENCE)[0, 0]) == 1.0
+    closing.wait()
+    if not whole_engine:
+        assert not closed.wait(0.05), "its session is being closed"
+    closing.open()
+    end()
+    model.close()
+    assert not threads_of("m")
+
+
 def test_in_a_callback_it_takes_effect_and_does_not_wait(wide: hr.Engine) -> None:
     held, switched = Held(), threading.Event()
 
@@ -577,6 +639,25 @@ def test_in_a_callback_it_takes_effect_and_does_not_wait(wide: hr.Engine) -> Non
         assert model.scheduler == "multi_stream"
         assert [first.result(PATIENCE), second.result(PATIENCE), model(2)] == [0, 1, 2]
     assert not threads_of("m")
+
+
+def test_in_a_callback_it_waits_for_no_other_stream_either(wide: hr.Engine) -> None:
+    gates, switched = [Gate(), Gate()], threading.Event()
+
+    def switch(_: Any) -> None:
+        model.reschedule("elastic")
+        switched.set()
+
+    with hr.compile_model(lambda x: gates[x]() or x, engine=wide, scheduler="multi_stream") as model:
+        hangs, quick = model.submit(0), model.submit(1)
+        for gate in gates:
+            gate.wait()
+        quick.add_done_callback(switch)
+        gates[1].open()
+        assert switched.wait(PATIENCE)
+        assert not hangs.can_read()
+        gates[0].open()
+        assert (hangs.result(PATIENCE), quick.result(PATIENCE)) == (0, 1)
 
 
 def test_in_the_model_itself_it_takes_effect_with_the_next_run(wide: hr.Engine) -> None:
