@@ -23,7 +23,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -290,19 +290,25 @@ class Opened:
 
     def busy(self) -> Values:
         """All streams busy: the time of a run by the rate of a queue that is never empty, so with what lies between two
-        runs; how it varies, by callers that never queue. Then one run at a time, after pauses."""
+        runs; how it varies, by callers that never queue. Then those that find nobody inside, after pauses as random as
+        they will be: how long a thread has slept, and on which core it wakes, makes much of the difference."""
         call = [lambda: self.model(self.x)]
         self.services = closed_loops({"": call * self.streams}, secs(self.plan))[""]
         rate = closed_loop(call * (4 * self.streams), secs(self.plan))["requests_per_s"]
         self.service = self.streams / rate
-        apart = [number * 6 * self.services[0] for number in range(5 if self.plan.quick else 40)]
-        self.first = max(self.service, median(open_loop(lambda: self.model.submit(self.x), apart)[0]))
+        self.first = max(self.service, median(self._rested(rate)))
         return {
             "capacity_per_s": rate,
             "service_ms": self.service * 1e3,
             "first_ms": self.first * 1e3,
             "cv": summary(self.services)["cv"],
         }
+
+    def _rested(self, capacity: float) -> list[float]:
+        at = arrivals(capacity / 10, self.window / 2, seed=1)
+        taken, _ = open_loop(lambda: self.model.submit(self.x), at)
+        left = accumulate((moment + took for moment, took in zip(at, taken)), max)  # when all who came before had left
+        return [taken[0], *(took for gone, moment, took in zip(left, at[1:], taken[1:]) if gone < moment)]
 
     def under(self, share: float) -> Values:
         """Arrivals at a share of capacity."""
