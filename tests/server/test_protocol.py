@@ -399,3 +399,23 @@ def test_a_refusal_from_the_model_keeps_the_connection_and_names_its_request(cap
         behind.end()
 
     run(main)
+
+
+def test_a_chunked_body_is_429_when_it_grows_over_what_may_be_inside() -> None:
+    async def main() -> None:
+        gate = Gate()
+        behind = Behind(lambda x: (gate(), len(x))[1], max_bytes=1000)
+        first, second = behind.wire(), behind.wire()
+        first.send(post(b"x" * 500))
+        await asyncio.to_thread(gate.wait)
+        second.send(post(b"", b"Transfer-Encoding: chunked", length=False))
+        for _ in range(6):
+            second.send(b"64\r\n" + b"x" * 100 + b"\r\n")
+        second.send(b"0\r\n\r\n" + GET)
+        assert statuses(second) == [429, 200]
+        assert behind.service.statistics().nbytes == 500
+        gate.open()
+        await until(lambda: first.out)
+        behind.end()
+
+    run(main)

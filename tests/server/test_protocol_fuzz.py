@@ -6,6 +6,7 @@ import asyncio
 import re
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import Behind, Wire, post, until
@@ -146,6 +147,11 @@ def test_however_bad_requests_are_cut_the_replies_are_the_same(
 def test_byte_by_byte_is_as_good_as_at_once(data: bytes, changes: list[tuple[int, int]]) -> None:
     agree(data[:4000], [], each_byte=True)
     agree(mutated(data[:4000], changes), [], each_byte=True)
+
+
+@pytest.mark.parametrize("cut", [5, 8, 12, 40])
+def test_a_target_that_cannot_be_read_is_refused_in_one_form_however_it_is_cut(cut: int) -> None:
+    agree(b"GET /v2/models/\0m HTTP/1.1\r\nHost: x\r\n\r\n", [cut])
 
 
 def test_each_of_these_requests_is_answered_as_it_should_be() -> None:
