@@ -6,6 +6,7 @@ Variants:
   tuned    request logs off, queue limits raised so that nothing is refused, no batching
   default  out of the box: only host, port and one worker are set
   batch    tuned, and at most 32 requests joined, waiting 1 ms (2 ms for the JVM servers)
+Ours alone: default has the metrics door closed; metrics has it open; logs has an access log to a file as well.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def headrace(folder: Path, variant: str) -> Spec:
     argv = [
         *(sys.executable, "-m", "headrace", "serve", "noop=noop_model:noop", "--isolation", "thread"),
         *("--inference-address", f"127.0.0.1:{port}"),
-        *("--management-address", "off", "--metrics-address", "off", "--grpc-address", "off"),
+        *("--management-address", "off", "--grpc-address", "off"),
+        *("--metrics-address", "off" if variant == "default" else "127.0.0.1:0"),
+        *("--access-log", str(folder / "access.log") if variant == "logs" else "off"),
     ]
     path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
     return Spec(argv, f"http://127.0.0.1:{port}/predictions/noop", env={"PYTHONPATH": path})
@@ -275,7 +278,7 @@ def proto_raw(folder: Path, variant: str) -> Spec:
 
 USUAL = ("tuned", "default", "batch")
 PEERS = {
-    "headrace": Peer(headrace, ("default",), ("headrace",)),
+    "headrace": Peer(headrace, ("default", "metrics", "logs"), ("headrace",)),
     "mms": Peer(mms, USUAL, ("multi-model-server",), venv="mms", java=True),
     "torchserve": Peer(torchserve, USUAL, ("torchserve", "torch"), venv="torchserve", java=True),
     "mosec": Peer(mosec, USUAL, ("mosec",), venv="mosec"),

@@ -120,3 +120,12 @@ def until_bundled(model: Model, taken: list[int]) -> int:
         for future in futures:
             future.result()
     return sent
+
+
+def test_runs_of_one_row_and_of_many_are_in_one_histogram() -> None:
+    meter = Meter()
+    meter.alone = 3
+    meter.rows.observe(1)
+    meter.rows.observe(4)
+    read = meter.read_rows()
+    assert (read.cumulative()[:3], read.count, read.total) == ([4, 4, 5], 5, 8)

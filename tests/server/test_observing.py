@@ -152,7 +152,9 @@ def test_every_failing_requests_line_carries_its_id(folder: Path, form: str, lev
         refused = [ask(server, "POST", f"/predictions/nobody%0Ahere{i}", content=b"x") for i in range(2)]
         assert [answer.status_code for answer in (*answers, *refused)] == [500] * 5 + [404] * 2
         assert server.stop() == 0
-        log = server.log().replace("Model server started.\n", "")
+        log = server.log()
+        assert "Model server started.\n" in log
+        log = log.replace("Model server started.\n", "")
     expected = {answer.headers["x-request-id"]: "fail:1" for answer in answers}
     if level == "debug":
         expected |= dict.fromkeys((answer.headers["x-request-id"] for answer in refused), None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from headrace.counters import ROWS, Histogram
+from headrace.counters import ROWS, Buckets, Histogram
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused
 from headrace.errors import DeadlineExceeded
@@ -30,6 +30,13 @@ class Meter:
 
     queue_seconds: Histogram = field(default_factory=Histogram)
     rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
+    alone: int = 0
+    """Runs of one row: what happens most is an addition, and `rows` has the others."""
+
+    def read_rows(self) -> Buckets:
+        """Of all runs."""
+        read = self.rows.read()
+        return Buckets(read.bounds, (read.counts[0] + self.alone, *read.counts[1:]), read.total + self.alone)
 
 
 @dataclass(slots=True)

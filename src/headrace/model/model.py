@@ -344,7 +344,7 @@ class Model(Owner):
             meter = self._batcher.counts.meter
             if meter is None:
                 return None
-            return ModelMeasures(meter.queue_seconds.read(), self._run_times.read(), meter.rows.read())
+            return ModelMeasures(meter.queue_seconds.read(), self._run_times.read(), meter.read_rows())
 
     def on_error(self, pending: Pending) -> None:
         if self.engine is not None and not pending.cancelled():

@@ -89,7 +89,10 @@ class Pending(Future[Any]):
             counts.failed += 1
         if counts.meter is not None:
             counts.meter.queue_seconds.observe(self.waited)
-            counts.meter.rows.observe(self.rows)
+            if self.rows == 1:
+                counts.meter.alone += 1
+            else:
+                counts.meter.rows.observe(self.rows)
         self.finish(now)
 
     def deliver(self) -> None:

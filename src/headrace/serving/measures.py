@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from headrace.counters import Histogram
 
 
@@ -11,7 +9,7 @@ class Measures:
     __slots__ = ("bytes_in", "bytes_out", "decode_seconds", "encode_seconds", "request_seconds", "statuses")
 
     def __init__(self) -> None:
-        self.statuses: Counter[int] = Counter()
+        self.statuses: dict[int, int] = {}
         """Requests by the status they were answered with."""
         self.bytes_in = self.bytes_out = 0
         """Of bodies."""
