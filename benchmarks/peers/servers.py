@@ -179,7 +179,7 @@ def mosec(folder: Path, variant: str, server: str = "mosec_noop.py") -> Spec:
     port = free_port()
     argv = [
         *(str(_bin("mosec", "python")), str(HANDLERS / server), "--address", "127.0.0.1", "--port", str(port)),
-        *("--path", str(folder), "--timeout", "60000", "--capacity", "4096"),
+        *("--path", str(folder), "--timeout", "60000", "--capacity", "8192"),
     ]
     if variant != "default":
         argv += ["--log-level", "error"]

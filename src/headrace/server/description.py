@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from headrace.server.door import Door
 from headrace.server.reply import Reply
-from headrace.server.schemas import SCHEMAS, body_of, infer_of, reference
+from headrace.server.schemas import SCHEMAS, body_of, infer_of, needs_a_body, reference
 from headrace.server.status import codes
 from headrace.serving.served import Served
 from headrace.serving.service import Service
@@ -90,7 +90,10 @@ def _operation(declared: Declared, served: Served | None) -> Json:
         takes, gives = (infer_of if form == "V2Error" else body_of)(served)
         answers = {200: gives}
         refusals = codes(model=True, body=True)
-        operation = {"summary": summary, "requestBody": {"required": form == "V2Error", "content": takes}}
+        operation = {
+            "summary": summary,
+            "requestBody": {"required": form == "V2Error" or needs_a_body(served), "content": takes},
+        }
     responses: Json = {str(code): {"$ref": f"#/components/responses/{form}{code}"} for code in refusals}
     for code, content in answers.items():
         if code in refusals:  # one status, two forms: what is told, and the refusal

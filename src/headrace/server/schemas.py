@@ -42,6 +42,11 @@ def body_of(served: Served | None) -> tuple[Json, Json]:
     return takes, {"application/json": {"schema": gives}}
 
 
+def needs_a_body(served: Served | None) -> bool:
+    """Whether `/predictions` without one is refused: a callable may take nothing for something."""
+    return served is not None and (served.handler is not None or served.model.inputs is not None)
+
+
 def infer_of(served: Served | None) -> tuple[Json, Json]:
     """(what `/v2/models/…/infer` takes, what it gives), by media type. None: of any model."""
     request = reference("InferRequest")
