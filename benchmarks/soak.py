@@ -39,6 +39,8 @@ BUSY = 64
 """Keep-alive connections of wrk. It is started again every WRK_SECS, which is load of its own kind."""
 WRK_SECS = 20
 PATIENCE = 30.0
+SCRAPES = 0.1
+"""Seconds between two. The first thousand or so take about 12 MiB, and no more after that: they are to be over soon."""
 NAMES = {"rss": "RSS", "pss": "PSS", "own": "anonymous memory"}
 NOOP = b'{"data":[1,2,3]}'
 GARBAGE = (
@@ -178,7 +180,7 @@ class Load:
         assert status == 200
         assert b"headrace_" in body
         await closed(writer)
-        await asyncio.sleep(1)
+        await asyncio.sleep(SCRAPES)
         return 1
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
