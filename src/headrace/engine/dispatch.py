@@ -114,7 +114,7 @@ class Dispatch:
     # ---- what the engine and models call
 
     def attach(self, source: Source, masks: Sequence[int], name: str, *, bound: bool = False) -> Port:
-        """Start one stream for each core mask, all pulling from `source`; `bound`: its thread stays on its cores.
+        """Start one stream for each core mask, all pulling from `source`; `bound`: each runs on its own cores.
 
         NotEnoughCores if `masks` were made before another engine took some of these cores.
         """
