@@ -35,6 +35,7 @@ from headrace.model.run import Requests
 from headrace.model.statistics import ModelMeasures, ModelStatistics
 from headrace.model.timeline import CALLER
 from headrace.model.warm_up import warm_up
+from headrace.model.warm_up_later import WarmUpLater
 from headrace.model.watched import Watch, WatchedInstance
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
@@ -101,6 +102,7 @@ class Model(Owner):
         self._to_close = list(self._instances)
         self.rescheduling = threading.RLock()  # one after the other. Taken before the engine's
         self.helpers: list[threading.Thread] = []  # that wait for former streams
+        self._later: WarmUpLater | None = None
         self.traced: Trace | None = None  # while it is
         self._port: Port | None = None
         if engine is not None:
@@ -302,8 +304,20 @@ class Model(Owner):
     def warm_up(self) -> None:
         """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
         runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
-        if self.inputs is not None and not on_a_stream():  # there it would wait for itself
-            self._judge(warm_up(self.sessions, self.inputs, self.engine, self._port))
+        if self.inputs is None:
+            return
+        left: Sequence[int] = range(len(self.placements))
+        if not on_a_stream():  # there it would wait for itself
+            done = warm_up(self.sessions, self.inputs, self.engine, self._port)
+            self._judge(done.gil)
+            left = done.left
+        if left and self.engine is not None:
+            _log.info(
+                "%s: its cores are busy; it is warmed up when they are free, if no request comes first", self.name
+            )
+            sessions = [(self.sessions[index], self.placements[index].mask) for index in left]
+            counts = self._batcher.counts
+            self._later = WarmUpLater(self.engine, sessions, self.inputs, self.name, lambda: not counts.submitted)
 
     # ---- what `rescheduling` calls
 
@@ -425,6 +439,8 @@ class Model(Owner):
             raise Closed(f"model {self.name} is closed")
 
     def _end(self, drain: bool) -> None:
+        if self._later is not None:
+            self._later.close()
         if self.engine is not None and self._port is not None:
             if drain:
                 self.engine.drain(self._port)
