@@ -40,6 +40,7 @@ from headrace.model.watched import Watch, WatchedInstance
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
+from headrace.wording import count_of
 
 if TYPE_CHECKING:
     from headrace.model.rescheduling import Origin
@@ -278,10 +279,11 @@ class Model(Owner):
 
     def __repr__(self) -> str:
         takes = "; ".join(map(str, self.inputs)) if self.inputs is not None else "anything"
-        streams, state = len(self.placements) or 1, " closed" if self._closed else ""
+        streams = count_of(len(self.placements) or 1, "stream")
+        state = " closed" if self._closed else ""
         if self.gil is not None and self.gil.holds:
             state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
-        return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams} streams: {takes}{state}>"
+        return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams}: {takes}{state}>"
 
     @property
     def max_batch_size(self) -> int:
