@@ -15,6 +15,7 @@ from headrace.server.app import App
 from headrace.server.asgi import Receive, Scope, Send
 from headrace.server.door import Route
 from headrace.server.exchange import READY, Exchange
+from headrace.server.heads import Heads
 from headrace.server.limits import Limits, Watch
 from headrace.server.protocol import Connection
 from headrace.server.routes import TOLD, route
@@ -58,6 +59,8 @@ class Front:
         self._turned_away = 0
         self._ready: list[Exchange] = []
         self._routes: dict[bytes, tuple[str, Route | None]] = {}
+        self.heads: Heads = {}
+        """What is known of heads that came before; of the app's own routes none."""
         self._nobody = asyncio.Event()
 
     def open(self) -> None:

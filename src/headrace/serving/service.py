@@ -22,6 +22,7 @@ class Service:
         self.registry: Registry[Served] = Registry()
         self.budget = Budget(max_requests, max_bytes)
         self._stopping = threading.Event()
+        self._refuses = False  # the same, where each request looks at it
 
     def open(self, name: str, version: str | None, nbytes: int) -> InFlight:
         """A request for `name` has begun to come in; it holds `nbytes`.
@@ -30,7 +31,7 @@ class Service:
         with `refuse`.
         """
         served = self.registry.ready(name, version)
-        if self._stopping.is_set():
+        if self._refuses:
             raise Closed("the server is stopping")
         return InFlight(served, self.budget.admit(nbytes))
 
@@ -51,6 +52,7 @@ class Service:
 
     def stop(self, timeout: float | None = None) -> bool:
         """Answer what is inside, refuse what comes, then close every model. False if `timeout` seconds were too few."""
+        self._refuses = True
         self._stopping.set()
         if not self.budget.wait_until_idle(timeout):
             return False
