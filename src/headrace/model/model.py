@@ -17,12 +17,13 @@ from headrace.counters import Histogram
 from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
+from headrace.engine.events import RUN, SUBMIT
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
 from headrace.engine.timeouts import check_timeout, is_number, until_of
-from headrace.engine.trace import RUN, SUBMIT, Trace
+from headrace.engine.trace import Trace
 from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher, Meter
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
