@@ -8,18 +8,14 @@ The format is the "Trace Event Format" (JSON). What is special about it is said 
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import Any
 
 from headrace.engine.events import COUNT, DROP, READ, RUN, SUBMIT, Event
-
-if TYPE_CHECKING:
-    from headrace.engine.trace import Trace
 
 COUNTERS = (("waiting", "requests"), ("inside", "requests"), ("held", "bytes"), ("running", "streams"))
 """Name and unit of what COUNT tells. A counter each: several values of one counter are drawn on one scale, and the
@@ -33,33 +29,31 @@ that begins when the one before it ends can overlap it by a nanosecond in the vi
 SHORT = 8  # ticks: how long a submit or a read is drawn, where there is room for it
 
 
-class Write(Protocol):
-    def __call__(self, trace: Trace, file: BinaryIO) -> None:
-        """Write what `trace` has recorded into `file`."""
-
-
-def write_json(trace: Trace, file: BinaryIO) -> None:
-    """A trace for Perfetto."""
-    events, dropped = trace.recorded()
-    drawn = _trace_events(events, process_name=trace.process_name, streams=trace.streams, dropped=dropped)
-    _dump(drawn, _other_data(dropped), file.write)
-
-
-def write_packed_json(trace: Trace, file: BinaryIO) -> None:
-    """The same, gzipped."""
-    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=3) as packed:
-        write_json(trace, packed)  # type: ignore[arg-type]  # it writes, which is all that is asked of it
-
-
-PERFETTO: Mapping[str, Write] = {".json": write_json, ".json.gz": write_packed_json}
-
-
 def chrome_trace(
     events: Iterable[Event], *, process_name: str, streams: Sequence[str], dropped: int = 0
 ) -> dict[str, Any]:
     """The events as a trace: a dict that `json` can write. Pure."""
     trace = _trace_events(events, process_name=process_name, streams=streams, dropped=dropped)
     return {"otherData": _other_data(dropped), "traceEvents": list(trace)}
+
+
+def dump(
+    events: Iterable[Event],
+    write: Callable[[bytes], object],
+    *,
+    process_name: str,
+    streams: Sequence[str],
+    dropped: int = 0,
+) -> None:
+    """The same as text. Piece by piece: the whole would need many times the memory of the events."""
+    trace = _trace_events(events, process_name=process_name, streams=streams, dropped=dropped)
+    dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+    write(f'{{"otherData":{dumps(_other_data(dropped))},"traceEvents":['.encode())
+    before = b"\n"
+    while piece := list(islice(trace, 1000)):
+        write(before + dumps(piece)[1:-1].encode())
+        before = b",\n"
+    write(b"\n]}\n")
 
 
 class _Life:
@@ -234,14 +228,3 @@ def _as_people_count(name: str) -> list[Any]:
 
 def _other_data(dropped: int) -> dict[str, Any]:
     return {"made_by": "headrace", "events_forgotten_at_least": dropped}
-
-
-def _dump(trace: Iterator[dict[str, Any]], other: dict[str, Any], write: Callable[[bytes], object]) -> None:
-    """Piece by piece: the whole would need many times the memory of the events."""
-    dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-    write(f'{{"otherData":{dumps(other)},"traceEvents":['.encode())
-    before = b"\n"
-    while piece := list(islice(trace, 1000)):
-        write(before + dumps(piece)[1:-1].encode())
-        before = b",\n"
-    write(b"\n]}\n")

@@ -8,6 +8,7 @@ Rule 3: each file is whole or absent.
 
 from __future__ import annotations
 
+import gzip
 import os
 import secrets
 import threading
@@ -15,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO, Protocol
 
 from headrace.engine.events import Event, Ring, of_source
-from headrace.engine.perfetto import Write, write_json, write_packed_json
+from headrace.engine.perfetto import dump
 from headrace.engine.timeouts import shown
 from headrace.errors import InvalidOption
 
@@ -162,6 +164,26 @@ def stop_all(traces: Iterable[Trace]) -> None:
             failed = failed or error
     if failed is not None:
         raise failed
+
+
+class Write(Protocol):
+    def __call__(self, trace: Trace, file: BinaryIO) -> None:
+        """Write what `trace` has recorded into `file`."""
+
+
+def write_json(trace: Trace, file: BinaryIO) -> None:
+    """A trace for Perfetto."""
+    events, dropped = trace.recorded()
+    dump(events, file.write, process_name=trace.process_name, streams=trace.streams, dropped=dropped)
+
+
+def write_packed_json(trace: Trace, file: BinaryIO) -> None:
+    """The same, gzipped."""
+    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=3) as packed:
+        write_json(trace, packed)  # type: ignore[arg-type]  # it writes, which is all that is asked of it
+
+
+PERFETTO: Mapping[str, Write] = {".json": write_json, ".json.gz": write_packed_json}
 
 
 def _writer(path: str | os.PathLike[str], writers: Mapping[str, Write] | None) -> Write:

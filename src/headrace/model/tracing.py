@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from headrace.engine.perfetto import PERFETTO, Write
-from headrace.engine.trace import Trace
+from headrace.engine.trace import PERFETTO, Trace, Write
 from headrace.errors import Closed, InvalidOption
 from headrace.model.drawing import Subject, Window, check_window
 from headrace.model.timeline import CALLER, Row, Timeline, timeline_of
