@@ -30,6 +30,7 @@ from headrace.codecs.arrays import (
 from headrace.errors import BackendError, InvalidInput
 from headrace.tensor import Array, TensorSpec
 
+_RAW = (bytes, bytearray, memoryview)  # a union would be made anew at each look
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BINARY = "application/octet-stream"
 _TEXT = "text/plain; charset=utf-8"
@@ -72,7 +73,7 @@ def encode(value: object) -> tuple[bytes, str]:
     Bytes and text go as they are, everything else as JSON, in which non-finite floats become null. BackendError names
     the type that JSON cannot hold.
     """
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _RAW):
         return bytes(value), _BINARY
     try:
         if isinstance(value, str):

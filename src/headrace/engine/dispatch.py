@@ -256,6 +256,32 @@ class Dispatch:
             self.recover(port, item)
             raise
 
+    def offer_all(self, port: Port, add: Callable[[Any, float], None], items: Sequence[Any]) -> None:
+        """As `offer`, of several, in their order and in one step."""
+        try:
+            with self.guard.lock:
+                if self._busy or self._shedding is not None or self.guard.trace is not None:
+                    follow_ups = [self._put(port, add, item) for item in items]
+                else:  # as `_put`, without the calls
+                    self._busy = True
+                    try:
+                        now = self.clock.now()
+                        for item in items:
+                            add(item, now)
+                        group = port.group
+                        watched = port.vigilant and group.running and port.typical < SHORT
+                        starts = self._later or (group.idle and not watched)
+                        follow_ups = [self._start(port, now) if starts else None]
+                    finally:
+                        self._busy = False
+            for follow_up in follow_ups:
+                if follow_up is not None:
+                    self._follow_up(*follow_up)
+        except BaseException:
+            for item in items:
+                self.recover(port, item)
+            raise
+
     def drain(self, port: Port) -> None:
         """Wait until nothing of the port waits or runs. What is in its last run may still be about to be delivered."""
         refuse_to_wait_inside(self.guard)

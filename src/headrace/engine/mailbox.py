@@ -115,9 +115,10 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
-    def expect(self) -> None:
-        """A task of the loop is about to wait for a message. It counts itself out of `waiting` when it has it."""
-        self.waiting += 1
+    def expect(self, number: int = 1) -> None:
+        """So many tasks of the loop are about to wait for a message. Each counts itself out of `waiting` when it has
+        it."""
+        self.waiting += number
         if not self._ticking and self.waiting >= MANY:
             self._ticking = True
             self.loop.call_later(TICK, self._tick)

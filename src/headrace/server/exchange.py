@@ -140,6 +140,15 @@ class Exchange:
         front.box.expect()
         front.service.start(inside, inputs, self.deliver, names)
 
+    def prepare(self) -> InFlight:
+        """The first half of `start`: for `Service.start_all`. It has been counted by `expect`."""
+        inside = self.inside
+        assert inside is not None
+        (inside.inputs, inside.names, self.context), self.decoded = self.decoded, None
+        inside.receiver = self.deliver
+        self.stage = RUNNING
+        return inside
+
     def deliver(self, _: InFlight) -> None:
         """On the stream."""
         box = self.connection.front.box

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from headrace.counters import SECONDS
-from headrace.engine.admission import Permit
+from headrace.engine.admission import Permit, release_all
 from headrace.model.pending import Owner, Pending
 
 if TYPE_CHECKING:
     from headrace.serving.served import Served
+
+
+_log = logging.getLogger("headrace.serving")
 
 
 class _Door(Owner):
@@ -79,6 +83,12 @@ class InFlight(Pending):
         self._value = self.outcome
         self._done = self._ran = True
 
+    def run(self) -> None:
+        instance = self.instance
+        assert instance is not None, "it was pulled"
+        if not self._done:  # else it was cancelled while its stream had it in hand
+            instance.run_one(self, self if instance.stoppable else None)  # type: ignore[arg-type]
+
     def finish(self, now: float) -> None:
         self._ran = not self._done
         super().finish(now)
@@ -94,6 +104,20 @@ class InFlight(Pending):
                 receiver(self)
             if self._callbacks is not None:
                 self._tell()
+
+    @staticmethod
+    def deliver_all(requests: Sequence[InFlight]) -> None:
+        """As `deliver`, of each; their permits go back in one step, where they are of one budget."""
+        for request in requests:
+            request.joined = request.instance = request.handle = request.outcome = request.failure = None
+            request.inputs = ()
+        release_all([request.permit for request in requests])
+        for request in requests:
+            if request._ran:
+                try:
+                    request._reply()
+                except BaseException:  # the stream must outlive it, and the others are to hear
+                    _log.exception("an outcome could not be delivered")
 
     def let_go(self) -> None:
         super().let_go()

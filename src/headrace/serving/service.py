@@ -7,11 +7,12 @@ decodes its body, then `start`, then `deliver`, and `depart` whenever nobody wai
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.engine.admission import Budget, BudgetStatistics
 from headrace.errors import Closed
+from headrace.model.model import Model
 from headrace.serving.inflight import InFlight
 from headrace.serving.registry import Registry
 from headrace.serving.served import Served
@@ -45,6 +46,14 @@ class Service:
         """Its body has been decoded: have it run. `deliver(request)` is called once, on the thread that settles it."""
         request.inputs, request.names, request.receiver = inputs, names, deliver
         request.served.model.send(request)
+
+    def start_all(self, model: Model, requests: Sequence[InFlight]) -> None:
+        """As `start`, of several of one model, whose inputs and receivers they have already."""
+        try:
+            model.send_all(requests)
+        except Exception as error:
+            for request in requests:
+                request.settle(error=error)
 
     def refuse(self, request: InFlight) -> None:
         """It will not be started: give its permit back."""
