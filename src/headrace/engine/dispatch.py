@@ -32,6 +32,7 @@ from headrace.counters import Histogram
 from headrace.engine.admission import Budget
 from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
+from headrace.engine.events import COUNT, RUN, SUBMIT
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.rehearsal import Rehearsal
@@ -39,7 +40,7 @@ from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Core
-from headrace.engine.trace import COUNT, RUN, SUBMIT, Several, Trace
+from headrace.engine.trace import Several, Trace
 from headrace.errors import Closed, NotEnoughCores
 
 _log = logging.getLogger("headrace.engine")
@@ -114,7 +115,7 @@ class Dispatch:
     # ---- what the engine and models call
 
     def attach(self, source: Source, masks: Sequence[int], name: str, *, bound: bool = False) -> Port:
-        """Start one stream for each core mask, all pulling from `source`; `bound`: its thread stays on its cores.
+        """Start one stream for each core mask, all pulling from `source`; `bound`: each runs on its own cores.
 
         NotEnoughCores if `masks` were made before another engine took some of these cores.
         """
