@@ -47,23 +47,23 @@ class Buckets:
 class Histogram:
     """How often values fell between bounds."""
 
-    __slots__ = ("_counts", "_total", "bounds")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
         if not bounds or any(low >= high for low, high in pairwise(bounds)):
             raise ValueError(f"bounds of a histogram rise, and there is one at least: {bounds}")
         self.bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
     def observe(self, value: float) -> None:
-        self._counts[bisect_left(self.bounds, value)] += 1
-        self._total += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def observe_many(self, value: float, times: int) -> None:
-        self._counts[bisect_left(self.bounds, value)] += times
-        self._total += value * times
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def read(self) -> Buckets:
-        total = self._total  # first: what comes in between is in `counts` alone, and a mean errs to the low side
-        return Buckets(self.bounds, tuple(self._counts), total)
+        total = self.total  # first: what comes in between is in `counts` alone, and a mean errs to the low side
+        return Buckets(self.bounds, tuple(self.counts), total)

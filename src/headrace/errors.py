@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
+from headrace.wording import are, count_of, were
+
 
 class HeadraceError(Exception):
     """Everything Headrace raises on purpose."""
@@ -94,7 +96,7 @@ class NotEnoughCores(SetupError):
     """More cores were asked for than are free. `wanted` and `free` are counts."""
 
     def __init__(self, wanted: int, free: int, why: str) -> None:
-        super().__init__(f"{wanted} cores were asked for, {free} are free: {why}")
+        super().__init__(f"{count_of(wanted, 'core')} {were(wanted)} asked for, {free:,} {are(free)} free: {why}")
         self.wanted, self.free = wanted, free
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import headrace
 from headrace.backends import backend_for
-from headrace.backends._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession, PinnedSession, backend
+from headrace.backends._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession, WideSession, backend
 from headrace.backends.base import Loaded, LoadOptions
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import TensorSpec
@@ -338,8 +338,9 @@ def test_a_fixed_leading_dimension_takes_only_its_own_batch_size() -> None:
 
 
 def runtime_session(session: Any) -> Any:
-    assert isinstance(session, OnnxRuntimeSession)
-    return session._session
+    bare = session.session if isinstance(session, WideSession) else session
+    assert isinstance(bare, OnnxRuntimeSession)
+    return bare._session
 
 
 def threads_of(session: Any) -> int:
@@ -398,7 +399,7 @@ def new_threads(before: dict[int, set[int]], count: int) -> list[set[int]]:
 def test_the_threads_of_a_wide_stream_stay_on_its_cpus_and_its_caller_does_while_it_runs() -> None:
     before = affinities()
     (session,) = load(times_two().SerializeToString(), 3, cpus=((CPU,),)).sessions
-    assert isinstance(session, PinnedSession)
+    assert isinstance(session, WideSession)
     assert new_threads(before, 2) == [{CPU}, {CPU}]
     seen: list[set[int]] = []
     inner = session.session.run
@@ -415,9 +416,10 @@ def test_the_threads_of_a_wide_stream_stay_on_its_cpus_and_its_caller_does_while
 def test_a_stream_runs_on_those_of_its_cpus_that_are_this_processs(capfd: pytest.CaptureFixture[str]) -> None:
     before = affinities()
     (session,) = load(times_two().SerializeToString(), 2, cpus=((CPU, 4000),)).sessions
-    assert isinstance(session, OnnxRuntimeSession)
+    assert isinstance(session, WideSession)
+    assert session.cpus == ()
     assert new_threads(before, 1) == [{CPU}], "it inherits what could be had"
-    pinned = PinnedSession(session, (4000,))  # taken away after the load
+    pinned = WideSession(session.session, (), (4000,))  # taken away after the load
     np.testing.assert_array_equal(pinned.run((X,))[0], 2 * X)
     assert capfd.readouterr() == ("", "")
 

@@ -105,7 +105,7 @@ def test_a_function_is_traced_with_what_it_is_given(tmp_path: Path) -> None:
         (["--input-shapes", "[3]"], 2, "does not fit"),
         (["--input", "{"], 2, "--input is JSON"),
         (["--input", "1"], 2, "--input is for a module:function"),
-        (["--num-cores", "100000"], 1, "100000 cores were asked for"),
+        (["--num-cores", "100000"], 1, "100,000 cores were asked for"),
         (["--callers", "0"], 2, "--callers"),
     ],
 )

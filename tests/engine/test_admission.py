@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from headrace.engine.admission import Budget, BudgetStatistics, Permit
+from headrace.engine.admission import Budget, BudgetStatistics, Permit, release_all
 from headrace.engine.future import as_a_stream
 from headrace.errors import Closed, Overloaded, WouldDeadlock
 
@@ -98,6 +98,29 @@ def test_a_permit_given_back_by_many_threads_is_given_back_once(in_threads: InTh
     kept = [budget.admit() for _ in range(7)]
     in_threads(*[lambda: (start.wait(PATIENCE), [permit.release() for permit in permits])] * 4).join()
     assert inside(budget) == (len(kept), 0)
+
+
+def test_several_permits_are_given_back_in_one_step_each_to_its_budget() -> None:
+    one, other = Budget(10, 1000), Budget(10, 1000)
+    permits = [one.admit(100), one.admit(50), other.admit(7)]
+    gone = one.admit(3)
+    gone.release()
+    release_all([*permits[:2], gone])
+    assert inside(one) == (0, 0)
+    permits = [one.admit(100), other.admit(7), one.admit(50)]
+    release_all(permits)
+    assert inside(one) == (0, 0)
+    assert inside(other) == (1, 7)
+
+
+def test_who_waits_is_let_in_when_several_permits_are_given_back(in_threads: InThreads, until: Until) -> None:
+    budget = Budget(2)
+    permits = [budget.admit(), budget.admit()]
+    waiting = in_threads(budget.acquire)
+    until(lambda: budget.statistics().waiting == 1)
+    release_all(permits)
+    waiting.join()
+    assert budget.statistics().inside == 1
 
 
 def test_a_permit_grows_up_to_the_bound_and_gives_back_all_of_it() -> None:

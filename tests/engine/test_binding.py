@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from headrace.engine.binding import bind, made_on
+from headrace.engine.binding import bind, made_on, run_on
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
 
@@ -51,3 +51,16 @@ def test_threads_started_there_stay_there() -> None:
 
     made_on([first], start)
     assert found == [{first}]
+
+
+def test_a_run_is_there_and_what_comes_after_it_is_where_it_was() -> None:
+    before, (first, *_) = affinity(), sorted(affinity())
+    assert run_on([first], affinity) == {first}
+    assert affinity() == before
+    with pytest.raises(ValueError, match="no"):
+        run_on([first], lambda: int("no"))
+    assert affinity() == before
+
+
+def test_a_run_on_cpus_that_are_not_there_is_a_run_all_the_same() -> None:
+    assert run_on([100_000], affinity) == affinity()

@@ -51,7 +51,7 @@ def test_a_stuck_operation_is_named_with_its_line_and_what_it_is_doing(narrow: E
     advance(narrow, 12.5)
     text = narrow.dump_state()
     gate.open()
-    assert "engine, open: 1 cores, 1 leased" in text
+    assert "engine, open: 1 core, 1 leased" in text
     assert "inside: 1 of 1,024; 0 callers wait for room" in text
     pushed = of_function(test_a_stuck_operation_is_named_with_its_line_and_what_it_is_doing, 2)
     assert f"headrace-operations-0: runs {pushed.rpartition('/')[2]} for 12.500 s" in text
@@ -64,7 +64,7 @@ def test_an_idle_engine_says_so(narrow: Engine, until: Until) -> None:
     assert "0 leased" in narrow.dump_state()
     narrow.push(lambda: None).result(PATIENCE)
     until(lambda: "headrace-operations-0: idle" in narrow.dump_state())
-    assert "operations: 0 ready, 1 runs ended" in narrow.dump_state()
+    assert "operations: 0 ready, 1 run ended" in narrow.dump_state()
 
 
 def test_an_operation_may_ask_for_it_itself(narrow: Engine) -> None:
@@ -214,7 +214,7 @@ def test_bytes_and_results_nobody_has_read_are_told_where_they_are_bounded(until
         assert "0 of 10,000 bytes" in engine.dump_state()
         future = engine.push(lambda: bytes(3000))
         until(future.can_read)
-        assert "3,000 of 10,000 bytes, 1 results charged and not read" in engine.dump_state()
+        assert "3,000 of 10,000 bytes, 1 result charged and not read" in engine.dump_state()
         future.result()
         assert "0 of 10,000 bytes;" in engine.dump_state()
 
@@ -248,7 +248,7 @@ def test_a_model_tells_what_runs_and_how_long_its_oldest_request_has_waited(narr
     assert "  headrace-slow-0: runs slow, 2 requests for 4.000 s" in text
     assert f"{of_function(stuck, 1)} in stuck" in text
     assert "  the oldest request has waited 4.000 s" in text
-    assert "operations: 0 ready, 1 runs ended" in text
+    assert "operations: 0 ready, 1 run ended" in text
 
 
 # ---- when all else fails
@@ -304,7 +304,7 @@ def test_an_engine_that_is_closed_still_answers() -> None:
         model(1)
     engine.push(lambda: None).result(PATIENCE)
     engine.close()
-    assert engine.dump_state().startswith("engine, closed: 1 cores, 0 leased\n")
+    assert engine.dump_state().startswith("engine, closed: 1 core, 0 leased\n")
 
 
 # ---- it only looks

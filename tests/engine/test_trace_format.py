@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from headrace.engine.trace import COUNT, DROP, READ, RUN, SUBMIT, Event, Trace, chrome_trace
+from headrace.engine.events import COUNT, DROP, READ, RUN, SUBMIT, Event
+from headrace.engine.perfetto import chrome_trace
+from headrace.engine.trace import Trace
 from headrace.errors import InvalidOption
 from headrace.testing import Gate
 

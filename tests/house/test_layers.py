@@ -18,6 +18,7 @@ LAYERS = {
             "errors",
             "config",
             "sizes",
+            "wording",
             "tensor",
             "request",
             "clock",

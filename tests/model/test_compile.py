@@ -70,7 +70,7 @@ def test_a_model_without_an_engine_of_its_own_uses_the_processs() -> None:
 def test_a_model_has_a_name(given: Any, options: dict[str, Any], name: str) -> None:
     with hr.compile_model(given, scheduler="naive", **options) as model:
         assert model.name == name
-        assert f"<Model {name} on {model.backend}, naive, 1 streams: anything>" == repr(model)
+        assert f"<Model {name} on {model.backend}, naive, 1 stream: anything>" == repr(model)
     assert repr(model).endswith(" closed>")
 
 

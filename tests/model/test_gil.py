@@ -20,6 +20,7 @@ from headrace.model.gil import (
     judged,
     look,
     warning,
+    without,
 )
 
 MS = 1e-3
@@ -165,3 +166,20 @@ def test_the_warning_has_the_figures_and_what_can_be_done() -> None:
     assert "its 4 streams take turns" in said
     assert "a library that releases the GIL, or serve this model from a process of its own" in said
     assert "streams" not in warning("resize", gil, 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "others", "left"),
+    [
+        (0.9, 0.0, 0.9),  # nobody else computes
+        (0.9, 0.5, 0.4),  # the rest is the model's own
+        (0.9, 0.7, None),  # whose it is, cannot be told
+        (0.9, 5.0, None),  # several threads together compute longer than the run takes
+        (0.2, 0.7, 0.2),  # innocent anyway
+    ],
+)
+def test_what_others_can_have_held_is_not_held_against_the_model(
+    share: float, others: float, left: float | None
+) -> None:
+    seen = without(Look(1.0, share, 0.0), others)
+    assert (seen is None) if left is None else (seen is not None and seen.share == pytest.approx(left))

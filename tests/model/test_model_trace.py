@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 import headrace as hr
+from headrace.engine.events import READ
 from headrace.engine.topology import made_up
-from headrace.engine.trace import READ, Several, Trace
+from headrace.engine.trace import Several, Trace
 from headrace.errors import InvalidOption
 from headrace.model.drawing import CYCLE
 from headrace.model.timeline import Timeline, figures

@@ -59,6 +59,42 @@ def test_each_elastic_stream_stays_on_its_node() -> None:
 
 
 @linux
+@pytest.mark.parametrize("tensors", [False, True], ids=["callable", "onnx"])
+def test_callbacks_and_what_they_start_are_not_bound(tensors: bool, digits: Path) -> None:
+    """A callback runs on the stream that made the result; a thread it starts inherits where it may run."""
+    if len(CPUS) == 1:
+        pytest.skip("one CPU: everything is everywhere")
+    found: list[set[int]] = []
+    told = threading.Event()
+    gate = Gate()
+
+    def callback(_: object) -> None:
+        found.append(affinity())
+        thread = threading.Thread(target=lambda: found.append(affinity()))
+        thread.start()
+        thread.join()
+        told.set()
+
+    def wait(_: object) -> set[int]:
+        gate()
+        return affinity()
+
+    with hr.Engine(topology=a_node_for_each(CPUS[:2])) as engine:
+        if tensors:
+            model = hr.compile_model(digits, scheduler="elastic", engine=engine)
+            future = model.submit(np.zeros((1, 1, 8, 8), np.float32))
+        else:
+            model = hr.compile_model(wait, scheduler="elastic", engine=engine)
+            future = model.submit(0)
+        future.add_done_callback(callback)
+        gate.open()
+        value = future.result(PATIENCE)
+        assert told.wait(PATIENCE)
+    assert tensors or value in [{cpu} for cpu in CPUS[:2]]  # its run was bound
+    assert found == [set(CPUS), set(CPUS)]
+
+
+@linux
 @pytest.mark.parametrize(
     ("scheduler", "machine"),
     [
@@ -221,3 +257,24 @@ def test_elastic_runs_no_two_requests_on_one_node() -> None:
             gate.open()
         for future in futures:
             future.result(PATIENCE)
+
+
+# --- a session's threads ----------------------------------------------------------------------------------------------
+
+
+@linux
+def test_threads_of_a_wide_session_are_kept_off_the_core_of_the_stream_that_runs_it(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if len(CPUS) == 1:
+        pytest.skip("one CPU: everything is there")
+    at = CPUS[0]
+    monkeypatch.setattr("headrace.engine.apart._where", lambda: at)
+    before = threads()
+    with hr.Engine(topology=a_node_for_each(CPUS[:1], width=3)) as engine, hr.compile_model(digits, engine=engine) as m:
+        ours = {thread.native_id for thread in threading.enumerate()}
+        pool = {tid for tid in threads() if tid not in before and tid not in ours}
+        for at in (CPUS[1], CPUS[0]):
+            m(np.zeros((1, 1, 8, 8), np.float32))
+            assert {tid: os.sched_getaffinity(tid) for tid in pool} == {tid: set(CPUS) - {at} for tid in pool}
+        assert len(pool) == 2

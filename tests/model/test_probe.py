@@ -47,6 +47,58 @@ def test_holding_the_lock_is_told_apart_from_letting_go_of_it(run: Callable[[], 
     assert sys.getswitchinterval() == interval
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_thread_that_computes_just_beside_the_run_is_not_taken_for_it(goes_on: bool) -> None:
+    """It rests while is found out how late a thread wakes anyway: how late they are beside the run tells nothing."""
+    go, done, end = threading.Event(), threading.Event(), threading.Event()
+
+    def stranger() -> None:
+        go.wait()
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        done.set()
+        if goes_on:
+            end.wait()
+
+    def innocent() -> None:  # lets go of the lock from beginning to end
+        go.set()
+        done.wait()
+
+    thread = threading.Thread(target=stranger)
+    thread.start()
+    seen = beside(innocent)
+    end.set()
+    thread.join()
+    assert seen is None
+
+
+def test_threads_that_run_the_model_too_are_no_strangers() -> None:
+    go, done = threading.Event(), threading.Event()
+    known: list[int] = []
+    over: list[bool] = []
+
+    def beside_it() -> None:
+        known.append(threading.get_native_id())
+        done.set()
+        go.wait()
+        while not over:
+            pass
+
+    thread = threading.Thread(target=beside_it)
+    thread.start()
+    done.wait()
+
+    def run() -> None:
+        go.set()
+        compute()
+        over.append(True)
+        thread.join()
+
+    seen = beside(run, own=known)
+    assert seen is not None
+
+
 def test_what_the_run_raises_is_raised_and_nobody_is_left_beside_it() -> None:
     with pytest.raises(ZeroDivisionError):
         beside(lambda: 1 / 0)

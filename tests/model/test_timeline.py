@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from headrace.engine.trace import COUNT, DROP, READ, RUN, SUBMIT, Event
+from headrace.engine.events import COUNT, DROP, READ, RUN, SUBMIT, Event
 from headrace.model.timeline import Request, Row, Span, Timeline, busy, figures, timeline_of
 
 ROWS = (Row("s-0", (0, 1)), Row("s-1", (2, 3)))

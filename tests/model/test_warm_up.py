@@ -19,7 +19,7 @@ from headrace.engine.topology import made_up as made_up_machine
 from headrace.model import warm_up as module
 from headrace.model.gil import Gil
 from headrace.model.probe import can_look
-from headrace.model.warm_up import LARGEST, made_up
+from headrace.model.warm_up import LARGEST, WarmUp, made_up
 from headrace.tensor import TensorSpec
 
 Graph = Callable[..., bytes]
@@ -146,7 +146,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_the_model_is_there(engine: hr.
     with hr.compile_model(None, backend="null", engine=engine, scheduler="multi_stream") as model:
         assert model._port is not None
         specs = [TensorSpec("x", np.dtype(np.float32), (1,))]
-        assert module.warm_up([session] * 2, specs, engine, model._port, seconds=0.02) is None
+        assert module.warm_up([session] * 2, specs, engine, model._port, seconds=0.02) == WarmUp()
         assert session.stopped.is_set()
         assert session.runs == 1  # the other stream was not asked any more
         assert model(1) == 1
@@ -175,16 +175,9 @@ def test_a_runtime_that_holds_the_lock_is_found_at_load(holds: bool, naive: bool
     session: Any = Holding(holds)
     with hr.compile_model(None, backend="null", engine=engine) as model:
         specs = [TensorSpec("x", np.dtype(np.float32), (1,))]
-        gil = module.warm_up([session], specs, None if naive else engine, None if naive else model._port, 30.0)
+        gil = module.warm_up([session], specs, None if naive else engine, None if naive else model._port, 30.0).gil
         assert isinstance(gil, Gil)
         assert gil.holds is holds, gil
-
-
-def test_a_model_that_is_compiled_on_a_stream_does_not_wait_for_it(sum_and_difference: bytes, runs: Runs) -> None:
-    with hr.Engine(topology=made_up_machine(1)) as engine:
-        model = engine.push(lambda: hr.compile_model(sum_and_difference, engine=engine)).result(30)
-        assert runs == []
-        model.close()
 
 
 def test_ctrl_c_in_the_warm_up_leaves_no_model_behind(

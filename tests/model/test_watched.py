@@ -35,7 +35,7 @@ class Told:
         self.alone = True
         self.watch = Watch(self.verdicts.append, lambda: self.alone)
 
-    def beside(self, run: Callable[[], object], quiet: object) -> Look:
+    def beside(self, run: Callable[[], object], quiet: object, own: object) -> Look:
         self.looked_at += 1
         began = self.clock.now()
         run()

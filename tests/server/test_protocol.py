@@ -419,3 +419,21 @@ def test_a_chunked_body_is_429_when_it_grows_over_what_may_be_inside() -> None:
         behind.end()
 
     run(main)
+
+
+def test_nothing_is_written_behind_the_last_reply() -> None:
+    """A request that goes over the bridge turns out to be the last; what came behind it had its reply already."""
+
+    async def main() -> None:
+        behind = Behind(lambda x: x)
+        wire = behind.wire()
+        wire.send(post(b"hello", b"Expect: 100-continue", path=b"/nowhere"))
+        wire.send(b"this is no HTTP\r\n\r\n")
+        await until(lambda: wire.closed)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert statuses(wire) == [404]
+        assert not wire.connection._pipeline
+        behind.end()
+
+    run(main)

@@ -314,7 +314,7 @@ def test_it_starts_again_at_once_where_it_was(start: Serve) -> None:
             InvalidOption,
             "--scheduler is one of single_stream, multi_stream, elastic, not 'fast'",
         ),
-        ({"num_cores": 100000, "models": ("served:same",)}, NotEnoughCores, "100000 cores were asked for"),
+        ({"num_cores": 100000, "models": ("served:same",)}, NotEnoughCores, "100,000 cores were asked for"),
     ],
 )
 def test_what_keeps_it_from_starting_is_told_and_leaves_nothing_behind(

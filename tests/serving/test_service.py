@@ -422,3 +422,47 @@ def test_a_service_without_models_stops(caplog: pytest.LogCaptureFixture) -> Non
     caplog.set_level(logging.DEBUG)
     assert Service(1, None).stop(0)
     assert caplog.records == []
+
+
+def test_several_that_are_started_together_are_answered_each(service: Service, offer: Offer) -> None:
+    model = offer(same).served.model
+    answers = Answers()
+    requests = [service.open("m", None, 10) for _ in range(4)]
+    for number, request in enumerate(requests):
+        request.inputs, request.receiver = (number,), answers
+    requests[1].depart()
+    service.start_all(model, requests)
+    answers.wait(3)
+    assert sorted(request.result()[0] for request in answers.delivered) == [0, 2, 3]
+    assert inside(service) == (0, 0)
+
+
+def test_several_that_cannot_be_started_hear_why(
+    service: Service, offer: Offer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = offer(same).served.model
+    answers = Answers()
+    requests = [service.open("m", None, 10) for _ in range(3)]
+    for request in requests:
+        request.inputs, request.receiver = (1,), answers
+
+    def refuses(*_: object) -> None:
+        raise BackendError("not today")
+
+    monkeypatch.setattr(model, "send_all", refuses)
+    service.start_all(model, requests)
+    answers.wait(3)
+    assert [str(request.take_failure()) for request in answers.delivered] == ["not today"] * 3
+    assert inside(service) == (0, 0)
+
+
+def test_several_that_come_to_a_closed_model_hear_it(service: Service, offer: Offer) -> None:
+    model = offer(same).served.model
+    answers = Answers()
+    requests = [service.open("m", None, 10) for _ in range(3)]
+    for request in requests:
+        request.inputs, request.receiver = (1,), answers
+    model.close()
+    service.start_all(model, requests)
+    answers.wait(3)
+    assert all(isinstance(request.take_failure(), Closed) for request in answers.delivered)

@@ -2,10 +2,10 @@
 
 Streams of width 1 share ONE session with one thread each: `run` may be called from many threads, the calling thread is
 the one that computes, and there is one copy of the weights. A stream of width w > 1 has a session of its own with w
-threads: the calling thread and w - 1 of the session's. Streams that are to stay on CPUs of their own have a session
-each, made by a thread that is there: so are its weights. The session's threads are told to stay, and the calling thread
-stays for the length of a run: not longer, because the threads that a callback of the user's starts on it would be bound
-as well, for good.
+threads: the calling thread and w - 1 of the session's, which are kept off the caller's core (`engine/apart`). Streams
+that are to stay on CPUs of their own have a session each, made by a thread that is there: so are its weights. The
+session's threads are told to stay, and the calling thread stays for the length of a run: not longer, because the
+threads that a callback of the user's starts on it would be bound as well, for good.
 
 Idle threads of a session spin for at most 50 us: the default burns most of a core for a few requests a second, and
 sessions beside each other slow each other down. Sessions are made under one lock: making several at once was
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -26,7 +26,8 @@ import numpy as np
 
 from headrace.backends.base import Loaded, LoadOptions, Session, Stop
 from headrace.backends.refusals import explained
-from headrace.engine.binding import made_on
+from headrace.engine.apart import Apart, made_with_threads
+from headrace.engine.binding import made_on, run_on
 from headrace.errors import BackendNotInstalled, InvalidModel, InvalidOption
 from headrace.tensor import Array, TensorSpec
 
@@ -92,26 +93,25 @@ class OnnxRuntimeSession:
         self._session = self._run = None
 
 
-class PinnedSession:
-    """A session whose caller stays on `cpus` while it runs, as the session's own threads do."""
+class WideSession:
+    """One with `threads` of its own, which are kept off its caller's core; with `cpus`, on which all of them stay."""
 
     stoppable = True
 
-    def __init__(self, session: OnnxRuntimeSession, cpus: tuple[int, ...]) -> None:
+    def __init__(self, session: OnnxRuntimeSession, threads: Collection[int], cpus: tuple[int, ...] = ()) -> None:
         self.session, self.cpus, self.stop = session, cpus, session.stop
+        self._apart = Apart(threads)
 
     def run(
         self, inputs: tuple[Array, ...], names: tuple[str, ...] | None = None, stop: Stop | None = None
     ) -> list[Array]:
-        before = os.sched_getaffinity(0)
-        try:
-            os.sched_setaffinity(0, self.cpus)
-        except OSError:  # they were taken from this process after the load
-            return self.session.run(inputs, names, stop)
-        try:
-            return self.session.run(inputs, names, stop)
-        finally:
-            os.sched_setaffinity(0, before)
+        if self.cpus:
+            return run_on(self.cpus, lambda: self._run(inputs, names, stop))
+        return self._run(inputs, names, stop)
+
+    def _run(self, inputs: tuple[Array, ...], names: tuple[str, ...] | None, stop: Stop | None) -> list[Array]:
+        self._apart()
+        return self.session.run(inputs, names, stop)
 
     def close(self) -> None:
         self.session.close()
@@ -133,12 +133,14 @@ class OnnxRuntimeBackend:
             made = shared.get((width, cpus))
             if made is None:
                 allowed = _allowed(cpus)
-                session = made_on(cpus, partial(_make, onnxruntime, source, name, width, allowed))
+                make = partial(_make, onnxruntime, source, name, width, allowed)
+                session, threads = made_with_threads(cpus, make) if width > 1 else (made_on(cpus, make), ())
                 if not sessions:
                     inputs, outputs = _specs(name, session)
-                bare = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
+                made = bare = OnnxRuntimeSession(onnxruntime, session, inputs, outputs)
                 bare.shared = width == 1 and not cpus
-                made = PinnedSession(bare, allowed) if allowed else bare
+                if allowed or threads:
+                    made = WideSession(bare, threads, allowed)
                 if cpus or width == 1:  # wide ones side by side would fight for one session's threads
                     shared[width, cpus] = made
             sessions.append(made)

@@ -27,9 +27,9 @@ from rich.text import Text
 from headrace.backends._onnxruntime import import_runtime
 from headrace.cli.findings import THREAD_SETTINGS, problems
 from headrace.cli.placements import print_placements, streams_of, tree_of
-from headrace.cli.wording import count_of, size_of
 from headrace.engine.topology import Core, Topology, cpu_list, memory_limit, read_topology
 from headrace.version import __version__
+from headrace.wording import count_of, size_of
 
 _DOORS = {"inference": 8080, "management": 8081, "metrics": 8082, "grpc": 8001}
 # They all install the same module, and the one installed last has written over the others.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.cli.wording import count_of, size_of
 from headrace.engine.topology import cpu_list
+from headrace.wording import count_of, size_of
 
 _OPENED = ("inference", "management", "metrics")  # this version has no gRPC door: its port is looked at, no more
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -61,8 +61,9 @@ def _core_problems(cores: Mapping[str, Any]) -> list[str]:
     found = []
     if quota is not None and quota < physical:
         stopped = ", and even that is stopped for a part of every period" if quota < 1 else ""
+        cpus = f"{quota:g} CPU{'' if quota == 1 else 's'}"
         found.append(
-            f"the cgroup quota is {quota:g} CPUs, less than the {count_of(physical, 'core')} here, so {usable} will be "
+            f"the cgroup quota is {cpus}, less than the {count_of(physical, 'core')} here, so {usable} will be "
             f"used{stopped}: if there should be more, raise the container's CPU limit (`docker run --cpus`, Kubernetes "
             "`limits.cpu`), best to a whole number"
         )

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headrace.cli.wording import count_of
 from headrace.engine.placement import plan
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.topology import Core, Topology, cpu_list, grouped
+from headrace.wording import count_of
 
 MOST_ROWS = 24
 _NARROW = 76

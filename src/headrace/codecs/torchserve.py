@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from headrace.codecs.arrays import (
 from headrace.errors import BackendError, InvalidInput
 from headrace.tensor import Array, TensorSpec
 
+_RAW = (bytes, bytearray, memoryview)  # a union would be made anew at each look
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BINARY = "application/octet-stream"
 _TEXT = "text/plain; charset=utf-8"
@@ -38,7 +40,7 @@ _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_
 
 def decode_body(body: bytes, content_type: str | None) -> object:
     """What a handler or a callable is given: parsed JSON, a str, or the bytes as they came."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
+    kind = _kind(content_type)
     if kind == _JSON or (kind == _FORMS[0] and body.lstrip()[:1] in (b"{", b"[")):
         return parse_json(body)
     refuse_form(kind)
@@ -50,9 +52,14 @@ def decode_body(body: bytes, content_type: str | None) -> object:
     return body
 
 
+@lru_cache(64)  # the same few, again and again
+def _kind(content_type: str | None) -> str:
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
 def refuse_form(content_type: str | None) -> None:
     """InvalidInput for a body of form fields, which says what to send instead."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
+    kind = _kind(content_type)
     if kind in _FORMS:
         raise InvalidInput(
             f"form fields are not read in this version ({kind}): send the bytes themselves as the body "
@@ -66,7 +73,7 @@ def encode(value: object) -> tuple[bytes, str]:
     Bytes and text go as they are, everything else as JSON, in which non-finite floats become null. BackendError names
     the type that JSON cannot hold.
     """
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _RAW):
         return bytes(value), _BINARY
     try:
         if isinstance(value, str):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from headrace.engine.future import Future
@@ -88,8 +88,13 @@ class Bundle:
         return [*(() if running is None or running in ended else (running,)), *ended, *self.left.copy()]
 
 
-def deliver(works: Iterable[Work]) -> None:
+def deliver(works: Sequence[Work]) -> None:
     """Tell those who wait for what was completed. One that cannot be delivered costs the others nothing."""
+    first = works[0] if works else None
+    together = getattr(first, "deliver_all", None)
+    if together is not None and all(type(work) is type(first) for work in works):
+        together(works)
+        return
     for work in works:
         try:
             work.deliver()

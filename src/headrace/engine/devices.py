@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from headrace.engine.topology import Topology
 from headrace.errors import DeviceNotFound, InvalidOption
+from headrace.wording import count_of
 
 _FIRST_GPU = ("cuda", "gpu")
 """What people call the first GPU."""
@@ -18,7 +19,7 @@ def devices_of(topology: Topology) -> dict[str, str]:
     """Their names, and what each is."""
     cores = len(topology.usable)
     gpus = {f"cuda:{index}": name for index, name in enumerate(topology.gpus)}
-    return {"cpu": f"{cores} core{'' if cores == 1 else 's'}"} | gpus
+    return {"cpu": count_of(cores, "core")} | gpus
 
 
 def check_devices(asked: str | Sequence[str], topology: Topology) -> None:

@@ -32,6 +32,7 @@ from headrace.counters import Histogram
 from headrace.engine.admission import Budget
 from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
+from headrace.engine.events import COUNT, RUN, SUBMIT
 from headrace.engine.future import Future, Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.rehearsal import Rehearsal
@@ -39,7 +40,7 @@ from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Core
-from headrace.engine.trace import COUNT, RUN, SUBMIT, Several, Trace
+from headrace.engine.trace import Several, Trace
 from headrace.errors import Closed, NotEnoughCores
 
 _log = logging.getLogger("headrace.engine")
@@ -118,7 +119,7 @@ class Dispatch:
     # ---- what the engine and models call
 
     def attach(self, source: Source, masks: Sequence[int], name: str, *, bound: bool = False) -> Port:
-        """Start one stream for each core mask, all pulling from `source`; `bound`: its thread stays on its cores.
+        """Start one stream for each core mask, all pulling from `source`; `bound`: each runs on its own cores.
 
         NotEnoughCores if `masks` were made before another engine took some of these cores.
         """
@@ -257,6 +258,32 @@ class Dispatch:
                 self._follow_up(*follow_up)
         except BaseException:
             self.recover(port, item)
+            raise
+
+    def offer_all(self, port: Port, add: Callable[[Any, float], None], items: Sequence[Any]) -> None:
+        """As `offer`, of several, in their order and in one step."""
+        try:
+            with self.guard.lock:
+                if self._busy or self._shedding is not None or self.guard.trace is not None:
+                    follow_ups = [self._put(port, add, item) for item in items]
+                else:  # as `_put`, without the calls
+                    self._busy = True
+                    try:
+                        now = self.clock.now()
+                        for item in items:
+                            add(item, now)
+                        group = port.group
+                        watched = port.vigilant and group.running and port.typical < SHORT
+                        starts = self._later or (group.idle and not watched)
+                        follow_ups = [self._start(port, now) if starts else None]
+                    finally:
+                        self._busy = False
+            for follow_up in follow_ups:
+                if follow_up is not None:
+                    self._follow_up(*follow_up)
+        except BaseException:
+            for item in items:
+                self.recover(port, item)
             raise
 
     def drain(self, port: Port) -> None:

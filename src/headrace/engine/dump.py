@@ -12,6 +12,7 @@ from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.operations import Operation, OperationSource
 from headrace.engine.stream import Stream
+from headrace.wording import count_of
 
 MOST = 20
 """Of waiting things so many are listed; the others are counted."""
@@ -38,17 +39,18 @@ def _lines(engine: Engine) -> Iterator[str]:
     now = engine.clock.now()
     said = engine.budget.look()
     state = "closed" if engine.closed else "open"
-    yield f"engine, {state}: {len(engine.cores)} cores, {engine._leases.leased} leased"
+    yield f"engine, {state}: {count_of(len(engine.cores), 'core')}, {engine._leases.leased} leased"
     bound = f", {said.nbytes:,} of {said.max_bytes:,} bytes" if said.max_bytes is not None else ""
-    unread = f", {said.unread:,} results charged and not read" if said.unread else ""
-    yield f"  inside: {said.inside:,} of {said.max_count:,}{bound}{unread}; {said.waiting:,} callers wait for room"
+    unread = f", {count_of(said.unread, 'result')} charged and not read" if said.unread else ""
+    callers = f"{count_of(said.waiting, 'caller')} wait{'s' if said.waiting == 1 else ''}"
+    yield f"  inside: {said.inside:,} of {said.max_count:,}{bound}{unread}; {callers} for room"
     for port in (*engine._ports, *engine._leaving):
         yield from _port(port, now)
 
 
 def _port(port: Port, now: float) -> Iterator[str]:
     waits = "; it waits for cores that others use" if port.group.in_line else ""
-    yield f"{port.name}: {len(port.source):,} ready, {port.runs:,} runs ended{waits}"
+    yield f"{port.name}: {len(port.source):,} ready, {count_of(port.runs, 'run')} ended{waits}"
     for stream in (*port.streams, *(each for each in port.former if not each.ended)):
         yield from _stream(stream, now)
     source = port.source

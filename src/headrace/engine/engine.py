@@ -30,6 +30,7 @@ from headrace.engine.topology import Core, Topology
 from headrace.engine.trace import Trace, stop_all
 from headrace.engine.unseen import Unseen, tell
 from headrace.errors import Closed, DeadlineExceeded, InvalidOption, Overloaded, WouldDeadlock
+from headrace.wording import count_of
 
 MAX_OPERATIONS = 1024
 ON_FULL = ("block", "reject", "shed")
@@ -375,8 +376,8 @@ class Engine(Dispatch):
         wait = port.wait(runs)
         if now + wait > deadline:
             raise DeadlineExceeded(
-                f"it could not be started in time: {runs:,} runs wait in front, which is {wait:.3f} s of work, and the "
-                f"deadline is {deadline - now:.3f} s away"
+                f"it could not be started in time: {count_of(runs, 'run')} wait in front, which is {wait:.3f} s of "
+                f"work, and the deadline is {deadline - now:.3f} s away"
             )
 
     def remember(self, future: Future[Any]) -> None:

@@ -21,9 +21,10 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
+from headrace.engine.events import DROP, READ
 from headrace.engine.mailbox import Mailbox
 from headrace.engine.timeouts import check_timeout, seconds_of
-from headrace.engine.trace import DROP, READ, Several, Trace
+from headrace.engine.trace import Several, Trace
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ def replace_streams(
     before that have not ended: see `have_ended`.
 
     `switch()` is called within the step, with the engine's lock held: what it changes is so for every pull of the new
-    streams and for none of the old ones. `bound`: their threads stay on their cores. Closed if the port was detached.
+    streams and for none of the old ones. `bound`: each runs on its own cores. Closed if the port was detached.
     """
     refuse_to_wait_inside(engine.guard)
     with engine.guard.lock:

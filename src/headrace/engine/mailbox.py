@@ -62,6 +62,7 @@ class Hold:
             self._since = 0.0
             boxes, self.boxes = self.boxes, []
             for box in boxes:
+                box.promised = False  # clear first, as everywhere: what is posted from now on is promised anew
                 box.ring()
 
 
@@ -71,6 +72,8 @@ class Mailbox:
         self._items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._armed = False
         self._ticking = False
+        self.promised = False
+        """A stream holds a wake-up back, and will ring: who posts meanwhile need not ask for one."""
         self.waiting = (
             0  # tasks of the loop, which count themselves in and out; like `_drained`, used by the loop's thread alone
         )
@@ -98,6 +101,7 @@ class Mailbox:
             if hold is not None and hold.on:
                 if self not in hold.boxes:
                     hold.boxes.append(self)
+                    self.promised = True
                 return
         self.ring()
 
@@ -111,9 +115,10 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
-    def expect(self) -> None:
-        """A task of the loop is about to wait for a message. It counts itself out of `waiting` when it has it."""
-        self.waiting += 1
+    def expect(self, number: int = 1) -> None:
+        """So many tasks of the loop are about to wait for a message. Each counts itself out of `waiting` when it has
+        it."""
+        self.waiting += number
         if not self._ticking and self.waiting >= MANY:
             self._ticking = True
             self.loop.call_later(TICK, self._tick)

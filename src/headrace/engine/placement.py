@@ -16,6 +16,7 @@ from headrace.engine.scheduler import Scheduler
 from headrace.engine.splitting import clean_counts, l3s_of, nodes_of, split
 from headrace.engine.topology import Core, cpu_list
 from headrace.errors import InvalidOption, NotEnoughCores
+from headrace.wording import are, count_of, up_to
 
 _NAMED = 4
 """How many straddling streams a warning names."""
@@ -60,8 +61,8 @@ def plan(
         parts = _elastic(cores, num_streams)
     elif num_streams is not None and num_streams > len(cores):
         raise InvalidOption(
-            f"num_streams is {num_streams}, but there are {len(cores)} cores and each stream needs one of its own; "
-            f"choose 1 to {len(cores)}, or leave it out for one stream per core"
+            f"num_streams is {num_streams}, but there {are(len(cores))} {count_of(len(cores), 'core')} and each stream "
+            f"needs one of its own; choose {up_to(len(cores))}, or leave it out for one stream per core"
         )
     else:
         parts = split(cores, num_streams or len(cores))
@@ -98,7 +99,7 @@ def warning(scheduler: Scheduler, placements: Sequence[Placement], cores: Sequen
         return None
     used = sum(placement.width for placement in placements)
     found = [
-        f"stream {index} (cores {placement}) straddles {what}"
+        f"stream {index} (core{'' if placement.width == 1 else 's'} {placement}) straddles {what}"
         for index, placement in enumerate(placements)
         if (what := straddles(placement, cores[:used]))
         is not None  # whoever has all of each of those leaves nobody out
@@ -106,26 +107,26 @@ def warning(scheduler: Scheduler, placements: Sequence[Placement], cores: Sequen
     if not found:
         return None
     if len(found) > _NAMED:
-        found[_NAMED:] = [f"and {len(found) - _NAMED} more streams do so"]
+        more = len(found) - _NAMED
+        found[_NAMED:] = [f"and {count_of(more, 'more stream')} {'does' if more == 1 else 'do'} so"]
     return (
-        f"num_streams={len(placements)} on {used} cores: {'; '.join(found)}. A stream that straddles is slower; "
-        f"none does with num_streams = {_ranges(clean_counts(cores[:used]))}"
+        f"num_streams={len(placements)} on {count_of(used, 'core')}: {'; '.join(found)}. A stream that straddles is "
+        f"slower; none does with num_streams = {_ranges(clean_counts(cores[:used]))}"
     )
 
 
 def _elastic(cores: Sequence[Core], num_streams: int | None) -> list[Sequence[Core]]:
     groups = nodes_of(cores)
-    on_each, there_are = "NUMA node", f"{len(groups)} NUMA nodes"
+    on_each, there_are = "NUMA node", count_of(len(groups), "NUMA node")
     if len(groups) == 1:
         groups = l3s_of(cores)
         on_each = "L3 cache (all cores are on one NUMA node)"
-        there_are = f"{len(groups)} L3 cache{'' if len(groups) == 1 else 's'}"
+        there_are = count_of(len(groups), "L3 cache")
     if num_streams is not None and num_streams > len(groups):
-        most = f"1 to {len(groups)}" if len(groups) > 1 else "1"
         raise InvalidOption(
-            f"elastic runs at most one request on each {on_each}, and there {'is' if len(groups) == 1 else 'are'} "
-            f"{there_are} here, but num_streams is {num_streams}; choose {most}, or scheduler='multi_stream' to have "
-            "several requests on one"
+            f"elastic runs at most one request on each {on_each}, and there {are(len(groups))} "
+            f"{there_are} here, but num_streams is {num_streams}; choose {up_to(len(groups))}, or "
+            "scheduler='multi_stream' to have several requests on one"
         )
     # The widest, where not all are wanted: sorting is stable, so of equal ones the first.
     widest = sorted(range(len(groups)), key=lambda index: -len(groups[index]))[:num_streams]

@@ -14,10 +14,10 @@ from itertools import count
 from headrace.counters import Histogram
 from headrace.engine.bundle import deliver
 from headrace.engine.dispatch import Dispatch, Port
+from headrace.engine.events import RUN
 from headrace.engine.future import refuse_to_wait_inside
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
-from headrace.engine.trace import RUN
 from headrace.errors import Closed
 
 

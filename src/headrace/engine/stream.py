@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from headrace.engine.binding import bind
+from headrace.engine.binding import run_on
 from headrace.engine.courtesy import KNOWN, LONG, give_way
 from headrace.engine.future import mark_stream_thread
 from headrace.engine.leases import Lane
@@ -32,8 +32,8 @@ class Stream:
         cpus: Collection[int] | None = None,
         spare: bool = False,
     ) -> None:
-        """`cpus`: where its thread is bound to; None: it goes where the kernel wants it. `spare`: it is none of the
-        port's yet, and sleeps until it is (`handover`)."""
+        """`cpus`: where its thread stays while it runs something; None: anywhere. `spare`: it is not yet the port's,
+        and sleeps until it is (`handover`)."""
         self.port, self.index, self.name = port, index, name
         self.lane: Lane = Lane(port.group, mask, self) if spare else port.group.add_lane(mask, self)
         # Set and read under the engine's lock, once it has started:
@@ -75,10 +75,8 @@ class Stream:
 
     def _loop(self) -> None:
         mark_stream_thread()
-        if self._cpus is not None:
-            bind(self._cpus)
         self.hold = Hold.here()
-        turn, port = self._engine.turn, self.port
+        turn, port, cpus = self._engine.turn, self.port, self._cpus
         done: Work | None = None
         gives_way = False
         while not self.ended:
@@ -90,7 +88,10 @@ class Stream:
                 self.holds = False
                 self._engine.budget.let_go()
             if done is not None:
-                done.run()
+                if cpus is None:
+                    done.run()
+                else:
+                    run_on(cpus, done.run)
             elif not self.ended:
                 self._sleep()
 

@@ -1,61 +1,29 @@
 """A recording of what an engine or one of its models does, and the trace of it that ui.perfetto.dev and
 chrome://tracing draw. Others write it in their own way: a `Write` for each ending of a file's name.
 
-Rule 1: to record is to append to a deque. No lock, no count, no formatting: all of that is done by `stop`.
+Rule 1: to record is to append to a ring (`events`). No lock, no formatting: all of that is done by `stop`.
 Rule 2: the newest `capacity` events are kept, and the trace says how many were forgotten.
 Rule 3: each file is whole or absent.
-Rule 4: no dangling arrows: an arrow begins where a future was submitted that is seen to run, and ends where its
-        outcome was read, or at its last run.
-
-The format is the "Trace Event Format" (JSON). What is special about it is said where it matters.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import re
 import secrets
 import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
+from headrace.engine.events import Event, Ring, of_source
+from headrace.engine.perfetto import dump
 from headrace.engine.timeouts import shown
 from headrace.errors import InvalidOption
 
-SUBMIT, RUN, READ, DROP, COUNT = range(5)
 MOST_EVENTS = 100_000_000
-"""The kinds of events:
-
-(SUBMIT, now, future_id, thread_ident, source)              a future entered; `now` is of the engine's clock, `source`
-                                                            the name of the port it entered by
-(RUN, begun, ended, stream_name, future_ids, name, rows)    one run on one stream; an id for each request of the batch
-(READ, now, future_id, thread_ident)                        somebody read its outcome the first time
-(DROP, now, future_id, why)                                 it ended without being run
-(COUNT, now, waiting, inside, nbytes, streams_running)
-
-`future_id` is `id(future)`, so it may come again: each SUBMIT begins a new life of its id.
-"""
-
-Event = tuple[Any, ...]
-
-COUNTERS = (("waiting", "requests"), ("inside", "requests"), ("held", "bytes"), ("running", "streams"))
-"""Name and unit of what COUNT tells. A counter each: several values of one counter are drawn on one scale, and the
-bytes would flatten the rest."""
-
-PROCESS = 1
-FIRST_TRACK = 2  # a thread with the number of its process is taken for the main thread, and drawn first
-TICKS = 8e6
-"""Times are rounded to eighths of a microsecond: exact in binary, and whole nanoseconds. With any other fraction, a run
-that begins when the one before it ends can overlap it by a nanosecond in the viewer, which then moves it elsewhere."""
-SHORT = 8  # ticks: how long a submit or a read is drawn, where there is room for it
 
 
 class Trace:
@@ -92,7 +60,7 @@ class Trace:
         """When it began, by the engine's clock."""
         self.unfinished: Sequence[str] = ()
         """The streams whose last run still went on when the recording ended."""
-        self._ring = _Ring(capacity)
+        self._ring = Ring(capacity)
         self.record: Callable[[Event], None] = self._ring.append
         self._on_stop = on_stop
         self._claim = threading.Lock()
@@ -157,7 +125,7 @@ class Trace:
         events, dropped = self._ring.look()
         events.sort(key=itemgetter(1))
         if self.source is not None:
-            events = _of_source(events, self.source, frozenset(self.streams))
+            events = of_source(events, self.source, frozenset(self.streams))
         return events, dropped
 
     def _write(self) -> None:
@@ -173,11 +141,6 @@ class Trace:
                 failed = failed or error
         if failed is not None:
             raise failed
-
-
-class Write(Protocol):
-    def __call__(self, trace: Trace, file: BinaryIO) -> None:
-        """Write what `trace` has recorded into `file`."""
 
 
 class Several:
@@ -203,11 +166,15 @@ def stop_all(traces: Iterable[Trace]) -> None:
         raise failed
 
 
+class Write(Protocol):
+    def __call__(self, trace: Trace, file: BinaryIO) -> None:
+        """Write what `trace` has recorded into `file`."""
+
+
 def write_json(trace: Trace, file: BinaryIO) -> None:
     """A trace for Perfetto."""
     events, dropped = trace.recorded()
-    drawn = _trace_events(events, process_name=trace.process_name, streams=trace.streams, dropped=dropped)
-    _dump(drawn, _other_data(dropped), file.write)
+    dump(events, file.write, process_name=trace.process_name, streams=trace.streams, dropped=dropped)
 
 
 def write_packed_json(trace: Trace, file: BinaryIO) -> None:
@@ -229,243 +196,6 @@ def _writer(path: str | os.PathLike[str], writers: Mapping[str, Write] | None) -
     raise InvalidOption(
         f"{os.fspath(path)!r}: what is written follows from how the name ends, and that can be {', '.join(writers)}"
     )
-
-
-def _of_source(events: Iterable[Event], source: str, streams: frozenset[str]) -> list[Event]:
-    """Those of the futures that entered by one port; all are in the order of time. Counters are the whole engine's, and
-    left out."""
-    mine: set[int] = set()  # future ids: each SUBMIT says anew whose one is
-    kept = []
-    for event in events:
-        kind = event[0]
-        if kind == SUBMIT:
-            keep = event[4] == source
-            (mine.add if keep else mine.discard)(event[2])
-        elif kind == RUN:
-            keep = event[3] in streams
-            if keep:
-                mine.update(event[4])
-        else:
-            keep = kind in (READ, DROP) and event[2] in mine
-        if keep:
-            kept.append(event)
-    return kept
-
-
-def chrome_trace(
-    events: Iterable[Event], *, process_name: str, streams: Sequence[str], dropped: int = 0
-) -> dict[str, Any]:
-    """The events as a trace: a dict that `json` can write. Pure."""
-    trace = _trace_events(events, process_name=process_name, streams=streams, dropped=dropped)
-    return {"otherData": _other_data(dropped), "traceEvents": list(trace)}
-
-
-class _Life:
-    """A future from its submit on."""
-
-    __slots__ = ("last_run", "number", "read", "submitted", "waits_until")
-
-    def __init__(self, number: int, submitted: int) -> None:
-        self.number, self.submitted = number, submitted
-        self.waits_until: int | None = None  # the index of the event that ended its waiting, if one did
-        self.last_run: int | None = None  # the index of its last run. There may be several: a batch that failed
-        self.read = False
-
-
-class _Matched:
-    """Events in the order of time, and which of them belong together."""
-
-    def __init__(self, events: Iterable[Event]) -> None:
-        self.events = sorted(events, key=itemgetter(1))
-        self.lives: list[Any] = [None] * len(self.events)  # of each event its life; of a run those of its requests
-        self.callers: dict[int, int] = {}  # thread ident: 0, 1, … in the order they came
-        self.streams: dict[str, None] = {}
-        self.open: dict[int, _Life] = {}  # by future id; in the end, those that are still there
-        self.start = self.events[0][1] if self.events else 0.0
-        self.end = 0
-        for index, event in enumerate(self.events):
-            self._match(index, event)
-        for life in self.open.values():
-            if life.last_run is None:
-                life.waits_until = len(self.events)
-
-    def tick(self, seconds: float) -> int:
-        return round((seconds - self.start) * TICKS)
-
-    def _match(self, index: int, event: Event) -> None:
-        kind, last = event[0], event[1]
-        if kind == SUBMIT:
-            now, future_id, ident = event[1:4]
-            self.callers.setdefault(ident, len(self.callers))
-            self.open[future_id] = self.lives[index] = _Life(index, self.tick(now))
-        elif kind == RUN:
-            last = max(event[1], event[2])
-            self.streams[event[3]] = None
-            mine = self.lives[index] = [life for life in map(self.open.get, event[4]) if life is not None]
-            for life in mine:
-                if life.last_run is None:
-                    life.waits_until = index
-                life.last_run = index
-        elif kind == READ:
-            self.callers.setdefault(event[3], len(self.callers))
-            life = self.open.pop(event[2], None)
-            if life is not None and life.last_run is not None:
-                life.read = True
-                self.lives[index] = life
-        elif kind == DROP:
-            life = self.open.get(event[2])
-            if life is not None and life.last_run is None:
-                life.waits_until = index
-                self.lives[index] = self.open.pop(event[2])
-        self.end = max(self.end, self.tick(last))
-
-
-def _trace_events(
-    events: Iterable[Event], *, process_name: str, streams: Sequence[str], dropped: int
-) -> Iterator[dict[str, Any]]:
-    matched = _Matched(events)
-    names = list(dict.fromkeys([*streams, *sorted(matched.streams, key=_as_people_count)]))
-    stream_tracks = {name: track for track, name in enumerate(names, FIRST_TRACK)}
-    queue = FIRST_TRACK + len(names)
-    caller_tracks = {ident: queue + 1 + place for ident, place in matched.callers.items()}
-
-    if dropped:  # in the name, because that is seen
-        process_name = f"{process_name} (its oldest {dropped:,} events were forgotten)"
-    yield {"ph": "M", "pid": PROCESS, "name": "process_name", "args": {"name": process_name}}
-    for name, track in stream_tracks.items():
-        yield from _named(track, {"name": name})
-    yield from _named(queue, {"name": "queue"})
-    for ident, track in caller_tracks.items():
-        yield from _named(track, {"name": f"caller {track - queue}", "ident": ident})
-
-    # Arrows bind to the slice that is open on their track when they come, so each follows its slice in the file.
-    tick, short = matched.tick, _short_slices(matched)
-    counted: list[Any] = [None] * len(COUNTERS)
-    for index, (event, life) in enumerate(zip(matched.events, matched.lives)):
-        kind, at = event[0], tick(event[1])
-        ts = at / 8
-        if kind == SUBMIT:
-            track = caller_tracks[event[3]]
-            yield _slice("submit", "caller", track, ts, short[index])
-            if life.last_run is not None:
-                yield _arrow("s", life, track, ts)
-            if life.waits_until is not None:
-                yield _waiting("b", life, queue, ts)
-        elif kind == RUN:
-            _, _, ended, stream, future_ids, name, rows = event
-            args = {"rows": rows, "requests": len(future_ids)}
-            if life:
-                args["oldest waited (ms)"] = (at - min(one.submitted for one in life)) / (TICKS / 1e3)
-            track = stream_tracks[stream]
-            yield _slice(name, "run", track, ts, max(0, tick(ended) - at) / 8) | {"args": args}
-            for one in life:
-                if one.waits_until == index:
-                    yield _waiting("e", one, queue, ts)
-                yield _arrow("t" if one.read or one.last_run != index else "f", one, track, ts)
-        elif kind == READ:
-            track = caller_tracks[event[3]]
-            yield _slice("read", "caller", track, ts, short[index])
-            if life is not None:
-                yield _arrow("f", life, track, ts)
-        elif kind == DROP:
-            if life is not None:
-                yield _waiting("e", life, queue, ts)
-            yield {"ph": "i", "s": "t", "pid": PROCESS, "tid": queue, "ts": ts, "cat": "drop", "name": event[3]}
-        elif kind == COUNT:
-            for place, (name, unit) in enumerate(COUNTERS):
-                value = event[2 + place]
-                if value != counted[place]:  # it is drawn as steps: the same again would only make the file longer
-                    counted[place] = value
-                    yield {"ph": "C", "pid": PROCESS, "ts": ts, "name": name, "args": {unit: value}}
-    for life in matched.open.values():
-        if life.waits_until == len(matched.events):
-            yield _waiting("e", life, queue, matched.end / 8)
-
-
-def _named(track: int, args: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield {"ph": "M", "pid": PROCESS, "tid": track, "name": "thread_name", "args": args}
-    yield {"ph": "M", "pid": PROCESS, "tid": track, "name": "thread_sort_index", "args": {"sort_index": track}}
-
-
-def _slice(name: str, category: str, track: int, ts: float, duration: float) -> dict[str, Any]:
-    return {"ph": "X", "pid": PROCESS, "tid": track, "ts": ts, "dur": duration, "cat": category, "name": name}
-
-
-def _arrow(phase: str, life: _Life, track: int, ts: float) -> dict[str, Any]:
-    # An id that is a string is read as hexadecimal. "bp": without it an "f" looks for the next slice, not for its own.
-    arrow = {"ph": phase, "pid": PROCESS, "tid": track, "ts": ts, "cat": "request", "name": "request"}
-    arrow["id"] = hex(life.number)
-    if phase == "f":
-        arrow["bp"] = "e"
-    return arrow
-
-
-def _waiting(phase: str, life: _Life, track: int, ts: float) -> dict[str, Any]:
-    # Waits overlap as they please, and the slices of a thread must nest: so they are asynchronous spans. All have the
-    # same category and name, and so the viewers pack them into one track with as many rows as wait at once, not into a
-    # track for each; the id only joins the two ends.
-    span = {"ph": phase, "pid": PROCESS, "tid": track, "ts": ts, "cat": "waiting", "name": "waiting"}
-    span["id"] = hex(life.number)
-    return span
-
-
-def _short_slices(matched: _Matched) -> list[float]:
-    """How long each submit and each read is drawn, in microseconds: never into the next slice of its track."""
-    durations = [0.0] * len(matched.events)
-    following: dict[int, tuple[int, int]] = {}  # by caller: when its next slice begins, and how long that is
-    for index in range(len(matched.events) - 1, -1, -1):
-        event = matched.events[index]
-        if event[0] in (SUBMIT, READ):
-            at = matched.tick(event[1])
-            begins, ticks = following.get(event[3], (at + SHORT, SHORT))
-            if begins != at:  # those of one moment are equally long: one lies in the other
-                ticks = min(SHORT, begins - at)
-            following[event[3]] = at, ticks
-            durations[index] = ticks / 8
-    return durations
-
-
-def _as_people_count(name: str) -> list[Any]:
-    """Sorts "stream 10" after "stream 9"."""
-    return [int(part) if odd % 2 else part for odd, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _other_data(dropped: int) -> dict[str, Any]:
-    return {"made_by": "headrace", "events_forgotten_at_least": dropped}
-
-
-class _Ring(deque[Any]):
-    """The newest `capacity` events. It counts what it forgets at no cost to those who append: among the events lies a
-    marker that is pushed out once in a lap, and then counts the lap and puts the next marker in."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__(maxlen=capacity + 1)  # and the marker
-        self.laps = 0
-        self.append(_Marker(self))
-
-    def look(self) -> tuple[list[Event], int]:
-        """The events, and how many were forgotten."""
-        while True:
-            try:
-                laps, slots = self.laps, tuple(self)
-                break
-            except RuntimeError:  # somebody recorded meanwhile: it happens only where threads really run at once
-                continue
-        at = next((place for place, slot in enumerate(slots) if type(slot) is _Marker), len(slots))
-        return [*slots[:at], *slots[at + 1 :]], max(0, laps * (self.maxlen or 0) - at)
-
-
-class _Marker:
-    __slots__ = ("_ring",)
-
-    def __init__(self, ring: _Ring) -> None:
-        self._ring = weakref.ref(ring)
-
-    def __del__(self) -> None:
-        ring = self._ring()
-        if ring is not None:  # it was pushed out; otherwise the ring itself is gone
-            ring.laps += 1
-            ring.append(_Marker(ring))
 
 
 def _writable(path: str | os.PathLike[str]) -> Path:
@@ -492,14 +222,3 @@ def _writable(path: str | os.PathLike[str]) -> Path:
 def _part(path: Path) -> Path:
     """A name beside it, for a file that is not whole yet. Opened as any file: others may read it as the umask says."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-
-def _dump(trace: Iterator[dict[str, Any]], other: dict[str, Any], write: Callable[[bytes], object]) -> None:
-    """Piece by piece: the whole would need many times the memory of the events."""
-    dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-    write(f'{{"otherData":{dumps(other)},"traceEvents":['.encode())
-    before = b"\n"
-    while piece := list(islice(trace, 1000)):
-        write(before + dumps(piece)[1:-1].encode())
-        before = b",\n"
-    write(b"\n]}\n")

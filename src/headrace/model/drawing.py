@@ -21,6 +21,7 @@ from typing import Any
 from headrace.engine.topology import cpu_list
 from headrace.errors import InvalidOption
 from headrace.model.timeline import Figures, Request, Timeline, busy, figures
+from headrace.wording import count_of
 
 Colour = tuple[int, int, int]
 Measure = Callable[[str, int], float]
@@ -181,8 +182,10 @@ class _Figure:
             widths = sorted({len(row.cores) for row in rows})
             width = "-".join(map(str, dict.fromkeys((widths[0], widths[-1]))))
             if not self.exchanged:
-                title.append(f"{_count(len(rows), 'stream')} x {width} {'core' if width == '1' else 'cores'}")
-            said = f"{'all' if used == subject.machine else used} of the engine's {_count(subject.machine, 'core')}"
+                title.append(f"{count_of(len(rows), 'stream')} x {width} {'core' if width == '1' else 'cores'}")
+            said = f"{'all' if used == subject.machine else used} of the engine's {count_of(subject.machine, 'core')}"
+            if subject.machine == 1:
+                said = "the engine's only core"
         else:
             said = "in the caller's thread"
         if self.exchanged:
@@ -488,7 +491,7 @@ def _apart(middles: Sequence[float], room: float) -> range:
 
 
 def _said(one: Figures) -> str:
-    said = f"{_count(one.requests, 'request')}, {one.per_second:,.{1 if one.per_second < 1000 else 0}f} requests/s"
+    said = f"{count_of(one.requests, 'request')}, {one.per_second:,.{1 if one.per_second < 1000 else 0}f} requests/s"
     if one.p50 is not None and one.p99 is not None:
         said += f", latency p50 {_time(one.p50)}, p99 {_time(one.p99)}"
     return said
@@ -510,10 +513,6 @@ def _step(least: float) -> float:
     """1, 2 or 5 times a power of ten."""
     power: float = 10.0 ** floor(log10(least))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _darker(colour: Colour) -> Colour:

@@ -5,14 +5,15 @@ Rule 1: a thread that sleeps SLEEP seconds at a time wakes late where another ho
 Rule 2: only what is later than usual counts. Usual is how late it wakes while the model does not run: the timer's own
         slack, and whatever else in the process holds the lock.
 Rule 3: time in the queue for a CPU is not the lock's. The kernel counts it, and it is taken off.
-Rule 4: where somebody else holds the lock for long, nothing is said: theirs and the model's cannot be told apart.
+Rule 4: where somebody else holds the lock for long, nothing is said: theirs and the model's cannot be told apart. Who
+        holds it computes, nearly always: other threads may have held it for as long as they computed, and not longer.
 Rule 5: runs below SHORTEST say nothing: they are over before a sleeper wakes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, median_high
 
 SLEEP = 0.5e-3
@@ -88,6 +89,15 @@ def look(began: float, ended: float, beside: Sequence[Wake], before: Sequence[Wa
             lates.append(0.0)
     held = sum(max(0.0, late - usual) for late in lates) - queued
     return Look(ended - began, min(max(0.0, held), ended - began), median_high(lates) if lates else 0.0)
+
+
+def without(seen: Look, others: float) -> Look | None:
+    """What was seen, without what other threads can have held the lock: they computed, or were about to, for `others`
+    seconds. None where they may be to blame for it."""
+    if seen.share <= TOO_MUCH:
+        return seen
+    rest = replace(seen, held=max(0.0, seen.held - others))
+    return rest if rest.share > TOO_MUCH else None
 
 
 def is_enough(looks: Sequence[Look]) -> bool:

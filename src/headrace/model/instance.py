@@ -84,8 +84,12 @@ class LocalInstance:
                 outputs = (
                     run(request.inputs, request.names) if stop is None else run(request.inputs, request.names, stop)
                 )
-                if self._gives_one and type(outputs) is list and len(outputs) == 1 and type(outputs[0]) is np.ndarray:
-                    request.outcome = outputs  # as `_checked` would say: this is the hot path
+                if (  # as `_checked` would say: this is the hot path
+                    type(outputs) is list
+                    and len(outputs) == self._outputs
+                    and (not self._tensors or (self._gives_one and type(outputs[0]) is np.ndarray))
+                ):
+                    request.outcome = outputs
                 else:
                     request.outcome = self._checked(outputs)
         except HeadraceError as error:  # a callable may say itself what is wrong: InvalidInput, Overloaded

@@ -17,12 +17,13 @@ from headrace.counters import Histogram
 from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
+from headrace.engine.events import RUN, SUBMIT
 from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
 from headrace.engine.timeouts import check_timeout, is_number, until_of
-from headrace.engine.trace import RUN, SUBMIT, Trace
+from headrace.engine.trace import Trace
 from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
 from headrace.model.batcher import Batcher, Meter
 from headrace.model.forms import CallableForms, Forms, Read, TensorForms
@@ -35,10 +36,12 @@ from headrace.model.run import Requests
 from headrace.model.statistics import ModelMeasures, ModelStatistics
 from headrace.model.timeline import CALLER
 from headrace.model.warm_up import warm_up
+from headrace.model.warm_up_later import WarmUpLater
 from headrace.model.watched import Watch, WatchedInstance
 from headrace.model.working_set import WorkingSet, kind_of
 from headrace.sizes import nbytes_of
 from headrace.tensor import TensorSpec
+from headrace.wording import count_of
 
 if TYPE_CHECKING:
     from headrace.model.rescheduling import Origin
@@ -134,6 +137,7 @@ class Model(Owner):
         self._to_close = list(self._instances)
         self.rescheduling = threading.RLock()  # one after the other. Taken before the engine's
         self.helpers: list[threading.Thread] = []  # that wait for former streams
+        self._later: WarmUpLater | None = None
         self.traced: Trace | None = None  # while it is
         self._port: Port | None = None if crew is None else crew.port
         if engine is not None and crew is None:
@@ -324,11 +328,12 @@ class Model(Owner):
         takes = "; ".join(map(str, self.inputs)) if self.inputs is not None else "anything"
         state = " closed" if self._closed else ""
         if self.crew is not None:
-            return f"<Model {self.name} on {self.backend}, {len(self.crew)} worker processes: anything{state}>"
-        streams = len(self.placements) or 1
+            workers = count_of(len(self.crew), "worker")
+            return f"<Model {self.name} on {self.backend}, {workers}: anything{state}>"
+        streams = count_of(len(self.placements) or 1, "stream")
         if self.gil is not None and self.gil.holds:
             state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
-        return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams} streams: {takes}{state}>"
+        return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams}: {takes}{state}>"
 
     @property
     def max_batch_size(self) -> int:
@@ -351,8 +356,20 @@ class Model(Owner):
     def warm_up(self) -> None:
         """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
         runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
-        if self.inputs is not None and not on_a_stream():  # there it would wait for itself
-            self._judge(warm_up(self.sessions, self.inputs, self.engine, self._port))
+        if self.inputs is None:
+            return
+        left: Sequence[int] = range(len(self.placements))
+        if not on_a_stream():  # there it would wait for itself
+            done = warm_up(self.sessions, self.inputs, self.engine, self._port)
+            self._judge(done.gil)
+            left = done.left
+        if left and self.engine is not None:
+            _log.info(
+                "%s: its cores are busy; it is warmed up when they are free, if no request comes first", self.name
+            )
+            sessions = [(self.sessions[index], self.placements[index].mask) for index in left]
+            counts = self._batcher.counts
+            self._later = WarmUpLater(self.engine, sessions, self.inputs, self.name, lambda: not counts.submitted)
 
     # ---- what `rescheduling` calls
 
@@ -378,6 +395,17 @@ class Model(Owner):
             self._run_here(pending)
         else:
             self.engine.offer(self._port, self._batcher.add, pending)
+
+    def send_all(self, requests: Sequence[Pending]) -> None:
+        """As `send`, of several that came together."""
+        if self._closed or self.engine is None or self._port is None:
+            for request in requests:
+                self.send(request)
+            return
+        if self._joins_rows:
+            for request in requests:
+                self._make_joinable(request)
+        self.engine.offer_all(self._port, self._batcher.add, requests)
 
     def measure(self) -> None:
         """Keep histograms from now on, for `measures`. They cost a request about 0.3 us."""
@@ -480,6 +508,8 @@ class Model(Owner):
             raise Closed(f"model {self.name} is closed")
 
     def _end(self, drain: bool) -> None:
+        if self._later is not None:
+            self._later.close()
         if self.engine is not None and self._port is not None:
             if drain:
                 self.engine.drain(self._port)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from headrace.engine.trace import DROP, RUN, SUBMIT, Event
+from headrace.engine.events import DROP, RUN, SUBMIT, Event
 
 CALLER = "caller"
 """What a trace calls the stream of the naive scheduler."""

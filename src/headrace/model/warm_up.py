@@ -3,13 +3,15 @@
 Rule 1: each stream runs the model itself, on its thread and its cores: memory is allocated where it will be used.
 Rule 2: inputs are made up: free dimensions are 1. A model that does not take them has no warm-up; that is no failure.
         A full batch is not tried: its first run takes a few per cent longer, and as much memory as it may never need.
-Rule 3: all of it takes SECONDS at most. What has not begun by then does not; what runs is stopped, where it can be.
+Rule 3: all of it takes SECONDS at most. What has not begun by then is done later (`warm_up_later`); what runs is
+        stopped, where it can be.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Timer
 from time import perf_counter
 
@@ -32,27 +34,37 @@ TRIES = 10
 _log = logging.getLogger("headrace.model")
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """What came of it."""
+
+    gil: Gil | None = None
+    """None: nothing was seen that says something."""
+    left: tuple[int, ...] = ()
+    """The streams that have not run it, because others had their cores."""
+
+
 def warm_up(
     sessions: Sequence[Session],
     inputs: Sequence[TensorSpec],
     engine: Engine | None,
     port: Port | None,
     seconds: float = SECONDS,
-) -> Gil | None:
-    """Run the model once on each stream, and a few times more to look at it. None where that says nothing.
+) -> WarmUp:
+    """Run the model once on each stream, and a few times more to look at it.
 
     `engine` None: in the caller. Raises nothing.
     """
     values = made_up(inputs)
     if values is None:
-        return None
+        return WarmUp()
     until = perf_counter() + seconds
     if engine is None or port is None:
-        first = _Run(sessions[0], values)
+        first = FirstRun(sessions[0], values)
         first()
-        return _looked_at(first, until, _in_the_caller) if first.is_telling else None
+        return WarmUp(_looked_at(first, until, _in_the_caller) if first.is_telling else None)
 
-    def on(stream: Stream, run: _Run) -> bool:
+    def on(stream: Stream, run: FirstRun) -> bool:
         """Have `stream` do `run`. False where that took too long, or the model does not run."""
         left, ended = until - perf_counter(), False
         try:
@@ -62,12 +74,14 @@ def warm_up(
                 run.stop()
         return ended and run.error is None
 
-    runs = [_Run(session, values) for session in sessions]
+    runs = [FirstRun(session, values) for session in sessions]
     if not all(on(stream, run) for stream, run in zip(port.streams, runs)):
-        error = next((run.error for run in runs if run.error is not None), None)
-        _log.debug("%s is not warmed up: %s", port.name, error or f"it takes longer than {seconds} s")
-        return None
-    return _looked_at(runs[0], until, lambda run: on(port.streams[0], run)) if runs[0].is_telling else None
+        failed = next((run for run in runs if run.began and (run.error is not None or not run.ended)), None)
+        if failed is not None:
+            _log.debug("%s is not warmed up: %s", port.name, failed.error or f"it takes longer than {seconds} s")
+            return WarmUp()
+        return WarmUp(left=tuple(index for index, run in enumerate(runs) if not run.began))
+    return WarmUp(_looked_at(runs[0], until, lambda run: on(port.streams[0], run)) if runs[0].is_telling else None)
 
 
 def warm_up_beside(
@@ -83,13 +97,15 @@ def warm_up_beside(
         if values is None or left <= 0 or id(session) in tried:
             continue
         tried.add(id(session))
-        run = _Run(session, values)
+        run = FirstRun(session, values)
         too_long = Timer(left, run.stop)
         too_long.daemon = True
         too_long.start()
         leased(engine, mask, run, left, f"{name} warms up")
         too_long.cancel()
         too_long.join()
+        if not run.began:
+            _log.info("%s: a new stream is not warmed up, its cores were busy for %g s", name, SECONDS)
 
 
 def made_up(inputs: Sequence[TensorSpec]) -> tuple[Array, ...] | None:
@@ -114,12 +130,13 @@ def _count(shape: tuple[int, ...]) -> int:
     return count
 
 
-class _Run:
+class FirstRun:
     """One stream's run, done as often as it is called."""
 
     def __init__(self, session: Session, inputs: tuple[Array, ...]) -> None:
         self._session, self._inputs = session, inputs
         self._stop = Stop() if getattr(session, "stoppable", False) else None
+        self.began = self.ended = False
         self.error: BaseException | None = None
         self.seconds = 0.0
 
@@ -128,7 +145,7 @@ class _Run:
         return self.error is None and self.seconds >= SHORTEST and can_look()
 
     def __call__(self) -> None:
-        began = perf_counter()
+        began, self.began = perf_counter(), True
         try:
             if self._stop is None:
                 self._session.run(self._inputs)
@@ -137,6 +154,11 @@ class _Run:
         except BaseException as error:
             self.error = error
         self.seconds = perf_counter() - began
+        self.ended = True
+
+    def forget(self) -> None:
+        """It is not done again: what was made up for it may be large."""
+        self._inputs = ()
 
     def stop(self) -> None:
         if self._stop is not None:
@@ -145,10 +167,10 @@ class _Run:
                 self._session.stop(self._stop.handle)  # type: ignore[attr-defined]
 
 
-class _LookedAt(_Run):
+class _LookedAt(FirstRun):
     """Another run's, with a look at it."""
 
-    def __init__(self, run: _Run, looks: list[Look]) -> None:
+    def __init__(self, run: FirstRun, looks: list[Look]) -> None:
         super().__init__(run._session, run._inputs)
         self._looks = looks
 
@@ -158,12 +180,12 @@ class _LookedAt(_Run):
             self._looks.append(seen)
 
 
-def _in_the_caller(run: _Run) -> bool:
+def _in_the_caller(run: FirstRun) -> bool:
     run()
     return run.error is None
 
 
-def _looked_at(run: _Run, until: float, do: Callable[[_Run], bool]) -> Gil | None:
+def _looked_at(run: FirstRun, until: float, do: Callable[[FirstRun], bool]) -> Gil | None:
     looks: list[Look] = []
     tries = 0
     while tries < TRIES:

@@ -31,6 +31,7 @@ class Watch:
         self._decided, self._alone = decided, alone
         self._lock = threading.Lock()
         self._inside = 0
+        self._threads: set[int] = set()  # that have run the model, by the kernel's ids
         self._runs = 0
         self._long = 0  # so many more runs may be looked at, since one took long enough to tell
         self._looking = False
@@ -41,6 +42,7 @@ class Watch:
     def run(self, run: Callable[[], object]) -> None:
         with self._lock:
             self._inside += 1
+            self._threads.add(threading.get_native_id())
             looks = self._long > 0 and not self._looking and not self._over and self._alone()
             self._looking = self._looking or looks
             self._long -= looks
@@ -66,7 +68,7 @@ class Watch:
 
     def _look(self, run: Callable[[], object]) -> None:
         # Beside another run of this model the usual cannot be seen: that one may be what makes everybody late.
-        seen = beside(run, lambda: self._inside == 1)
+        seen = beside(run, lambda: self._inside == 1, tuple(self._threads))
         if seen is None:
             self._spoilt += 1
         else:

@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from headrace.server.refusing import refusal
-from headrace.server.reply import next_request_id, status_line
+from headrace.server.reply import next_number, request_id, status_line
 
 if TYPE_CHECKING:
     from headrace.server.exchange import Exchange
@@ -139,8 +139,8 @@ class Bridge:
                 _log.exception("%r failed after its reply had begun", exchange.path)
                 connection.abort()  # the client must not take what it has for all of it
             elif not self._left:
-                request_id = next_request_id()
-                connection.answer(exchange, refusal(error, exchange.path, request_id), request_id)
+                number = next_number()
+                connection.answer(exchange, refusal(error, exchange.path, request_id(number)), number)
         finally:
             self.over = True
             self._parts.clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.errors import TooLarge
 from headrace.server.head import Head
+from headrace.server.heads import Known
 from headrace.serving.inflight import InFlight
 from headrace.serving.served import Served
 
@@ -26,34 +27,36 @@ class Exchange:
 
     `out` is the reply's bytes (with `rest`, if its body is large), None until it is there. `last`: the connection ends
     after it. `complete`: its body has come in. `served`: the model it is for, once that is known. `began`: when its
-    headers had come, and `since`: when its decoding began, where somebody wants to know. `target`: as it was sent.
+    headers had come; `since`: when its decoding began; `decoding`, `encoding`: the seconds that took; all where
+    somebody wants to know, else 0. `target`: as it was sent.
     """
 
     __slots__ = (
-        "began", "bridge", "complete", "connection", "context", "decoded", "head", "inside", "last", "method", "old",
-        "out", "parts", "path", "rest", "route", "served", "since", "size", "stage", "target",
+        "began", "bridge", "complete", "connection", "context", "decoded", "decoding", "encoding", "head", "inside",
+        "last", "method", "old", "out", "parts", "path", "rest", "route", "served", "since", "size", "stage", "target",
     )  # fmt: skip
+
+    head: Head | None
+    route: Route | None
+    inside: InFlight | None
+    served: Served | None
+    bridge: Bridge | None
+    parts: list[bytes]
+    context: Any
+    decoded: Any
+    out: bytes | None
 
     def __init__(self, connection: Connection, method: str, path: str, last: bool, old: bool) -> None:
         self.connection = connection
         self.method, self.path = method, path
         self.last, self.old = last, old  # old: HTTP/1.0
-        self.head: Head | None = None
-        self.route: Route | None = None
-        self.inside: InFlight | None = None
-        self.served: Served | None = None
+        # Several to a statement, because this is the hot path: their types are told above.
         self.began = 0.0 if connection.front.traffic is None else monotonic()
-        self.since = 0.0
-        self.target = b""
-        self.bridge: Bridge | None = None
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.stage = OVER
-        self.complete = False
-        self.context: Any = None
-        self.decoded: Any = None
-        self.out: bytes | None = None
-        self.rest = b""
+        self.since = self.decoding = self.encoding = 0.0
+        self.head = self.route = self.inside = self.served = self.bridge = self.context = self.decoded = self.out = None
+        self.target = self.rest = b""
+        self.parts = []
+        self.size, self.stage, self.complete = 0, OVER, False
 
     def open(self, head: Head, route: Route) -> None:
         """Its headers are here. Pin a model and hold a permit for its body, or raise why not."""
@@ -80,20 +83,32 @@ class Exchange:
             inside.permit.grow(len(part))
         self.parts.append(part)
 
+    def take_whole(self, known: Known, body: bytes) -> None:
+        """All of it is here, and its head has been let in before: as `open`, `take` and `go`, in one."""
+        self.head, self.target, self.size = known.head, known.target, known.length
+        self.route = route = known.route
+        self.complete = True
+        self.inside = inside = self.connection.front.service.open(route.name, route.version, known.length)
+        self.served = inside.served
+        self._have(body)
+
     def go(self) -> None:
         """Its body is here: have it decoded and run. Raises what is wrong with it."""
-        parts, inside, route = self.parts, self.inside, self.route
-        assert inside is not None
+        parts, self.parts = self.parts, []
+        self._have(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _have(self, body: bytes) -> None:
+        served, route = self.served, self.route
+        assert served is not None
         assert route is not None
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.parts = []
-        if inside.served.measures is not None:
+        self.stage = COMING
+        if served.measures is not None:
             self.since = monotonic()
-        if route.door.heavy(inside.served, len(body)):
+        if route.door.heavy(served, len(body)):
             self.stage = DECODING
             self.connection.front.codec.submit(self._decode, body)
         else:
-            self._start(route.door.decode(inside.served, body, self.head))  # type: ignore[arg-type]
+            self._start(route.door.decode(served, body, self.head))  # type: ignore[arg-type]
 
     def _decode(self, body: bytes) -> None:
         """On the codec thread."""
@@ -106,8 +121,8 @@ class Exchange:
         self.connection.front.box.post(_decoded, self)
 
     def _start(self, decoded: tuple[tuple[Any, ...], tuple[str, ...] | None, Any]) -> None:
-        assert self.served is not None
-        self.served.has_decoded(self.since)
+        if self.since:
+            self.decoding = monotonic() - self.since
         self.decoded = decoded
         front = self.connection.front
         if front.box.waiting:
@@ -125,9 +140,21 @@ class Exchange:
         front.box.expect()
         front.service.start(inside, inputs, self.deliver, names)
 
+    def prepare(self) -> InFlight:
+        """The first half of `start`: for `Service.start_all`. It has been counted by `expect`."""
+        inside = self.inside
+        assert inside is not None
+        (inside.inputs, inside.names, self.context), self.decoded = self.decoded, None
+        inside.receiver = self.deliver
+        self.stage = RUNNING
+        return inside
+
     def deliver(self, _: InFlight) -> None:
         """On the stream."""
-        self.connection.front.box.post(_answered, self)
+        box = self.connection.front.box
+        box._items.append((_answered, self))  # as `post`, without the call
+        if not (box._armed or box.promised):
+            box.announce()
 
     def drop(self) -> None:
         """Nobody waits for it any more: work that has not begun is never run, and its permit goes back."""
@@ -177,14 +204,18 @@ def _answered(exchange: Exchange) -> None:
     exchange.inside = None  # which knows `deliver`, and so this
     assert inside is not None
     assert route is not None
-    failure = inside.take_failure()
-    if failure is not None:  # not raised, as above
-        connection.refuse(exchange, failure)
+    if inside._error is not None:
+        failure = inside.take_failure()
+        assert failure is not None
+        connection.refuse(exchange, failure)  # not raised, as above
     else:
         try:
-            served, outputs, began = inside.served, inside.result(), monotonic()
-            reply = route.door.encode(served, outputs, exchange.context)
-            served.has_encoded(began)
+            if exchange.since:
+                began = monotonic()
+                reply = route.door.encode(inside.served, inside._value, exchange.context)
+                exchange.encoding = monotonic() - began
+            else:
+                reply = route.door.encode(inside.served, inside._value, exchange.context)
         except Exception as error:
             connection.refuse(exchange, error)
         else:

@@ -11,15 +11,18 @@ from concurrent.futures import Executor
 
 from headrace.engine.mailbox import Mailbox
 from headrace.errors import Closed
+from headrace.model.model import Model
 from headrace.server.app import App
 from headrace.server.asgi import Receive, Scope, Send
 from headrace.server.door import Route
 from headrace.server.exchange import READY, Exchange
+from headrace.server.heads import Heads
 from headrace.server.limits import Limits, Watch
 from headrace.server.protocol import Connection
 from headrace.server.routes import TOLD, route
 from headrace.server.target import path_of
 from headrace.server.traffic import Traffic
+from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
 
 ROUTES = 1000
@@ -58,6 +61,8 @@ class Front:
         self._turned_away = 0
         self._ready: list[Exchange] = []
         self._routes: dict[bytes, tuple[str, Route | None]] = {}
+        self.heads: Heads = {}
+        """What is known of heads that came before; of the app's own routes none."""
         self._nobody = asyncio.Event()
 
     def open(self) -> None:
@@ -106,13 +111,14 @@ class Front:
 
     def _start_ready(self) -> None:
         ready, self._ready = self._ready, []
+        together: dict[Model, list[InFlight]] = {}
         for exchange in ready:
             if exchange.stage == READY:
-                try:
-                    exchange.start()
-                except Exception as error:
-                    exchange.connection.refuse(exchange, error)
-                    exchange.connection.flush()
+                request = exchange.prepare()
+                together.setdefault(request.served.model, []).append(request)
+        for model, requests in together.items():
+            self.box.expect(len(requests))
+            self.service.start_all(model, requests)
 
     async def drain(self, timeout: float) -> None:
         """End every connection: idle ones now, the others with their last reply, at most `timeout` seconds from now."""

@@ -56,5 +56,10 @@ class Head:
                 raise InvalidInput(f"Content-Encoding {value.decode('latin-1')!r:.40} is not read in this version")
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the body is simply there, as long as was said."""
+        return not (self.chunked or self.upgrades or self.expects is not None or self.content_length is None)
+
+    @property
     def has_body(self) -> bool:
         return self.chunked or bool(self.content_length)

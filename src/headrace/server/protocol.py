@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -22,9 +23,10 @@ from headrace.errors import Closed, TooSlow
 from headrace.server.bridge import Bridge
 from headrace.server.exchange import COMING, OVER, Exchange
 from headrace.server.head import Head
+from headrace.server.heads import END, LONGEST, Known, learn, size_of_head
 from headrace.server.limits import DISCARDED, LINGER, PIPELINED, SLICE
 from headrace.server.refusing import ends_the_connection, refusal
-from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, headers_of, next_request_id
+from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, bytes_of, next_number, request_id
 from headrace.server.routes import tell
 from headrace.server.status import ConnectionEnds
 from headrace.server.traffic import LEFT
@@ -44,9 +46,9 @@ class _Ended(Exception):
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase", "_pipeline",
-        "_resumed", "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed", "_unsent",
-        "front", "limits",
+        "_before", "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase",
+        "_pipeline", "_resumed", "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed",
+        "_unsent", "front", "limits",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -67,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._resumed = False  # the parser is fed a head of ours
         self._turned_away = False
         self._target = b""
+        self._before = b""  # the head of the last request that came in one piece
         self._headers: list[tuple[bytes, bytes]] = []
         self._size = self._came = 0  # bytes of the headers: of those that are whole; of all that came
 
@@ -84,7 +87,7 @@ class Connection(asyncio.Protocol):
         for exchange in pipeline:
             exchange.drop()
             if exchange.out is None:
-                self._tell(exchange, LEFT, 0, "")
+                self._tell(exchange, LEFT, 0, next_number())
         self.front.left(self, self._turned_away)
 
     def data_received(self, data: bytes) -> None:
@@ -93,7 +96,16 @@ class Connection(asyncio.Protocol):
         if self._unfed is not None:
             self._unfed = memoryview(bytes(self._unfed) + data)
         elif len(data) <= SLICE:
-            self._feed(data)
+            if self._phase == IDLE and not self._stopping:
+                end = data.find(END, 0, LONGEST)
+                known = self.front.heads.get(data[:end]) if end > 0 else None
+                if known is not None and len(data) - end == known.length + len(END):
+                    self._take_whole(known, data[end + len(END) :])
+                else:
+                    self._feed(data)
+                    self._learn(data)
+            else:
+                self._feed(data)
             if len(self._pipeline) >= PIPELINED:
                 self.hold()
         else:
@@ -209,6 +221,31 @@ class Connection(asyncio.Protocol):
 
     # ---- bytes in
 
+    def _take_whole(self, known: Known, body: bytes) -> None:
+        """A request of one piece, with a head that is known: as what the parser calls, one after the other."""
+        exchange = Exchange(self, known.method, known.path, False, False)
+        self._pipeline.append(exchange)
+        try:
+            exchange.take_whole(known, body)
+        except Exception as error:
+            self.refuse(exchange, error)
+
+    def _learn(self, data: bytes) -> None:
+        """What was parsed is the head of `data`, if that was one request of one piece."""
+        if self._phase != IDLE or self._ended or len(self._pipeline) == 0:
+            return
+        exchange = self._pipeline[-1]
+        head, route = exchange.head, exchange.route
+        if head is None or route is None or exchange.inside is None or not head.is_plain or exchange.old:
+            return
+        size = size_of_head(data, exchange.size)
+        if size and head.content_length == exchange.size:
+            raw = data[:size]
+            if raw == self._before:
+                known = Known(exchange.method, exchange.path, exchange.target, head, route, exchange.size)
+                learn(self.front.heads, raw, known)
+            self._before = raw
+
     def _feed_slices(self) -> None:
         """Parse what has come, as far as the pipeline has room."""
         while (unfed := self._unfed) is not None and not self._ended:
@@ -307,46 +344,44 @@ class Connection(asyncio.Protocol):
     # ---- replies out
 
     def answer(
-        self,
-        exchange: Exchange,
-        reply: Reply,
-        request_id: str | None = None,
-        error: BaseException | None = None,
+        self, exchange: Exchange, reply: Reply, number: int | None = None, error: BaseException | None = None
     ) -> None:
         """`reply` is what `exchange` is told, once it is its turn: `flush`. `error`: it is a refusal, for that."""
         if not exchange.complete:
             self.leave_unread(exchange)
-        says = CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP
-        request_id = request_id or next_request_id()
-        out = headers_of(reply, request_id, says)
+        if number is None:
+            number = next_number()
+        body = reply.body
         if self.front.traffic is not None:
-            self._tell(exchange, reply.status, 0 if exchange.method == "HEAD" else len(reply.body), request_id, error)
-        if exchange.method != "HEAD":
-            if len(reply.body) > LARGE:
-                exchange.rest = reply.body
-            else:
-                out += reply.body
-        exchange.out = out
+            self._tell(exchange, reply.status, 0 if exchange.method == "HEAD" else len(body), number, error)
+        if exchange.method == "HEAD":
+            body = b""
+        elif len(body) > LARGE:
+            body, exchange.rest = b"", body
+        exchange.out = bytes_of(reply, number, CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP, body)
 
     def refuse(self, exchange: Exchange, error: BaseException) -> None:
         exchange.drop()
         if ends_the_connection(error) or exchange.head is None:
             exchange.last = self._ended = True
-        request_id = next_request_id()
-        self.answer(exchange, refusal(error, exchange.path, request_id, exchange.served), request_id, error)
+        number = next_number()
+        self.answer(exchange, refusal(error, exchange.path, request_id(number), exchange.served), number, error)
 
     def _tell(
-        self, exchange: Exchange, status: int, sent: int, request_id: str, error: BaseException | None = None
+        self, exchange: Exchange, status: int, sent: int, number: int, error: BaseException | None = None
     ) -> None:
         """Whoever counts and logs. What goes through the app is told of by the app."""
         traffic = self.front.traffic
         if traffic is None or exchange.bridge is not None:
             return
-        began = exchange.began
-        traffic.answered(exchange.served, status, exchange.size, sent, began, error)
+        began, served = exchange.began, exchange.served
+        if error is None and status != LEFT and served is not None and served.measures is not None:  # most are
+            served.measures.add(status, exchange.size, sent, monotonic() - began, exchange.decoding, exchange.encoding)
+        else:
+            traffic.answered(served, status, exchange.size, sent, began, error, exchange.decoding, exchange.encoding)
         if traffic.access is not None:
             target = exchange.target.decode("latin-1") or exchange.path
-            traffic.log(self.client, exchange.method, target, status, sent, began, request_id or next_request_id())
+            traffic.log(self.client, exchange.method, target, status, sent, began, request_id(number))
 
     @property
     def client(self) -> tuple[str, int] | None:
@@ -366,6 +401,15 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Write the replies that stand at the head of the pipeline."""
         pipeline = self._pipeline
+        if len(pipeline) == 1 and not self._stopping and not self._held and self._phase == IDLE:
+            exchange = pipeline[0]  # what happens most
+            if exchange.out is not None and not exchange.last and not exchange.rest:
+                pipeline.popleft()
+                self._transport.write(exchange.out)
+                self._since = self.front.watch.now
+                return
+        if self._phase >= LINGERING:
+            return
         writes: list[bytes] = []
         last = False
         while pipeline and not last:
@@ -387,6 +431,11 @@ class Connection(asyncio.Protocol):
             self.go_on(pipeline[0])
         if last or (self._stopping and not pipeline and self._exchange is None):
             self._end()
+            while pipeline:  # came behind the one that turned out to be the last: its client is told to send it again
+                exchange = pipeline.popleft()
+                exchange.drop()
+                if exchange.out is None:
+                    self._tell(exchange, LEFT, 0, next_number())
         elif self._held:
             self.release()
         if not pipeline and self._phase == IDLE:

@@ -7,6 +7,7 @@ formatting of bytes.
 from __future__ import annotations
 
 from http import HTTPStatus
+from itertools import count
 from uuid import uuid4
 
 # What MMS and TorchServe send with every answer.
@@ -19,17 +20,21 @@ LARGE = 64 * 1024
 """Bytes from which a body is not copied behind its headers."""
 # A UUID is made once; each request counts on in its last twelve digits. uuid4 for each would cost more than routing.
 _prefix = str(uuid4())[:24]
-_count = int(uuid4()) & 0xFFFF_FFFF
+_numbers = count(int(uuid4()) & 0xFFFF_FFFF)
+next_number = _numbers.__next__
+"""Of the request that is answered next; `request_id` makes its id of it, where somebody reads that."""
 _reasons = {status.value: status.phrase.encode() for status in HTTPStatus}
 _blocks: dict[tuple[int, bytes, bytes], bytes] = {}
 KEEP, CLOSE, KEEP_1_0 = b"", b"connection: close\r\n", b"connection: keep-alive\r\n"
 """What is said of the connection. One that stays is only mentioned to a client of HTTP/1.0."""
 
 
+def request_id(number: int) -> str:
+    return f"{_prefix}{number & 0xFFFF_FFFF_FFFF:012x}"
+
+
 def next_request_id() -> str:
-    global _count
-    _count += 1
-    return f"{_prefix}{_count & 0xFFFF_FFFF_FFFF:012x}"
+    return request_id(next_number())
 
 
 class Reply:
@@ -49,15 +54,23 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, _reasons.get(status, b"-"))
 
 
-def headers_of(reply: Reply, request_id: str, connection: bytes) -> bytes:
-    """The reply's bytes up to its body. `connection` is one of KEEP, CLOSE and KEEP_1_0."""
-    key = (reply.status, reply.content_type, connection)
-    block = _blocks.get(key)
-    if block is None:
-        always = b"".join(b"%b: %b\r\n" % header for header in ALWAYS)
-        content_type = b"content-type: %b\r\n" % reply.content_type
-        block = status_line(reply.status) + content_type + always + connection + b"x-request-id: "
-        if len(_blocks) < 1000:  # a door that makes up content types must not fill the memory
-            _blocks[key] = block
-    more = b"".join(b"%b: %b\r\n" % header for header in reply.headers) if reply.headers else b""
-    return b"%b%b\r\n%bcontent-length: %d\r\n\r\n" % (block, request_id.encode(), more, len(reply.body))
+def bytes_of(reply: Reply, number: int, connection: bytes, body: bytes) -> bytes:
+    """The reply's headers, and `body` behind them. `connection` is one of KEEP, CLOSE and KEEP_1_0."""
+    try:
+        block = _blocks[reply.status, reply.content_type, connection]
+    except KeyError:
+        block = _block(reply.status, reply.content_type, connection)
+    if reply.headers:
+        more = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+        return b"%b%012x\r\n%bcontent-length: %d\r\n\r\n%b" % (block, number, more, len(reply.body), body)
+    return b"%b%012x\r\ncontent-length: %d\r\n\r\n%b" % (block, number, len(reply.body), body)
+
+
+def _block(status: int, content_type: bytes, connection: bytes) -> bytes:
+    """All that is the same in every such reply; the number of the request follows."""
+    always = b"".join(b"%b: %b\r\n" % header for header in ALWAYS)
+    says = b"content-type: %b\r\n" % content_type
+    block = status_line(status) + says + always + connection + b"x-request-id: " + _prefix.encode()
+    if len(_blocks) < 1000:  # a door that makes up content types must not fill the memory
+        _blocks[status, content_type, connection] = block
+    return block

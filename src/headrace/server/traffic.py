@@ -31,10 +31,20 @@ class Traffic:
     now = staticmethod(time.monotonic)
 
     def answered(
-        self, served: Served | None, status: int, received: int, sent: int, began: float, error: BaseException | None
+        self,
+        served: Served | None,
+        status: int,
+        received: int,
+        sent: int,
+        began: float,
+        error: BaseException | None,
+        decoding: float = 0.0,
+        encoding: float = 0.0,
     ) -> None:
         """`served`: the model it was for; `received`, `sent`: bytes of the bodies; `began`: when its headers had come,
-        by `now`; `error`: why it was not answered as it wished, with LEFT if its client did not wait."""
+        by `now`; `error`: why it was not answered as it wished, with LEFT if its client did not wait; `decoding`,
+        `encoding`: the seconds it took to make inputs of its body, and a body of its model's outputs; 0: it did not
+        come to that."""
         measures = None if served is None else served.measures
         if measures is None:
             measures = self.others
@@ -42,13 +52,7 @@ class Traffic:
             self.refused["ClientLeft"] += 1
         elif error is not None:
             self.refused[reason_of(error)] += 1
-        try:
-            measures.statuses[status] += 1  # in a plain dict: a Counter takes three times as long
-        except KeyError:
-            measures.statuses[status] = 1
-        measures.bytes_in += received
-        measures.bytes_out += sent
-        measures.request_seconds.observe(time.monotonic() - began)
+        measures.add(status, received, sent, time.monotonic() - began, decoding, encoding)
 
     def log(
         self,

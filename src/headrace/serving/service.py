@@ -7,11 +7,12 @@ decodes its body, then `start`, then `deliver`, and `depart` whenever nobody wai
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.engine.admission import Budget, BudgetStatistics
 from headrace.errors import Closed
+from headrace.model.model import Model
 from headrace.serving.inflight import InFlight
 from headrace.serving.registry import Registry
 from headrace.serving.served import Served
@@ -22,6 +23,7 @@ class Service:
         self.registry: Registry[Served] = Registry()
         self.budget = Budget(max_requests, max_bytes)
         self._stopping = threading.Event()
+        self._refuses = False  # the same, where each request looks at it
 
     def open(self, name: str, version: str | None, nbytes: int) -> InFlight:
         """A request for `name` has begun to come in; it holds `nbytes`.
@@ -30,7 +32,7 @@ class Service:
         with `refuse`.
         """
         served = self.registry.ready(name, version)
-        if self._stopping.is_set():
+        if self._refuses:
             raise Closed("the server is stopping")
         return InFlight(served, self.budget.admit(nbytes))
 
@@ -45,12 +47,21 @@ class Service:
         request.inputs, request.names, request.receiver = inputs, names, deliver
         request.served.model.send(request)
 
+    def start_all(self, model: Model, requests: Sequence[InFlight]) -> None:
+        """As `start`, of several of one model, whose inputs and receivers they have already."""
+        try:
+            model.send_all(requests)
+        except Exception as error:
+            for request in requests:
+                request.settle(error=error)
+
     def refuse(self, request: InFlight) -> None:
         """It will not be started: give its permit back."""
         request.let_go()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Answer what is inside, refuse what comes, then close every model. False if `timeout` seconds were too few."""
+        self._refuses = True
         self._stopping.set()
         if not self.budget.wait_until_idle(timeout):
             return False
