@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from headrace.counters import Histogram
 from headrace.engine.bundle import deliver
+from headrace.engine.convoy import take_patiently
 from headrace.engine.dispatch import Dispatch, Port
 from headrace.engine.events import RUN
 from headrace.engine.future import refuse_to_wait_inside
@@ -38,18 +38,20 @@ class RemotePort(Port):
     def is_idle(self) -> bool:
         return not self.in_hand and self.source.is_empty()
 
-    def ran(self, seconds: float | None) -> None:
-        """One has ended; None: without a run. With the lock held."""
-        self.in_hand -= 1
-        if seconds is None:
-            return
-        self.runs += 1
-        self.run_seconds += seconds
-        if seconds < self.shortest:
-            self.shortest = seconds
-        times: Histogram | None = self.run_times
-        if times is not None:
-            times.observe(seconds)
+    def ran(self, ended: Sequence[tuple[Work, float | None]]) -> None:
+        """They have ended; None: without a run. With the lock held."""
+        self.in_hand -= len(ended)
+        runs, total, times = 0, 0.0, self.run_times
+        for _, seconds in ended:
+            if seconds is not None:
+                runs += 1
+                total += seconds
+                if seconds < self.shortest:
+                    self.shortest = seconds
+                if times is not None:
+                    times.observe(seconds)
+        self.runs += runs
+        self.run_seconds += total
 
 
 class RemoteStream(Stream):
@@ -109,18 +111,24 @@ def exchange(
     group, source, leases = port.group, port.source, engine._leases
     wake: list[Stream] = []
     works: list[Work] = []
-    with engine.guard.lock:
+    lock = engine.guard.lock
+    if not lock.acquire(False):
+        take_patiently(lock)
+    try:
         engine._busy = True
         try:
             now = engine.clock.now()
             stream.rung, stream.alarm = False, None
             if port.watcher is stream:
                 port.watcher, port.vigilant = None, False
-            for work, seconds in ended:
-                port.ran(seconds)
-                _trace(engine, stream, work, seconds, now)
-                work.complete(now)
-                now += 1e-9
+            if ended:
+                port.ran(ended)
+                if engine.guard.trace is not None:
+                    for work, seconds in ended:
+                        _trace(engine, stream, work, seconds, now)
+                for work, _ in ended:
+                    work.complete(now)
+                    now += 1e-9  # each after the one before: whoever sorts them by when they ended finds their order
             lane.awake()
             while True:
                 if stream.stopping or not port.attached:
@@ -159,6 +167,8 @@ def exchange(
             engine._tell_drained(port)
         finally:
             engine._busy = False
+    finally:
+        lock.release()
     if wake or refused:
         engine._follow_up(wake, refused)
         refused.clear()

@@ -84,7 +84,7 @@ class Pool:
         self._num_cores = num_cores
         self._told = threading.Condition()
         self._failed: str | None = None  # why the first one could not load
-        self._open = False
+        self.is_open = False  # its first workers were ready
         self._scaling = threading.Lock()
         self._made = 0
 
@@ -102,7 +102,7 @@ class Pool:
         except BaseException:
             self.engine.detach(self.port)
             raise
-        self._open = True
+        self.is_open = True
 
     def scale(self, workers: int, timeout: float | None = None) -> None:
         """So many from now on. Fewer: those that go finish what they have. More: waits until they are ready, at most
@@ -149,7 +149,7 @@ class Pool:
     @property
     def is_broken(self) -> bool:
         """No worker works, and none has for a while: requests are refused."""
-        return self._open and all(worker.supervision.is_broken for worker in self.workers)
+        return self.is_open and all(worker.supervision.is_broken for worker in self.workers)
 
     @property
     def reason(self) -> str | None:
@@ -213,11 +213,11 @@ class Pool:
         self.changed()
 
     def changed(self) -> None:
-        if not self._open and self._failed is None:
+        if not self.is_open and self._failed is None:
             self._failed = self.reason
         with self._told:
             self._told.notify_all()
-        if self._open:
+        if self.is_open:
             if self.is_broken:
                 for worker in self.workers:
                     worker.wake()

@@ -44,6 +44,11 @@ END = 5.0
 """Seconds a process has to end after it was told to."""
 STACK = 0.2
 """Seconds a process has to write where it hangs."""
+MANY = 8
+"""Short runs with the process from which on its thread takes a nap between two turns, so that more goes together and it
+does not fight event loops and callers for the interpreter."""
+NAP = 100e-6
+"""Seconds."""
 _log = logging.getLogger("headrace.workers")
 
 
@@ -227,6 +232,8 @@ class Worker:
                     self.supervision.replaced(time.monotonic())
                 connection.send(frames.encode(frames.STOP, generation=process.generation))
                 return None
+            if len(sent) >= MANY:
+                time.sleep(NAP)
             try:
                 came, gone = connection.wait(self._patience(stream.alarm, hand))
                 for frame in came:
@@ -247,10 +254,9 @@ class Worker:
                     return why
 
     def _learn(self, ended: list[tuple[Any, float | None]]) -> None:
-        learn = self.window.learn
-        for _, seconds in ended:
-            if seconds is not None:
-                learn(seconds)
+        times = [seconds for _, seconds in ended if seconds is not None]
+        if times:
+            self.window.learn(sum(times) / len(times))
         if self.supervision.failures:
             self.supervision.answered()
             self._pool.changed()
@@ -306,16 +312,10 @@ class Worker:
         ended = hand.ended if hand is not None else []
         self._cancelled.clear()
         if why is not None and not (self._is_to_stop and died is None):
-            said = (
-                f"; it had written: {' | '.join(list(output.last)[-12:])}" if output is not None and output.last else ""
-            )
             if isinstance(died, ResponseTimeout) and output is not None:
                 died.stack = "\n".join(output.last)
-            count = sum(len(each.requests) for each in sent)
-            _log.error(
-                "%s %s, with %d requests in hand%s", self.name, why, count, said,
-                extra={"model": pool.name, "request_id": None},
-            )  # fmt: skip
+            if pool.is_open:  # else whoever compiles it is told
+                self._tell(why, sum(len(each.requests) for each in sent), output)
             self.supervision.failed(now, why)
         error = died or WorkerDied(pool.name, why or "has ended")
         may_try = pool.options.idempotent and not isinstance(error, ResponseTimeout)
@@ -349,6 +349,18 @@ class Worker:
         if back:
             hand_back(pool.engine, self.stream, back)
         pool.changed()
+
+    def _tell(self, why: str, count: int, output: Output | None) -> None:
+        last = list(output.last)[-12:] if output is not None else []
+        said = f"; it had written: {' | '.join(last)}" if last else ""
+        _log.error(
+            "%s %s; %d requests were with it%s",
+            self.name,
+            " ".join(why.split()),
+            count,
+            said,
+            extra={"model": self._pool.name, "request_id": None},
+        )
 
 
 GONE = "has gone"
