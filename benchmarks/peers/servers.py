@@ -82,10 +82,11 @@ def split(spec_name: str) -> tuple[str, str]:
 def headrace(folder: Path, variant: str) -> Spec:
     port = free_port()
     argv = [
-        *(sys.executable, "-m", "headrace", "serve", "noop=noop_model:noop", "--isolation", "thread"),
+        *(sys.executable, "-m", "headrace", "serve", "noop=noop_model:noop", "--isolation"),
+        "process" if variant == "process" else "thread",
         *("--inference-address", f"127.0.0.1:{port}"),
         *("--management-address", "off", "--grpc-address", "off"),
-        *("--metrics-address", "off" if variant == "default" else "127.0.0.1:0"),
+        *("--metrics-address", "127.0.0.1:0" if variant in ("metrics", "logs") else "off"),
         *("--access-log", str(folder / "access.log") if variant == "logs" else "off"),
     ]
     path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
@@ -278,7 +279,7 @@ def proto_raw(folder: Path, variant: str) -> Spec:
 
 USUAL = ("tuned", "default", "batch")
 PEERS = {
-    "headrace": Peer(headrace, ("default", "metrics", "logs"), ("headrace",)),
+    "headrace": Peer(headrace, ("default", "process", "metrics", "logs"), ("headrace",)),
     "mms": Peer(mms, USUAL, ("multi-model-server",), venv="mms", java=True),
     "torchserve": Peer(torchserve, USUAL, ("torchserve", "torch"), venv="torchserve", java=True),
     "mosec": Peer(mosec, USUAL, ("mosec",), venv="mosec"),

@@ -76,6 +76,21 @@ def test_a_stopped_worker_is_found_and_replaced(compiled: Compile, tmp_path: Pat
     assert not is_alive(pid)
 
 
+def test_nobody_is_stuck_behind_a_run_that_turns_out_long(compiled: Compile, tmp_path: Path) -> None:
+    model = compiled("gate_if", workers=2)
+    list(model.map(range(2000), window=300))  # it is known that runs are short: many are sent ahead
+    long = model.submit(str(tmp_path))
+    others = [model.submit(i) for i in range(300)]
+    assert [other.result(60) for other in others] == list(range(300))
+    reached(tmp_path)
+    assert not long.can_read()
+    (tmp_path / "open").touch()
+    assert long.result(60) == str(tmp_path)
+    assert list(model.map(range(500), window=300)) == list(range(500))
+    assert [status.starts for status in model.crew.statuses()] == [1, 1]  # type: ignore[union-attr]
+    assert model.statistics().completed == 2801
+
+
 def test_a_hang_is_ended_and_its_stack_is_told(compiled: Compile, caplog: pytest.LogCaptureFixture) -> None:
     model = compiled("hangs", response_timeout=0.3)
     with pytest.raises(hr.ResponseTimeout, match=r"within 0.3 s") as caught:

@@ -162,3 +162,9 @@ def dies_batch(xs):
     if "die" in xs:
         os.kill(os.getpid(), signal.SIGKILL)
     return xs
+
+
+def gate_if(x):
+    if isinstance(x, str):
+        wait_at(x)
+    return x

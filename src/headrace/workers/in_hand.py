@@ -53,6 +53,8 @@ class InHand:
         """In the order in which they are run."""
         self.again: deque[Sent] = deque()
         """Members of batches that have failed, to be sent by themselves."""
+        self.withdrawn: dict[int, Sent] = {}
+        """Taken back, and others do them; what the process still says of them is only heard for their memory."""
         self.ended: list[tuple[Work, float | None]] = []
         self._generation, self._name = generation, name
         self._in_lists, self._memory_limit = in_lists, memory_limit
@@ -167,6 +169,18 @@ class InHand:
         self.arena.write(offset, pickled, arrays, places)
         return messages.pack_parcel(messages.Parcel(True, offset, len(pickled), sizes))
 
+    def withdraw(self) -> list[Sent]:
+        """Take back what waits behind the run that goes on, unless it is the rest of a batch. It may begin all the
+        same, if it does so at this very moment."""
+        begun, taken = self.arena.begun(), []
+        for each in list(self.sent.values()):
+            if each.id > begun and id(each.work) not in self._divided:
+                del self.sent[each.id]
+                self.withdrawn[each.id] = each
+                self.arena.mark(each.id)
+                taken.append(each)
+        return taken
+
     # ---- from the process
 
     def take(self, frame: Frame) -> bytes:
@@ -195,6 +209,9 @@ class InHand:
         read, ended, plain = Reader(payload[8 * count :]).read, self.ended, not self._in_lists
         for id, seconds in enumerate(times, frame.id):
             each = self._pop(id)
+            if each is None:
+                read()
+                continue
             if not 0 <= seconds < 1e9:
                 raise FrameError(f"a run of {seconds} s")
             try:
@@ -217,9 +234,11 @@ class InHand:
             self._finish(each, seconds)
 
     def _take_one(self, frame: Frame) -> None:
-        each = self._pop(frame.id)
-        seconds = messages.unpack_seconds(frame.payload)
         kept = bool(frame.flags)
+        each = self._pop(frame.id, kept)
+        if each is None:
+            return
+        seconds = messages.unpack_seconds(frame.payload)
         if frame.kind == frames.ANSWER:
             self._answer(each, frame.payload)
         else:
@@ -296,15 +315,19 @@ class InHand:
         self._divided[id(each.work)] = len(wanted)
         self.again.extend(Sent(0, each.work, (request,), each.taken_at) for request in wanted)
 
-    def _pop(self, id: int) -> Sent:
+    def _pop(self, id: int, kept: bool = False) -> Sent | None:
+        """What was sent with this id; None where it was taken back."""
         each = self.sent.pop(id, None)
         if each is None:
-            raise FrameError(f"an answer to run {id}, which it does not have")
+            gone = self.withdrawn.pop(id, None)
+            if gone is None:
+                raise FrameError(f"an answer to run {id}, which it does not have")
+            self._release(gone, kept)
         return each
 
     def _grant(self, frame: Frame) -> bytes:
         """It has a large answer, and asks where to write it."""
-        each = self.sent.get(frame.id)
+        each = self.sent.get(frame.id) or self.withdrawn.get(frame.id)
         if each is None:
             raise FrameError(f"it asks for room for run {frame.id}, which it does not have")
         _, nbytes = messages.unpack_piece(frame.payload)

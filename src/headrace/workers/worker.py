@@ -25,7 +25,7 @@ from headrace.model.run import Run
 from headrace.workers import frames
 from headrace.workers.arena import Arena
 from headrace.workers.connection import Bell, Connection
-from headrace.workers.in_hand import InHand, Sent
+from headrace.workers.in_hand import InHand
 from headrace.workers.output import Output
 from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 LOOK = 0.25
 """Seconds without an answer after which it is looked at whether a process was stopped."""
+STUCK = 0.02
+"""Seconds without an answer after which what was sent ahead is taken back."""
 STOPPED = 1.0
 """Seconds a stopped process may stay so while it has work."""
 END = 5.0
@@ -249,7 +251,7 @@ class Worker:
             if gone:
                 return WorkerDied(self._pool.name, GONE)
             if sent and not came:
-                why = self._overdue(process, next(iter(sent.values())))
+                why = self._overdue(process, hand)
                 if why is not None:
                     return why
 
@@ -272,18 +274,25 @@ class Worker:
             return None if alarm is None else max(0.0, alarm - self._pool.engine.clock.now())
         now = time.monotonic()
         first = next(iter(hand.sent.values()))
-        left = min(LOOK, max(first.began, self._since) + self._pool.options.response_timeout - now)
+        look = STUCK if len(hand.sent) > 1 else LOOK
+        left = min(look, max(first.began, self._since) + self._pool.options.response_timeout - now)
         if first.stop_at is not None:
             left = min(left, first.stop_at - now)
         if alarm is not None:
             left = min(left, alarm - self._pool.engine.clock.now())
         return max(0.0, left)
 
-    def _overdue(self, process: Process, first: Sent) -> HeadraceError | None:
+    def _overdue(self, process: Process, hand: InHand) -> HeadraceError | None:
         """Why the process must not go on, if that is so: it hangs, was stopped, or does not leave a run it was told to.
-        `first`: what it runs."""
+        What waits behind a run that turns out long is taken back before that, where another worker could do it."""
+        first = next(iter(hand.sent.values()))
         now, pool = time.monotonic(), self._pool
         since = max(first.began, self._since)
+        if len(hand.sent) > 1 and now - since >= STUCK and pool.options.idempotent and pool.ready > 1:
+            taken = hand.withdraw()
+            if taken:
+                self.window.forget()
+                hand_back(pool.engine, self.stream, [(each.work, each.taken_at) for each in taken])
         if first.stop_at is not None and now >= first.stop_at:
             return WorkerDied(pool.name, "ran what was cancelled, did not leave it in time, and was ended")
         if now - since >= pool.options.response_timeout:
