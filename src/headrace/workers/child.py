@@ -140,9 +140,7 @@ class Child:
         setup: dict[str, Any] = json.loads(frame.payload)
         try:
             self.prepare(setup)
-            self.values = sys.modules["headrace.workers.values"] = _neighbour(
-                "values"
-            )  # as the owner's pickles call it
+            self.values = _neighbour("values")
             self.encoder = self.values.Encoder()
             self.load(setup)
         except BaseException as error:
