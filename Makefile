@@ -6,7 +6,7 @@ EXTRA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format settings bench bench-overhead bench-schedulers bench-engine bench-workers sequences digits clean
+.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine bench-workers sequences digits clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,9 +46,15 @@ settings: .venv/installed ## write docs/settings.md and docs/metrics.md from wha
 	$(BIN)/python -m headrace.server.options > docs/settings.md
 	$(BIN)/python -m headrace.server.metrics > docs/metrics.md
 
-bench: bench-overhead bench-schedulers bench-engine ## all benchmarks
+bench: bench-server bench-schedulers bench-engine ## all benchmarks
 
-bench-overhead: .venv/installed-test ## no-op over HTTP beside the bare HTTP stack and the peers that are installed
+bench-server: .venv/installed-test ## the server beside the bare HTTP stack and the peers that are installed, with gates (about 18 minutes)
+	$(BIN)/python benchmarks/server.py $(EXTRA)
+
+soak: .venv/installed-test ## half an hour of load of all kinds: memory, descriptors and threads must not grow (EXTRA="--minutes 1")
+	$(BIN)/python benchmarks/soak.py $(EXTRA)
+
+bench-overhead: .venv/installed-test ## the short one: no-op over HTTP beside the bare HTTP stack, and any peer that is named
 	$(BIN)/python benchmarks/overhead.py $(EXTRA)
 
 bench-schedulers: .venv/installed-test ## ResNet-18 under each scheduler beside bare loops, DeepSparse and theory (about 18 minutes)

@@ -1,10 +1,10 @@
-"""What a request costs with a model that does nothing: Headrace, the bare HTTP stack under it, and the peers.
+"""The short one, for before and after a change: what a request costs with a model that does nothing.
 
-    python benchmarks/overhead.py [--rounds 3] [--secs 5] [--levels 1,10,100,200,1000] [NAME[:VARIANT] ...]
+    python benchmarks/overhead.py [--rounds 1] [--secs 3] [--levels 1,100,1000] [--out FILE.jsonl] [NAME[:VARIANT] ...]
 
-Closed loop with wrk, keep-alive connections. The servers take turns in every round. Appends every row to
-benchmarks/results/overhead.jsonl, and writes benchmarks/results/overhead.md. Peers that are not installed are named and
-left out (benchmarks/peers/install.sh).
+Headrace beside the bare HTTP stacks, and beside whoever else is named. Closed loop with wrk, keep-alive connections;
+the servers take turns in every round. Prints, and appends every row to --out if that is said. `make bench-server` is
+the whole comparison.
 """
 
 from __future__ import annotations
@@ -18,32 +18,30 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
+from load import open_files  # noqa: E402
 from measure import Plan  # noqa: E402
 from run import levels, measure  # noqa: E402
 from table import markdown, measured_on  # noqa: E402
 
-RESULTS = HERE / "results"
-OURS, BARE, FLOOR = "headrace:default", "uvicorn-raw:default", "proto-raw:default"
-NAMES = ["uvicorn-raw", "headrace", "mms:tuned", "mosec:tuned", "mms:batch", "mosec:batch"]
+OURS = "headrace:default"
+NAMES = ["headrace", "proto-raw", "uvicorn-raw"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, help="%(default)s")
-    parser.add_argument("--levels", type=levels, default="1,10,100,200,1000")
-    parser.add_argument("--secs", type=int, default=5)
-    parser.add_argument("--warm", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--levels", type=levels, default="1,100,1000")
+    parser.add_argument("--secs", type=int, default=3)
+    parser.add_argument("--warm", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, metavar="FILE.jsonl")
     options = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
+    open_files()
     plan = Plan(levels=options.levels, secs=options.secs, warm_secs=options.warm, tries=2)
-    rows, failures = measure(options.names, plan, rounds=options.rounds, out=RESULTS / "overhead.jsonl")
+    rows, failures = measure(options.names, plan, rounds=options.rounds, out=options.out)
     if not rows:
         return 1
-    text = f"{markdown(rows)}\n\n{ratios(rows)}\n\n{measured_on(rows)}\n"
-    print(f"\n{text}")
-    command = "python benchmarks/overhead.py " + " ".join(sys.argv[1:])
-    (RESULTS / "overhead.md").write_text(f"# No-op over HTTP\n\n`{command.strip()}`\n\n{text}")
+    print(f"\n{markdown(rows)}\n\n{ratios(rows)}\n\n{measured_on(rows)}")
     return 1 if failures else 0
 
 

@@ -48,6 +48,8 @@ PACKAGES = ("headrace", "numpy", "onnxruntime")
 SIZE = 128
 CALLERS = (1, 2, 4, 8, 32)
 SHARES = (0.2, 0.5, 0.8)
+JOINED = 8
+"""Requests in a batch, where what wins by joining is shown."""
 TOGETHER = 4
 """Callers of each of two models."""
 COLUMNS = {
@@ -71,6 +73,9 @@ def multi(plan: Plan) -> Figure:
         engine = stack.enter_context(hr.Engine())
         cores = len(engine.cores)
         model = stack.enter_context(hr.compile_model(path, scheduler="multi_stream", engine=engine))
+        joining = stack.enter_context(
+            hr.compile_model(path, scheduler="multi_stream", engine=engine, max_batch_size=JOINED)
+        )
         shared, own = bare(path, 1), [bare(path, 1) for _ in range(cores)]
         loops = {1: ["bare, 1 thread"], cores: [f"bare, {cores} threads, {which}" for which in ("one session", "own")]}
         turns: dict[str, Turn] = {
@@ -81,6 +86,8 @@ def multi(plan: Plan) -> Figure:
         peer = stack.enter_context(deepsparse(path, "multi_stream", cores))
         for n in CALLERS:
             turns[f"multi_stream, {n} callers"] = timed(plan, [lambda: model(x)] * n)
+            if n > cores:
+                turns[f"multi_stream joining up to {JOINED}, {n} callers"] = timed(plan, [lambda: joining(x)] * n)
             turns |= peer(plan, n)
         found = plan.take_turns("multi", turns)
         check(model, shared, x)
@@ -141,10 +148,27 @@ def under_callers(scheduler: str, found: Rounds, references: dict[int, str], str
             tail < 1,
         ),
     ]
+    against = {
+        n: median(found.quotients(ours[n], "requests_per_s", peer))
+        for n in CALLERS
+        if (peer := f"DeepSparse {scheduler}, {n} callers") in found.values
+    }
+    if against and scheduler == "multi_stream":
+        least = min(against, key=against.__getitem__)
+        gates.append(
+            Gate(
+                "multi_stream, rate of DeepSparse's, 1 to 32 callers",
+                "1",
+                f"{against[least]:.3f} at {least}",
+                against[least] >= 1,
+            )
+        )
     more = {
         "of the bare loop": {ours[n]: f"{rate:.3f}" for n, rate in rates.items()},
         "p99 of its bound": {ours[n]: f"{tail:.2f}" for n, tail in tails.items()},
     }
+    if against:
+        more["of DeepSparse's"] = {ours[n]: f"{rate:.3f}" for n, rate in against.items()}
     loops = "; ".join(dict.fromkeys(name.split(", ")[0] if "lock" in name else name for name in references.values()))
     notes = "" if any("DeepSparse" in name for name in found.values) else "DeepSparse: not installed here.\n"
     return Figure(

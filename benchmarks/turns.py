@@ -65,11 +65,12 @@ class Plan:
     rounds: int
     quick: bool
     out: Path
+    asked_secs: float | None = None
 
     @property
     def secs(self) -> float:
         """Of one closed loop."""
-        return 0.2 if self.quick else 1.0
+        return self.asked_secs or (0.2 if self.quick else 1.0)
 
     def take_turns(self, figure: str, turns: Mapping[str, Turn], *, rounds: int | None = None) -> Rounds:
         """Measure all of them, round after round. Every turn is printed and appended to NAME.jsonl as it ends."""
@@ -133,7 +134,12 @@ class Rounds:
 
 
 def run(
-    name: str, title: str, figures: Mapping[str, Callable[[Plan], Figure]], packages: tuple[str, ...], about: str | None
+    name: str,
+    title: str,
+    figures: Mapping[str, Callable[[Plan], Figure]],
+    packages: tuple[str, ...],
+    about: str | None,
+    rounds: int = 5,
 ) -> int:
     """The command line of a benchmark: measure the figures asked for, and write its page. `about`: what --help says."""
 
@@ -144,14 +150,16 @@ def run(
         return names
 
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, help="5; with --quick 2")
+    parser.add_argument("--rounds", type=int, help=f"{rounds}; with --quick {min(2, rounds - 1)}")
+    parser.add_argument("--secs", type=float, help="of one closed loop; each benchmark has its own")
     parser.add_argument("--only", type=chosen, default=",".join(figures), metavar="NAME,...", help="%(default)s")
     parser.add_argument("--quick", action="store_true", help="small and short, to see that it works")
     parser.add_argument(
         "--out", type=Path, default=HERE / "results", help=f"the folder of {name}.jsonl and {name}.md (%(default)s)"
     )
     options = parser.parse_args()
-    plan = Plan(name, packages, options.rounds or (2 if options.quick else 5), options.quick, options.out)
+    rounds = options.rounds or (min(2, rounds - 1) if options.quick else rounds)
+    plan = Plan(name, packages, rounds, options.quick, options.out, options.secs)
     plan.out.mkdir(parents=True, exist_ok=True)
     done = []
     for asked in options.only:

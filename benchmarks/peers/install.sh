@@ -16,11 +16,13 @@ here=$(cd "$(dirname "$0")" && pwd)
 peers=${HEADRACE_PEERS:-$(dirname "$(dirname "$here")")/.peers}
 python=${PYTHON:-python3}
 
+real="onnxruntime==1.32.0 numpy==2.4.6" # for the servers that are measured with a real model too
+
 requirements() {
     case $1 in
-    mms) echo "multi-model-server==1.1.11 model-archiver==1.0.3" ;;
-    torchserve) echo "torchserve==0.12.0 torch-model-archiver" ;;
-    mosec) echo "mosec==0.9.8" ;;
+    mms) echo "multi-model-server==1.1.11 model-archiver==1.0.3 $real" ;;
+    torchserve) echo "torchserve==0.12.0 torch-model-archiver pyyaml $real" ;; # its worker imports yaml
+    mosec) echo "mosec==0.9.8 $real" ;;
     litserve) echo "litserve==0.2.19" ;;
     bentoml) echo "bentoml==1.4.39" ;;
     mlserver) echo "mlserver==1.7.1 uvloop<0.22" ;; # it still asks uvloop for an event loop policy

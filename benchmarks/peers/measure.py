@@ -8,13 +8,13 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import machine
-from load import post, wrk
+from load import TIMEOUT, post, wrk
 from processes import Server, machine_cpu_seconds
 from servers import PEERS, VENVS, Spec, split
 
@@ -31,6 +31,8 @@ class Plan:
     settle_secs: float = 2.0  # between the first answer and looking at the idle server
     idle_secs: float = 3.0
     tries: int = 3
+    secs_at: Mapping[int, int] = field(default_factory=dict)  # at levels that need longer
+    timeout: int = TIMEOUT  # seconds after which a request is lost
 
 
 def turn(spec_name: str, plan: Plan, say: Callable[[str], None]) -> Generator[Row, None, None]:
@@ -44,7 +46,7 @@ def turn(spec_name: str, plan: Plan, say: Callable[[str], None]) -> Generator[Ro
             cold = first_answer(server, spec)
             idle = idle_cpu(server, plan)
             say(f"first answer after {cold:.2f} s, idle CPU {idle:.1f} %; warming up")
-            wrk(spec.url, connections=plan.warm_connections, seconds=plan.warm_secs, body=spec.body)
+            load(spec, plan.warm_connections, plan.warm_secs, plan)
             about = {
                 "server": f"{name}:{variant}",
                 "cold_s": round(cold, 3),
@@ -53,10 +55,10 @@ def turn(spec_name: str, plan: Plan, say: Callable[[str], None]) -> Generator[Ro
                 **machine.surroundings(),
             }
             for connections in plan.levels:
-                load = quietest(server, spec, connections, plan)
+                row = quietest(server, spec, connections, plan)
                 if server.exited():
                     raise RuntimeError(f"ended under {connections} connections: {server.log_tail()}")
-                yield {**about, "connections": connections, **load}
+                yield {**about, "connections": connections, **row}
         finally:
             server.stop(spec.grace)
 
@@ -69,7 +71,7 @@ def first_answer(server: Server, spec: Spec) -> float:
 
     def answered() -> bool:
         nonlocal answer
-        status, answer = post(spec.url, body)
+        status, answer = post(spec.url, body, content_type=spec.content_type)
         return status == 200
 
     try:
@@ -92,15 +94,15 @@ def idle_cpu(server: Server, plan: Plan) -> float:
 def quietest(server: Server, spec: Spec, connections: int, plan: Plan) -> Row:
     rows: list[Row] = []
     while len(rows) < plan.tries and not (rows and rows[-1]["strangers_cores"] <= NOISE):
-        rows.append(loaded(server, spec, connections, plan.secs))
+        rows.append(loaded(server, spec, connections, plan))
     best = min(rows, key=lambda row: row["strangers_cores"])
     return {**best, "tries": len(rows), "noisy": best["strangers_cores"] > NOISE}
 
 
-def loaded(server: Server, spec: Spec, connections: int, secs: int) -> Row:
+def loaded(server: Server, spec: Spec, connections: int, plan: Plan) -> Row:
     """One level once: what wrk saw, and who used the processors meanwhile."""
     cpu, (busy, stolen), client, began = server.cpu_seconds(), machine_cpu_seconds(), client_cpu(), time.perf_counter()
-    row = wrk(spec.url, connections=connections, seconds=secs, body=spec.body)
+    row = load(spec, connections, plan.secs_at.get(connections, plan.secs), plan)
     wall = time.perf_counter() - began
     cpu, client = server.cpu_seconds() - cpu, client_cpu() - client
     busy, stolen = (after - before for after, before in zip(machine_cpu_seconds(), (busy, stolen), strict=True))
@@ -117,6 +119,17 @@ def loaded(server: Server, spec: Spec, connections: int, secs: int) -> Row:
         "pss_mib": memory.pss,
         "processes": memory.processes,
     }
+
+
+def load(spec: Spec, connections: int, seconds: int, plan: Plan) -> Row:
+    return wrk(
+        spec.url,
+        connections=connections,
+        seconds=seconds,
+        body=spec.body,
+        content_type=spec.content_type,
+        timeout=plan.timeout,
+    )
 
 
 def client_cpu() -> float:

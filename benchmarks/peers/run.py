@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from load import open_files
 from measure import Plan, Row, turn
 from servers import PEERS, missing, split
 from table import markdown, measured_on
@@ -32,6 +33,7 @@ def main() -> int:
         for name, peer in PEERS.items():
             print(f"{name:12s} {' '.join(peer.variants):28s} {missing(name) or 'ready'}")
         return 0
+    open_files()
     plan = Plan(levels=options.levels, secs=options.secs, warm_secs=options.warm, tries=options.tries)
     rows, failures = measure(options.names, plan, rounds=options.rounds, out=options.out)
     if rows:
@@ -41,13 +43,7 @@ def main() -> int:
 
 def measure(names: list[str], plan: Plan, *, rounds: int, out: Path | None) -> tuple[list[Row], int]:
     """The rows of all rounds, each also appended to `out`; and how many turns failed."""
-    present = []
-    for name in names:
-        reason = missing(name)
-        if reason is None:
-            present.append(":".join(split(name)))
-        else:
-            print(f"{name}: skipped, {reason}", flush=True)
+    present, _ = there(names)
     rows: list[Row] = []
     failures = 0
     with contextlib.suppress(KeyboardInterrupt):  # what was measured until then is shown
@@ -63,6 +59,19 @@ def measure(names: list[str], plan: Plan, *, rounds: int, out: Path | None) -> t
                     failures += 1
                     print(f"{name}: FAILED, {error}", flush=True)
     return rows, failures
+
+
+def there(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """(those that can be measured here, NAME:VARIANT each; why the others cannot). The others are named."""
+    present, absent = [], {}
+    for name in names:
+        reason = missing(name)
+        if reason is None:
+            present.append(":".join(split(name)))
+        else:
+            absent[name] = reason
+            print(f"{name}: skipped, {reason}", flush=True)
+    return present, absent
 
 
 def one_turn(name: str, number: int, plan: Plan, *, rounds: int) -> Iterator[Row]:

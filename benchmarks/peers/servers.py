@@ -6,22 +6,29 @@ Variants:
   tuned    request logs off, queue limits raised so that nothing is refused, no batching
   default  out of the box: only host, port and one worker are set
   batch    tuned, and at most 32 requests joined, waiting 1 ms (2 ms for the JVM servers)
-Ours alone: default has the metrics door closed; metrics has it open; logs has an access log to a file as well.
+Ours alone: default has the metrics door open, as `headrace serve` has it; quiet has it closed; logs has an access log
+to a file as well.
+`NAME-resnet`: the same ResNet-18, raw float32 in and JSON out, instead of a no-op. wide is one worker with a thread for
+each core, narrow a worker with one thread for each core; ours has one process, and a scheduler. None spins.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from load import BODY, post
+from load import BODY, JSON, post
 from machine import REPOSITORY
 from processes import free_port
 
@@ -38,6 +45,7 @@ class Spec:
     url: str
     env: dict[str, str] = field(default_factory=dict)
     body: Path = BODY
+    content_type: str = JSON
     must: bytes = b"ok!"  # what a good answer contains
     setup: Callable[[], bool] | None = None  # tried again until true, before the first request
     ready_within: float = 60.0
@@ -80,26 +88,32 @@ def split(spec_name: str) -> tuple[str, str]:
 
 
 def headrace(folder: Path, variant: str) -> Spec:
+    more = ["--isolation", "process" if variant == "process" else "thread"]
+    if variant == "logs":
+        more += ["--access-log", str(folder / "access.log")]
+    return ours("noop=noop_model:noop", *more, metrics="off" if variant == "quiet" else "127.0.0.1:0")
+
+
+def ours(model: str, *more: str, metrics: str = "127.0.0.1:0", **spec: Any) -> Spec:
+    """`headrace serve NAME=SOURCE` as it starts by default, but for ports that are free."""
     port = free_port()
     argv = [
-        *(sys.executable, "-m", "headrace", "serve", "noop=noop_model:noop", "--isolation"),
-        "process" if variant == "process" else "thread",
-        *("--inference-address", f"127.0.0.1:{port}"),
-        *("--management-address", "off", "--grpc-address", "off"),
-        *("--metrics-address", "127.0.0.1:0" if variant in ("metrics", "logs") else "off"),
-        *("--access-log", str(folder / "access.log") if variant == "logs" else "off"),
+        *(sys.executable, "-m", "headrace", "serve", model, "--inference-address", f"127.0.0.1:{port}"),
+        *("--management-address", "off", "--grpc-address", "off", "--metrics-address", metrics, *more),
     ]
     path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
-    return Spec(argv, f"http://127.0.0.1:{port}/predictions/noop", env={"PYTHONPATH": path})
+    return Spec(
+        argv, f"http://127.0.0.1:{port}/predictions/{model.partition('=')[0]}", env={"PYTHONPATH": path}, **spec
+    )
 
 
-def mms(folder: Path, variant: str) -> Spec:
-    store = _archive(folder, "mms", "model-archiver", "--model-path", HANDLERS, "--handler", "noop_handler:handle")
+def mms(folder: Path, variant: str, handler: str = "noop_handler", workers: int = 1) -> Spec:
+    store = _archive(folder, "mms", "model-archiver", "--model-path", HANDLERS, "--handler", f"{handler}:handle")
     port, management = free_port(), free_port()
     config = {
         "inference_address": f"http://127.0.0.1:{port}",
         "management_address": f"http://127.0.0.1:{management}",
-        "default_workers_per_model": 1,
+        "default_workers_per_model": workers,
     }
     argv = [str(_bin("mms", "multi-model-server")), "--start", "--foreground", "--model-store", str(store)]
     if variant != "default":
@@ -122,15 +136,17 @@ def mms(folder: Path, variant: str) -> Spec:
     )
 
 
-def torchserve(folder: Path, variant: str) -> Spec:
-    handler = HANDLERS / "noop_handler.py"
-    store = _archive(folder, "torchserve", "torch-model-archiver", "--version", "1.0", "--handler", handler)
+def torchserve(folder: Path, variant: str, handler: str = "noop_handler", workers: int = 1) -> Spec:
+    files = ["--handler", HANDLERS / f"{handler}.py"]
+    if handler == "resnet_handler":
+        files += ["--extra-files", HANDLERS / "resnet_session.py"]
+    store = _archive(folder, "torchserve", "torch-model-archiver", "--version", "1.0", *files)
     port = free_port()
     model = {
         "defaultVersion": True,
         "marName": "noop.mar",
-        "minWorkers": 1,
-        "maxWorkers": 1,
+        "minWorkers": workers,
+        "maxWorkers": workers,
         "batchSize": 32 if variant == "batch" else 1,
         "maxBatchDelay": 2,
         "responseTimeout": 120,
@@ -159,11 +175,11 @@ def torchserve(folder: Path, variant: str) -> Spec:
     )
 
 
-def mosec(folder: Path, variant: str) -> Spec:
+def mosec(folder: Path, variant: str, server: str = "mosec_noop.py") -> Spec:
     port = free_port()
     argv = [
-        *(str(_bin("mosec", "python")), str(HANDLERS / "mosec_noop.py"), "--address", "127.0.0.1", "--port", str(port)),
-        *("--path", str(folder), "--timeout", "60000", "--capacity", "4096"),
+        *(str(_bin("mosec", "python")), str(HANDLERS / server), "--address", "127.0.0.1", "--port", str(port)),
+        *("--path", str(folder), "--timeout", "60000", "--capacity", "8192"),
     ]
     if variant != "default":
         argv += ["--log-level", "error"]
@@ -277,9 +293,51 @@ def proto_raw(folder: Path, variant: str) -> Spec:
     return Spec(argv, f"http://127.0.0.1:{port}/predictions/noop", env={"PORT": str(port)})
 
 
+def resnet(peer: Callable[..., Spec], folder: Path, variant: str) -> Spec:
+    """The server with ResNet-18 in it."""
+    cores = len(os.sched_getaffinity(0))
+    workers, threads = (1, cores) if variant == "wide" else (cores, 1)
+    if peer is mosec:
+        spec = mosec(folder, variant, "mosec_resnet.py")
+    else:
+        spec = peer(folder, variant, "resnet_handler", workers)
+    env = {**spec.env, "WORKERS": str(workers), "THREADS": str(threads), "ONNX": str(resnet_file())}
+    return replace(spec, env=env, **resnet_request(folder))
+
+
+def headrace_resnet(folder: Path, variant: str) -> Spec:
+    return ours(f"resnet={resnet_file()}", "--scheduler", variant, **resnet_request(folder))
+
+
+def resnet_request(folder: Path) -> dict[str, Any]:
+    body = folder / "tensor"
+    body.write_bytes(resnet_input().tobytes())
+    return {"body": body, "content_type": "application/octet-stream", "must": b"["}
+
+
+def resnet_input() -> Any:
+    import numpy
+
+    return numpy.random.default_rng(0).normal(size=(1, 3, RESNET_SIZE, RESNET_SIZE)).astype(numpy.float32)
+
+
+@functools.cache
+def resnet_file() -> Path:
+    """Written once, and removed when this process ends."""
+    import onnx
+    from make_resnet18 import resnet18
+
+    made = tempfile.TemporaryDirectory(prefix="resnet-")
+    atexit.register(made.cleanup)
+    path = Path(made.name) / "resnet18.onnx"
+    onnx.save(resnet18(RESNET_SIZE), str(path))
+    return path
+
+
+RESNET_SIZE = 128
 USUAL = ("tuned", "default", "batch")
 PEERS = {
-    "headrace": Peer(headrace, ("default", "process", "metrics", "logs"), ("headrace",)),
+    "headrace": Peer(headrace, ("default", "process", "quiet", "logs"), ("headrace",)),
     "mms": Peer(mms, USUAL, ("multi-model-server",), venv="mms", java=True),
     "torchserve": Peer(torchserve, USUAL, ("torchserve", "torch"), venv="torchserve", java=True),
     "mosec": Peer(mosec, USUAL, ("mosec",), venv="mosec"),
@@ -288,6 +346,15 @@ PEERS = {
     "mlserver": Peer(mlserver, (*USUAL, "inproc"), ("mlserver", "uvicorn", "uvloop"), venv="mlserver"),
     "pytriton": Peer(pytriton, USUAL, ("nvidia-pytriton",), venv="pytriton"),
     "ray": Peer(ray, USUAL, ("ray",), venv="ray"),
+    "headrace-resnet": Peer(headrace_resnet, ("single_stream", "multi_stream"), ("headrace", "onnxruntime")),
+    **{
+        f"{name}-resnet": Peer(functools.partial(resnet, build), ("wide", "narrow"), packages, venv=name, java=java)
+        for name, build, packages, java in (
+            ("mms", mms, ("multi-model-server", "onnxruntime"), True),
+            ("torchserve", torchserve, ("torchserve", "onnxruntime"), True),
+            ("mosec", mosec, ("mosec", "onnxruntime"), False),
+        )
+    },
     # Not model servers: the floor under anything that speaks HTTP in Python; with the very packages Headrace uses.
     "uvicorn-raw": Peer(uvicorn_raw, ("default",), ("uvicorn", "uvloop", "httptools")),
     "proto-raw": Peer(proto_raw, ("default",), ("uvloop", "httptools")),

@@ -73,7 +73,15 @@ PURE = [
     *("model/timeline", "model/drawing", "model/picture"),
     *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
-    *("server/head", "server/target", "server/routes", "server/inference", "server/v2_rest"),
+    *(
+        "server/head",
+        "server/target",
+        "server/routes",
+        "server/description",
+        "server/schemas",
+        "server/inference",
+        "server/v2_rest",
+    ),
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing"),
 ]

@@ -141,12 +141,14 @@ class Bridge:
             elif not self._left:
                 number = next_number()
                 connection.answer(exchange, refusal(error, exchange.path, request_id(number)), number)
+                connection.flush()
         finally:
             self.over = True
             self._parts.clear()
             if not self._left:
-                connection.flush()
                 connection.release()
+            # Its exchange has it: in a circle they would keep the connection and the reply until a collection.
+            del self._exchange, self._connection
 
     def _begin(self, length: int | None) -> None:
         """Its status and headers. `length`: of its body, where that is known."""

@@ -267,7 +267,7 @@ _HEAD = """\
 
 `GET http://127.0.0.1:8082/metrics` (`--metrics-address`; `off` closes the door), as Prometheus text, or as OpenMetrics
 to who asks for it. `?name[]=A&name[]=B` gives only these. Counting costs a request about 4 microseconds of
-CPU (`make bench-overhead EXTRA="headrace headrace:metrics"`); with the door off, nothing.
+CPU (`make bench-overhead EXTRA="headrace headrace:quiet"`); with the door off, nothing.
 [deploy/grafana/headrace.json](../deploy/grafana/headrace.json) is a dashboard of them, for Grafana 10 and later.
 
 ```yaml

@@ -26,7 +26,8 @@ from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
-from headrace.server.front import Front
+from headrace.server.descriptors import make_room
+from headrace.server.front import TURNED_AWAY, Front
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
@@ -66,6 +67,9 @@ def serve(options: ServeOptions) -> int:
     front = Front(app, Limits.of(options))
     try:
         load(service, options)
+        # After loading: what the models have opened counts.
+        if (advice := make_room(options.max_connections, TURNED_AWAY)) is not None:
+            _log.warning("%s", advice)
         # What was imported and loaded stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()

@@ -87,6 +87,33 @@ TABLE[NotFound] = Status(404, "ResourceNotFoundException")
 TABLE[MethodNotAllowed] = Status(405, "MethodNotAllowedException")
 
 
+_WHY = {
+    400: "The request is not what is taken here; the message says what was expected and what came",
+    404: "There is no such model, version or route",
+    405: "Another verb is taken here",
+    408: "The request did not come in time",
+    413: "The body is too large",
+    414: "The target is too long",
+    417: "100-continue is all that can be expected",
+    429: "Too busy: try again later",
+    431: "The headers are too many or too large",
+    500: "The model failed, or the server did",
+    503: "Not ready, stopping, or too many connections: try again later",
+    504: "The deadline has passed",
+    505: "HTTP/1.1 and HTTP/1.0 are spoken here",
+}
+
+
+def codes(*, model: bool, body: bool) -> dict[int, str]:
+    """What a request can be refused with, and why: one that names a `model`, one whose `body` is wanted."""
+    found = {*(status.code for status in _OF_CONNECTIONS.values()), TABLE[MethodNotAllowed].code, UNEXPECTED.code}
+    if model:
+        found |= {TABLE[ModelNotFound].code, TABLE[ModelNotReady].code}
+    if body:
+        found |= {status.code for status in TABLE.values()}
+    return {code: _WHY[code] for code in sorted(found)}
+
+
 def status_of(error: BaseException) -> Status:
     if isinstance(error, ConnectionEnds):
         return _OF_CONNECTIONS[error.code]

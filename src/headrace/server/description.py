@@ -1,0 +1,138 @@
+"""The OpenAPI 3.0 document of the inference API, made from the routes that are declared and the models that are served.
+
+Rule 1: what is not declared is not routed, and what is routed is in the document: both come from the same table.
+Rule 2: each model has paths of its own, with what it takes and gives; the templates are for those that come later.
+Rule 3: the statuses are those of `status`; nothing here knows one by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from headrace.server.door import Door
+from headrace.server.reply import Reply
+from headrace.server.schemas import SCHEMAS, body_of, infer_of, needs_a_body, reference
+from headrace.server.status import codes
+from headrace.serving.served import Served
+from headrace.serving.service import Service
+
+Json = dict[str, Any]
+Tell = Callable[[Service, str, "str | None"], Reply]
+"""Told the model's name and version, where the path has them."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One route. `path` may have {model} and {version} in it."""
+
+    path: str
+    methods: tuple[str, ...]
+    """Those in the document, and of what is told those that are taken; GET takes HEAD as well."""
+    summary: str
+    door: Door | None = None
+    tell: Tell | None = None
+    answer: str = ""
+    """The schema of what is told."""
+    more: tuple[int, ...] = ()
+    """Statuses of what is told, beside 200, that have the same schema."""
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        return tuple(self.path.split("/")[1:])
+
+    @property
+    def names_a_model(self) -> bool:
+        return "{model}" in self.path
+
+
+def describe(routes: Iterable[Declared], models: Iterable[Served], version: str) -> Json:
+    """`models`: what is served under each name when no version is said."""
+    routes, models = list(routes), list(models)
+    paths: Json = {}
+    for served in models:  # first: they are what most look for
+        for each in routes:
+            if each.door is not None and "{version}" not in each.path:
+                path = each.path.replace("{model}", quote(served.name, safe=""))
+                paths[path] = _operations(each, served)
+    for each in routes:
+        paths[each.path] = _operations(each, None)
+    about = "Predictions in the form of TorchServe and Multi Model Server, and the Open Inference Protocol v2."
+    return {
+        "openapi": "3.0.3",
+        "info": {"title": "Headrace inference API", "version": version, "description": about},
+        "paths": paths,
+        "components": {"schemas": SCHEMAS, "headers": _HEADERS, "responses": _refusals()},
+    }
+
+
+def _operations(declared: Declared, served: Served | None) -> Json:
+    """The path's item: of one model, or of any."""
+    operations: Json = {}
+    if served is None and declared.names_a_model:
+        names = [name for name in ("model", "version") if "{" + name + "}" in declared.path]
+        operations["parameters"] = [_in_path(name) for name in names]
+    for method in declared.methods:
+        operations[method.lower()] = _operation(declared, served)
+    return operations
+
+
+def _operation(declared: Declared, served: Served | None) -> Json:
+    form = "V2Error" if declared.path.startswith("/v2") else "Error"
+    summary = declared.summary if served is None else f"{declared.summary}: {served.name}"
+    if declared.door is None:
+        answers = dict.fromkeys((200, *declared.more), _content(reference(declared.answer)))
+        refusals = codes(model=declared.names_a_model, body=False)
+        operation: Json = {"summary": summary}
+    else:
+        takes, gives = (infer_of if form == "V2Error" else body_of)(served)
+        answers = {200: gives}
+        refusals = codes(model=True, body=True)
+        operation = {
+            "summary": summary,
+            "requestBody": {"required": form == "V2Error" or needs_a_body(served), "content": takes},
+        }
+    responses: Json = {str(code): {"$ref": f"#/components/responses/{form}{code}"} for code in refusals}
+    for code, content in answers.items():
+        if code in refusals:  # one status, two forms: what is told, and the refusal
+            content = _content({"oneOf": [reference(declared.answer), reference(form)]})
+        responses[str(code)] = _response(code, refusals.get(code, "The answer"), content)
+    return {**operation, "responses": dict(sorted(responses.items()))}
+
+
+def _refusals() -> Json:
+    """Each refusal in both forms: most operations have most of them."""
+    return {
+        f"{form}{code}": _response(code, why, _content(reference(form)))
+        for form in ("Error", "V2Error")
+        for code, why in codes(model=True, body=True).items()
+    }
+
+
+def _response(code: int, why: str, content: Json) -> Json:
+    names = ["x-request-id", *(["allow"] if code == 405 else [])]
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return {"description": why, "headers": headers, "content": content}
+
+
+def _in_path(name: str) -> Json:
+    about = {"model": "The name of a model", "version": "A version of it"}[name]
+    return {
+        "name": name, "in": "path", "required": True, "description": about, "schema": {"type": "string", "minLength": 1}
+    }  # fmt: skip
+
+
+def _content(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+_HEADERS: Json = {
+    "x-request-id": {
+        "description": "What the server's log calls this request",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+    },
+    "allow": {"description": "The verbs this path takes", "required": True, "schema": {"type": "string"}},
+}
