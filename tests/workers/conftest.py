@@ -22,8 +22,8 @@ def compiled(engine: hr.Engine) -> Iterator[Compile]:
     before = {thread.name for thread in threading.enumerate()}
     models: list[hr.Model] = []
 
-    def make(name: Any, **options: Any) -> hr.Model:
-        source = f"worker_handlers:{name}" if isinstance(name, str) else name
+    def make(name: Any, source: Any = None, **options: Any) -> hr.Model:
+        source = source or (f"worker_handlers:{name}" if isinstance(name, str) else name)
         model = hr.compile_model(source, isolation="process", engine=engine, **options)
         models.append(model)
         return model

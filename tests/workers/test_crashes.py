@@ -236,3 +236,82 @@ def test_nothing_is_left_of_many_restarts(compiled: Compile) -> None:
     assert threading.active_count() == threads
     model.close()
     assert not [name for name in open_files() if "headrace-worker" in name]
+
+
+# ---- when it dies: at load, while it starts again, mid-drain, while the pool becomes larger or smaller
+
+
+def test_one_that_dies_while_it_loads_is_told_to_whoever_compiles_it(engine: hr.Engine, tmp_path: Path) -> None:
+    (tmp_path / "dies_at_load.py").write_text("import os\nos._exit(4)\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with pytest.raises(hr.InvalidModel, match="exit status 4"):
+            hr.compile_model("dies_at_load:f", isolation="process", engine=engine)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert engine.statistics().ports == 0
+
+
+def test_one_that_dies_while_it_starts_again_is_started_once_more(compiled: Compile, tmp_path: Path) -> None:
+    mark = tmp_path / "broken"
+    (tmp_path / "loads_or_not.py").write_text(
+        f"import os\nif os.path.exists({str(mark)!r}):\n    os.remove({str(mark)!r})\n    os._exit(5)\n"
+        "def pid(_):\n    return os.getpid()\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        model = compiled(None, source="loads_or_not:pid")
+        first = model(0)
+        mark.touch()
+        os.kill(first, signal.SIGKILL)
+        assert model(0) != first
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert not mark.exists()
+    assert [status.starts for status in model.crew.statuses()] == [3]  # type: ignore[union-attr]
+
+
+def test_one_that_dies_while_its_model_drains_is_replaced_and_everything_is_answered(
+    compiled: Compile, tmp_path: Path
+) -> None:
+    model = compiled("gate")
+    futures = [model.submit(str(tmp_path)) for _ in range(4)]
+    (pid,) = reached(tmp_path)
+    closing = threading.Thread(target=model.close)
+    closing.start()
+    wait_for(lambda: model.closed)
+    os.kill(pid, signal.SIGKILL)
+    reached(tmp_path, 2)
+    (tmp_path / "open").touch()
+    assert all(future.result(60) != pid for future in futures)
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_one_that_dies_while_it_is_to_leave_costs_nobody_an_answer(compiled: Compile, tmp_path: Path) -> None:
+    model = compiled("gate", workers=2)
+    futures = [model.submit(str(tmp_path)) for _ in range(2)]
+    pids = reached(tmp_path, 2)
+    leaving = model.crew.statuses()[1].pid  # type: ignore[union-attr]
+    assert leaving in pids
+    scaling = threading.Thread(target=model.scale, args=(1,))
+    scaling.start()
+    wait_for(lambda: len(model.crew.statuses()) == 1)  # type: ignore[union-attr]
+    os.kill(leaving, signal.SIGKILL)
+    scaling.join(60)
+    assert not scaling.is_alive()
+    (tmp_path / "open").touch()
+    assert leaving not in [future.result(60) for future in futures]
+
+
+def test_one_that_dies_while_the_pool_grows_costs_nobody_an_answer(compiled: Compile) -> None:
+    model = compiled("pid")
+    first = model(0)
+    growing = threading.Thread(target=model.scale, args=(3,))
+    growing.start()
+    wait_for(lambda: len(model.crew.statuses()) == 3)  # type: ignore[union-attr]
+    os.kill(first, signal.SIGKILL)
+    assert all(isinstance(each, int) for each in model.map(range(100)))
+    growing.join(60)
+    assert not growing.is_alive()
+    assert model.crew.ready == 3  # type: ignore[union-attr]
