@@ -26,6 +26,22 @@ def test_a_request_that_had_begun_is_run_once_more_and_its_neighbours_lose_nothi
     assert model.statistics().completed == 5
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_what_was_sent_ahead_of_the_guilty_one_or_lies_behind_it_is_answered(
+    compiled: Compile, idempotent: bool
+) -> None:
+    model = compiled("dies_if", idempotent=idempotent)
+    list(model.map(range(2000), window=300))  # it is known that runs are short: many are sent ahead
+    values = [*range(40), "die", *range(40, 80)]
+    futures = [model.submit(value) for value in values]
+    for value, future in zip(values, futures):
+        if value == "die":
+            with pytest.raises(hr.WorkerDied):
+                future.result(60)
+        else:
+            assert future.result(60) == value
+
+
 @pytest.mark.parametrize(("name", "how"), [("dies", "SIGKILL"), ("exits", "exit status 3"), ("segfaults", "SIGSEGV")])
 def test_one_that_kills_its_second_worker_too_hears_how(compiled: Compile, name: str, how: str) -> None:
     model = compiled(name)
@@ -194,12 +210,14 @@ def test_no_worker_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(
             f"""
-            import sys, time
+            import pathlib, sys, time
             sys.path.insert(0, {str(Path(__file__).parent)!r})
             import headrace as hr
             model = hr.compile_model("worker_handlers:gate", isolation="process", workers=2)
             for _ in range(2):
                 model.submit({str(tmp_path)!r})
+            while len(list(pathlib.Path({str(tmp_path)!r}).glob("reached-*"))) < 2:
+                time.sleep(0.01)
             print(*[status.pid for status in model.crew.statuses()], flush=True)
             time.sleep(1000)
             """

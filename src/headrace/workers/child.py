@@ -4,9 +4,9 @@ It is started by executing this file with its environment's Python (3.8 or later
 NumPy (1.22 or later) alone: it lives in somebody else's environment, and Headrace need not be there.
 
 Rule 1: one thread. What it is sent is run in order; which run has begun is written to the arena before it begins.
-Rule 2: an answer leaves before the next run, unless runs are short: then several leave together, at the latest HOLD
-        seconds after the first of them, and before anything waits. A thread sees to it that a run that turns out long
-        keeps none of them.
+Rule 2: an answer leaves before the next run, unless runs are short and it was not told to be CAREFUL: then several
+        leave together, at the latest HOLD seconds after the first of them, and before anything waits. A thread sees to
+        it that a run that turns out long keeps none of them.
 Rule 3: its owner's end is its own: the socket is closed then, and the kernel kills it, whatever it does (PDEATHSIG).
 """
 
@@ -287,7 +287,7 @@ class Child:
             self.answer_small(id, seconds, pickled)
         else:
             self.answer(id, seconds, self.messages.pack_small(pickled) if small else pickled, failed, kept)
-        if seconds > SHORT or clock() - self.out_since > HOLD:
+        if frame.flags or seconds > SHORT or clock() - self.out_since > HOLD:
             self.flush()
 
     @staticmethod

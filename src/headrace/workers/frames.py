@@ -21,6 +21,10 @@ MAX_PAYLOAD = 1 << 20
 SETUP, RUN, GRANT, STOP = 1, 2, 3, 4
 # From the worker:
 READY, FAILED, ANSWER, ERROR, NEED, FREED = 16, 17, 18, 19, 20, 21
+CAREFUL = 1
+"""A flag of RUN: each answer leaves before the next run begins. One that is held would be lost with the process."""
+KEPT = 1
+"""A flag of ANSWER and ERROR: the callable has kept its input, whose memory is not to be used again yet."""
 TO_WORKER = frozenset((SETUP, RUN, GRANT, STOP))
 FROM_WORKER = frozenset((READY, FAILED, ANSWER, ERROR, NEED, FREED))
 

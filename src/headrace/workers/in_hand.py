@@ -56,6 +56,8 @@ class InHand:
         self.withdrawn: dict[int, Sent] = {}
         """Taken back, and others do them; what the process still says of them is only heard for their memory."""
         self.ended: list[tuple[Work, float | None]] = []
+        self.careful = 0
+        """frames.CAREFUL, while no answer may be lost with the process."""
         self._generation, self._name = generation, name
         self._in_lists, self._memory_limit = in_lists, memory_limit
         self._next = 0
@@ -116,6 +118,7 @@ class InHand:
                     id=group[0].id,
                     generation=self._generation,
                     count=len(group),
+                    flags=self.careful,
                 )
             self._apart = APART
         self._apart = max(0, self._apart - len(group))
@@ -146,7 +149,7 @@ class InHand:
             return b""
         each.began = now
         self.sent[each.id] = each
-        return frames.encode(frames.RUN, payload, id=each.id, generation=self._generation, count=1)
+        return frames.encode(frames.RUN, payload, id=each.id, generation=self._generation, count=1, flags=self.careful)
 
     def _parcel(self, each: Sent, pickled: bytes, arrays: list[Any]) -> bytes:
         sizes = tuple(array.nbytes for array in arrays)

@@ -222,6 +222,7 @@ class Worker:
             if ended:
                 self._learn(ended)
             works: list[Any] = exchange(engine, stream, ended, credit, inside)
+            hand.careful = 0 if self._pool.options.idempotent and not self._pool.tried else frames.CAREFUL
             out = hand.send(works, self, engine.clock.now(), time.monotonic()) if works else b""
             while hand.again and len(sent) < window.size:
                 out += hand.send_again(time.monotonic())
