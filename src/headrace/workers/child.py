@@ -42,6 +42,8 @@ SHORT = 20e-6
 """Seconds: the runs whose answers are held."""
 LOOK = 0.002
 """Seconds between two looks at whether a run keeps answers of others."""
+IDLE = 0.05
+"""The same, where nothing is going on."""
 BUFFER = 256 << 10
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
@@ -212,7 +214,7 @@ class Child:
     def let_go(self) -> None:
         """On a thread of its own: what a long run would keep."""
         while True:
-            time.sleep(LOOK if self.typical < SHORT else 0.05)
+            time.sleep(LOOK if self.running or self.times or self.out else IDLE)
             if (self.out or self.times) and self.running and time.perf_counter() - self.out_since > HOLD:
                 try:
                     self.flush()
