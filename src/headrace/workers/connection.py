@@ -53,6 +53,11 @@ class Connection:
         for fd in (self._fd, bell.fd, pidfd):
             self._poll.register(fd, select.POLLIN)
 
+    @property
+    def is_full(self) -> bool:
+        """Something waits for room."""
+        return bool(self._rest)
+
     def send(self, data: bytes) -> None:
         """As much as goes now; the rest when there is room. What it does not take is bounded by what is sent ahead."""
         if self._rest:
@@ -71,8 +76,16 @@ class Connection:
     def wait(self, seconds: float | None) -> tuple[list[frames.Frame], bool]:
         """The frames that have come, once some have, the bell was rung, or `seconds` are over (None: never); and
         whether the process has gone. FrameError for what is no frame."""
+        return self.hear(self.listen(seconds))
+
+    def listen(self, seconds: float | None) -> list[tuple[int, int]]:
+        """The first half of `wait`: what there is to hear."""
+        return self._poll.poll(None if seconds is None else seconds * 1000 + 0.5)
+
+    def hear(self, events: list[tuple[int, int]]) -> tuple[list[frames.Frame], bool]:
+        """The other half."""
         came: list[frames.Frame] = []
-        for fd, event in self._poll.poll(None if seconds is None else seconds * 1000 + 0.5):
+        for fd, event in events:
             if fd == self._fd:
                 if event & select.POLLOUT:
                     rest, self._rest = self._rest, b""

@@ -1,6 +1,7 @@
 """One worker of a model: a thread of ours, and the process it starts, feeds, watches and, when it must, replaces.
 
-Rule 1: everything of a worker happens on its thread. Others only `wake` it: clear the flag, then look, as everywhere.
+Rule 1: everything of a worker happens on its thread, and while that sleeps on an event loop's that has something for it
+        (`_turn`). Others only `wake` it: clear the flag, then look, as everywhere.
 Rule 2: one turn takes answers in, gives outcomes and takes work in one step (`engine.remote.exchange`), and sends what
         it took with one system call.
 Rule 3: whatever a process says is checked against what it was sent: an answer nobody waits for is dropped, a frame that
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import mark_stream_thread
-from headrace.engine.mailbox import Hold
+from headrace.engine.mailbox import Hold, loop_runs_here
 from headrace.engine.remote import RemoteStream, exchange, hand_back, has_stopped, refuse_all
 from headrace.errors import HeadraceError, ModelNotReady, ResponseTimeout, WorkerDied
 from headrace.model.pending import Pending
@@ -36,6 +37,8 @@ from headrace.workers.window import Window
 if TYPE_CHECKING:
     from headrace.workers.pool import Pool
 
+IDLE = 1.0
+"""Seconds a worker sleeps that has nothing in hand."""
 LOOK = 0.25
 """Seconds without an answer after which it is looked at whether a process was stopped."""
 STUCK = 0.02
@@ -67,7 +70,8 @@ class Worker:
         self.leaves = False  # this worker alone is to stop: the pool has become smaller
         self.restarts = False  # its process is to be replaced
         self._bell = Bell()
-        self.wake = self._bell.ring
+        self._turn = threading.Lock()  # held by who takes a turn; nobody waits for it but the worker's own thread
+        self._serving: tuple[Connection, InHand] | None = None
         self.kill: Callable[[Any], object] = self._kill
         self.stream = _Stream(pool, index, name, self)
         self._cancelled: deque[int] = deque()
@@ -211,6 +215,42 @@ class Worker:
 
     def _serve(self, connection: Connection, process: Process, hand: InHand) -> HeadraceError | None:
         """Until it is to stop (None), or the process must not or cannot go on (why)."""
+        with self._turn:
+            self._serving = connection, hand
+            try:
+                return self._take_turns(connection, process, hand)
+            finally:
+                self._serving = None
+
+    def wake(self) -> None:
+        """From any thread. On an event loop's it sends what waits itself, if the worker sleeps: a switch of threads is
+        longer than that."""
+        if loop_runs_here() and self._turn.acquire(False):
+            try:
+                if self._serving is not None and not self._is_to_stop and not self.restarts and not self._cancelled:
+                    connection, hand = self._serving
+                    if not hand.sent and not hand.again and not hand.ended and not connection.is_full:
+                        self._send_at_once(connection, hand)
+                        return
+            finally:
+                self._turn.release()
+        self._bell.ring()
+
+    def _send_at_once(self, connection: Connection, hand: InHand) -> None:
+        """A turn of a worker that has nothing in hand, on somebody else's thread."""
+        engine, stream = self._pool.engine, self.stream
+        works: list[Any] = exchange(engine, stream, [], self.window.size, 0)
+        if works:
+            connection.send(self._frames_of(works, hand))
+        if hand.ended or connection.is_full or stream.alarm is not None or self._is_to_stop:
+            self._bell.ring()
+
+    def _frames_of(self, works: list[Any], hand: InHand) -> bytes:
+        hand.careful = 0 if self._pool.options.idempotent and not self._pool.tried else frames.CAREFUL
+        return hand.send(works, self, self._pool.engine.clock.now(), time.monotonic())
+
+    def _take_turns(self, connection: Connection, process: Process, hand: InHand) -> HeadraceError | None:
+        """With `_turn` held, but while it sleeps."""
         engine, stream, window, bell, sent = self._pool.engine, self.stream, self.window, self._bell, hand.sent
         leaving = False
         while True:
@@ -222,8 +262,7 @@ class Worker:
             if ended:
                 self._learn(ended)
             works: list[Any] = exchange(engine, stream, ended, credit, inside)
-            hand.careful = 0 if self._pool.options.idempotent and not self._pool.tried else frames.CAREFUL
-            out = hand.send(works, self, engine.clock.now(), time.monotonic()) if works else b""
+            out = self._frames_of(works, hand) if works else b""
             while hand.again and len(sent) < window.size:
                 out += hand.send_again(time.monotonic())
             if out:
@@ -238,7 +277,13 @@ class Worker:
             if len(sent) >= MANY:
                 time.sleep(NAP)
             try:
-                came, gone = connection.wait(self._patience(stream.alarm, hand))
+                patience = self._patience(stream.alarm, hand)
+                self._turn.release()
+                try:
+                    events = connection.listen(patience)
+                finally:
+                    self._turn.acquire()
+                came, gone = connection.hear(events)
                 for frame in came:
                     reply = hand.take(frame)
                     if reply:
@@ -271,8 +316,8 @@ class Worker:
 
     def _patience(self, alarm: float | None, hand: InHand) -> float | None:
         """Seconds until something is to be looked at though nobody says anything."""
-        if not hand.sent:
-            return None if alarm is None else max(0.0, alarm - self._pool.engine.clock.now())
+        if not hand.sent:  # somebody else may send something meanwhile, which is to be watched
+            return IDLE if alarm is None else min(IDLE, max(0.0, alarm - self._pool.engine.clock.now()))
         now = time.monotonic()
         first = next(iter(hand.sent.values()))
         look = STUCK if len(hand.sent) > 1 else LOOK
