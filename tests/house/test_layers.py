@@ -54,6 +54,8 @@ ONLY_FOR_TYPES = {
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
+    ("workers/burial", "headrace.workers.pool"),
+    ("workers/serving", "headrace.workers.worker"),
     ("workers/worker", "headrace.workers.pool"),
     *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
     ("serving/inflight", "headrace.serving.served"),

@@ -1,7 +1,8 @@
 """The worker's side: a process that loads one callable, and runs it for its owner until its owner goes.
 
 It is started by executing this file with its environment's Python (3.8 or later), and imports the standard library and
-NumPy (1.22 or later) alone: it lives in somebody else's environment, and Headrace need not be there.
+NumPy (1.22 or later) alone: it lives in somebody else's environment, and Headrace need not be there. So it stays one
+file, that shares `frames`, `messages` and `values` with its owner by loading the files that lie beside it.
 
 Rule 1: one thread. What it is sent is run in order; which run has begun is written to the arena before it begins.
 Rule 2: an answer leaves before the next run, unless runs are short and it was not told to be CAREFUL: then several

@@ -43,7 +43,7 @@ class Bell:
 
 class Connection:
     def __init__(self, process: Process, bell: Bell) -> None:
-        self._sock, self._bell = process.sock, bell
+        self._sock, self.bell = process.sock, bell
         self._buffer = memoryview(bytearray(BUFFER))
         self._decoder = frames.Decoder(frames.FROM_WORKER, process.generation)
         self._rest = b""
@@ -93,8 +93,8 @@ class Connection:
                     self.send(rest)
                 if event & ~select.POLLOUT:
                     came += self._receive()
-            elif fd == self._bell.fd:
-                self._bell.hear()
+            elif fd == self.bell.fd:
+                self.bell.hear()
             else:
                 while more := self._receive():  # its last words
                     came += more

@@ -17,6 +17,8 @@ from headrace.workers.arena import Arena
 CHILD = Path(__file__).with_name("child.py")
 SOCKET_BUFFER = 1 << 20
 """Bytes asked for: a turn's frames fit."""
+STACK = 0.2
+"""Seconds a process has to write where it hangs."""
 
 
 class Process:

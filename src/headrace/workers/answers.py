@@ -1,0 +1,168 @@
+"""What a process says, as outcomes of the requests it was sent. Knows no sockets, threads or clocks.
+
+Rule 1: everything is checked against what the process was sent. An answer to something else, a piece of the arena it
+        was not given, a frame that is none here: FrameError, and the process must not go on.
+Rule 2: what was taken back is heard for its memory alone: others do it.
+Rule 3: an answer that is no data fails its own request; the process goes on.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from headrace.errors import BackendError
+from headrace.model.failure import failure_of
+from headrace.model.pending import Pending
+from headrace.workers import frames, messages
+from headrace.workers.frames import Frame, FrameError
+from headrace.workers.in_hand import InHand, Sent
+from headrace.workers.remote_error import error_of, made
+from headrace.workers.values import Raised, Reader, decode
+
+
+class Answers:
+    def __init__(self, hand: InHand, name: str, memory_limit: int | None) -> None:
+        self.hand, self.arena = hand, hand.arena
+        self._name, self._memory_limit = name, memory_limit
+
+    def take(self, frame: Frame) -> bytes:
+        """What came. What is to be sent in reply, if anything. FrameError if it says what cannot be."""
+        kind = frame.kind
+        try:
+            if kind == frames.ANSWER and frame.runs > 1:
+                self._take_several(frame)
+            elif kind in (frames.ANSWER, frames.ERROR):
+                self._take_one(frame)
+            elif kind == frames.NEED:
+                return self._grant(frame)
+            elif kind == frames.FREED:
+                self._give_back(messages.unpack_piece(frame.payload)[0])
+            else:
+                raise FrameError(f"a frame of kind {kind} where an answer was due")
+        except messages.MessageError as error:
+            raise FrameError(str(error)) from None
+        return b""
+
+    def _take_several(self, frame: Frame) -> None:
+        count, payload = frame.runs, frame.payload
+        if len(payload) < 8 * count:
+            raise FrameError(f"{count} answers are cut off")
+        times = struct.unpack_from(f"<{count}d", payload)
+        hand, read = self.hand, Reader(payload[8 * count :]).read
+        pop, ended, plain = hand.pop, hand.ended, not hand.in_lists
+        for id, seconds in enumerate(times, frame.id):
+            each = pop(id)
+            if not 0 <= seconds < 1e9:
+                raise FrameError(f"a run of {seconds} s")
+            try:
+                value = read()
+            except BaseException as error:  # the rest cannot be read either
+                raise FrameError(f"an answer that cannot be read: {type(error).__name__}") from None
+            if each is None:
+                continue
+            if plain and each.offset < 0 and each.room < 0 and type(value) is not Raised:
+                request = each.requests[0]
+                request.outcome = [value]  # as `_give` and `_finish`, without the calls
+                if not request._done:
+                    try:
+                        request.outcome = request.answer(request.outcome)
+                    except BaseException as error:
+                        request.failure = failure_of("answered with what cannot be given:", error)
+                ended.append((each.work, seconds))
+                continue
+            self._give(each, value)
+            if each.offset >= 0 or each.room >= 0:
+                hand.release(each)
+            hand.finish(each, seconds)
+
+    def _take_one(self, frame: Frame) -> None:
+        kept = bool(frame.flags)
+        each = self.hand.pop(frame.id, kept)
+        if each is None:
+            return
+        seconds = messages.unpack_seconds(frame.payload)
+        if frame.kind == frames.ANSWER:
+            self._answer(each, frame.payload)
+        else:
+            error = error_of(frame.payload[messages.SECONDS_SIZE :], self._memory_limit)
+            if len(each.requests) > 1:
+                self.hand.release(each, kept)
+                self.hand.divide(each)
+                return
+            for request in each.requests:
+                request.failure = error
+        self.hand.release(each, kept)
+        self.hand.finish(each, seconds)
+
+    def _answer(self, each: Sent, payload: bytes) -> None:
+        parcel, at = messages.unpack_parcel(payload, messages.SECONDS_SIZE, self.arena.size)
+        try:
+            if not parcel.arrays and not parcel.in_arena:
+                value = decode(payload[at : at + parcel.pickled], (), trusting=False, own=False)
+            else:
+                memory = self._memory(each, parcel, payload, at)
+                places = messages.places_of(parcel.pickled, parcel.arrays)
+                buffers = [memory[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
+                value = decode(bytes(memory[: parcel.pickled]), buffers, trusting=False, own=True)
+        except messages.MessageError:
+            raise
+        except BaseException as error:
+            failure = BackendError(
+                f"the answer of model {self._name} cannot leave its worker: it has to be data (numbers, text, bytes, "
+                f"lists, dicts, arrays), and there is something else in it: {error}"
+            )
+            for request in each.requests:
+                request.failure = failure
+            return
+        self._give(each, value)
+
+    def _memory(self, each: Sent, parcel: messages.Parcel, payload: bytes, at: int) -> Any:
+        if not parcel.in_arena:
+            return np.frombuffer(payload, np.uint8, parcel.nbytes, at)
+        if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, parcel.nbytes):
+            raise FrameError("an answer that lies where it was not allowed to")
+        if parcel.nbytes > self.hand.answer_room:  # the next one need not ask
+            self.hand.answer_room = min(parcel.nbytes + parcel.nbytes // 4, self.arena.size // 8)
+        return self.arena.view(parcel.offset, parcel.nbytes)
+
+    def _give(self, each: Sent, value: Any) -> None:
+        if not self.hand.in_lists:
+            _give(each.requests[0], value)
+            return
+        if not isinstance(value, list) or len(value) != len(each.requests):
+            raise FrameError("an answer to a batch that has not as many members")
+        for request, part in zip(each.requests, value):
+            _give(request, part)
+
+    def _grant(self, frame: Frame) -> bytes:
+        """It has a large answer, and asks where to write it."""
+        each = self.hand.sent.get(frame.id) or self.hand.withdrawn.get(frame.id)
+        if each is None:
+            raise FrameError(f"it asks for room for run {frame.id}, which it does not have")
+        _, nbytes = messages.unpack_piece(frame.payload)
+        if each.room >= 0:
+            self._give_back(each.room)
+            each.room = -1
+        room = self.arena.take(nbytes) if nbytes <= self.arena.size else None
+        if room is None:
+            payload = messages.pack_piece(0, self.arena.extents.largest())
+        else:
+            each.room = room
+            payload = messages.pack_piece(room, nbytes)
+        return frames.encode(frames.GRANT, payload, id=frame.id, generation=self.hand.generation)
+
+    def _give_back(self, offset: int) -> None:
+        try:
+            self.arena.give_back(offset)
+        except KeyError:
+            raise FrameError(f"it gives back {offset:,}, which it does not have") from None
+
+
+def _give(request: Pending, part: Any) -> None:
+    if type(part) is Raised:
+        request.failure = made(part)
+    else:
+        request.outcome = [part]

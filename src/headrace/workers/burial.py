@@ -1,0 +1,91 @@
+"""What becomes of what a worker had when its process ended: who is told, who waits again, alone or as before.
+
+`retry` says it of one request; here it is said of works, some of which are batches and go both ways.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, MutableSet
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.remote import RemoteStream, exchange, hand_back
+from headrace.errors import HeadraceError, ResponseTimeout
+from headrace.model.pending import Pending
+from headrace.model.run import Run
+from headrace.workers.in_hand import InHand, Sent
+from headrace.workers.output import Output
+from headrace.workers.retry import Fate, fate, has_begun
+
+if TYPE_CHECKING:
+    from headrace.workers.pool import Pool
+
+_log = logging.getLogger("headrace.workers")
+
+
+def bury(pool: Pool, stream: RemoteStream, hand: InHand, error: HeadraceError) -> None:
+    """What was with the process is told `error`, or waits again."""
+    ended = hand.ended
+    may_try = pool.options.idempotent and not isinstance(error, ResponseTimeout)
+    fates = part([*hand.sent.values(), *hand.again], hand.arena.begun(), pool.tried, may_try, error)
+    back: list[tuple[Any, float]] = []
+    for work, ends, waits, taken_at in fates:
+        if not waits:
+            ended.append((work, None))
+        elif not ends:
+            back.append((work, taken_at))
+        else:
+            ended.append((pool.part_of(work, ends), None))
+            back.append((pool.part_of(work, waits), taken_at))
+    exchange(pool.engine, stream, ended, 0, 0)
+    if back:
+        hand_back(pool.engine, stream, back)
+
+
+def part(
+    sent: Iterable[Sent],
+    begun_last: int,
+    tried: MutableSet[Pending],
+    may_try: bool,
+    error: HeadraceError,
+) -> list[tuple[Any, list[Pending], list[Pending], float]]:
+    """For each work: itself, those of its requests that end, those that wait again, and when it was taken.
+
+    Those that end with `error` have it; those that are to run alone are like nothing else, and in `tried` if they had
+    begun. `may_try`: what had begun may begin once more.
+    """
+    found: dict[int, tuple[Any, list[Pending], list[Pending], float]] = {}
+    for each in sent:
+        _, ends, waits, _ = found.setdefault(id(each.work), (each.work, [], [], each.taken_at))
+        begun = each.id > 0 and has_begun(each.id, begun_last)
+        for request in each.requests:
+            its = fate(begun=begun, tried=request in tried, idempotent=may_try, wanted=not request._done)
+            if its is Fate.FAILS:
+                request.failure = error
+                ends.append(request)
+                continue
+            if its is Fate.ALONE:
+                request.alike = object()  # like nothing else
+                if begun:
+                    tried.add(request)
+            waits.append(request)
+    # Of one that was divided, some have been answered.
+    return [
+        (work, [each for each in work.batch if each not in waits] if isinstance(work, Run) else ends, waits, taken_at)
+        for work, ends, waits, taken_at in found.values()
+    ]
+
+
+def tell(pool: Pool, name: str, why: str, hand: InHand | None, output: Output | None) -> None:
+    """The operator."""
+    count = 0 if hand is None else sum(len(each.requests) for each in (*hand.sent.values(), *hand.again))
+    last = list(output.last)[-12:] if output is not None else []
+    said = f"; it had written: {' | '.join(last)}" if last else ""
+    _log.error(
+        "%s %s; %d requests were with it%s",
+        name,
+        " ".join(why.split()),
+        count,
+        said,
+        extra={"model": pool.name, "request_id": None},
+    )

@@ -1,0 +1,212 @@
+"""A worker's process at work: turns, each of which takes answers in, gives outcomes, takes work and sends it.
+
+Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, and while that sleeps an event loop's
+        that has something for it. Nobody but the worker's thread ever waits for a turn.
+Rule 2: a turn is one step of the engine (`engine.remote.exchange`) and one system call for what it sends.
+Rule 3: whatever the process says is checked against what it was sent: what is no answer is its end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.remote import exchange, hand_back
+from headrace.errors import HeadraceError, ResponseTimeout, WorkerDied
+from headrace.workers import frames
+from headrace.workers.answers import Answers
+from headrace.workers.connection import Connection
+from headrace.workers.in_hand import InHand
+from headrace.workers.process import STACK, Process
+from headrace.workers.requests import requests_of
+from headrace.workers.window import Window
+
+if TYPE_CHECKING:
+    from headrace.workers.worker import Worker
+
+IDLE = 1.0
+"""Seconds a worker sleeps that has nothing in hand."""
+LOOK = 0.25
+"""Seconds without an answer after which it is looked at whether a process was stopped."""
+STUCK = 0.02
+"""Seconds without an answer after which what was sent ahead is taken back."""
+STOPPED = 1.0
+"""Seconds a stopped process may stay so while it has work."""
+MANY = 8
+"""Short runs with the process from which on its thread takes a nap between two turns, so that more goes together and it
+does not fight event loops and callers for the interpreter."""
+NAP = 100e-6
+"""Seconds."""
+GONE = "has gone"
+
+
+class Serving:
+    """Of one process, from when it is ready until it must not, cannot or need not go on."""
+
+    def __init__(self, worker: Worker, process: Process, connection: Connection, hand: InHand) -> None:
+        self._worker, self._process, self._connection, self._hand = worker, process, connection, hand
+        self._answers = Answers(hand, worker.pool.name, worker.pool.options.memory_limit)
+        self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
+        self._bell = connection.bell
+        self._window = Window()
+        self._turn = threading.Lock()
+        self._serves = False
+        self._since = 0.0  # when it last said something
+        self._cancelled: deque[int] = deque()
+
+    # ---- from any thread
+
+    def cancel(self, id: int) -> None:
+        """The run with this id is not wanted any more. It is for the caller to wake the worker."""
+        self._cancelled.append(id)
+
+    def send_at_once(self) -> bool:
+        """Send what waits on the caller's thread, if nothing is with the process: a switch of threads takes longer than
+        that. False: the worker is to be woken."""
+        if not self._turn.acquire(False):
+            return False
+        try:
+            hand, connection, worker = self._hand, self._connection, self._worker
+            if not self._serves or worker.is_to_stop or worker.restarts or self._cancelled:
+                return False
+            if hand.sent or hand.again or hand.ended or connection.is_full:
+                return False
+            works: list[Any] = exchange(self._engine, self._stream, [], self._window.size, 0)
+            if works:
+                connection.send(self._frames_of(works))
+            return not (hand.ended or connection.is_full or self._stream.alarm is not None or worker.is_to_stop)
+        finally:
+            self._turn.release()
+
+    # ---- on the worker's thread
+
+    def serve(self) -> HeadraceError | None:
+        """Until the worker is to stop (None), or the process must not or cannot go on (why)."""
+        with self._turn:
+            self._serves = True
+            try:
+                return self._take_turns()
+            finally:
+                self._serves = False
+
+    def _frames_of(self, works: list[Any]) -> bytes:
+        pool = self._pool
+        self._hand.careful = 0 if pool.options.idempotent and not pool.tried else frames.CAREFUL
+        return self._hand.send(works, self._worker, self._engine.clock.now(), time.monotonic())
+
+    def _take_turns(self) -> HeadraceError | None:
+        """With `_turn` held, but while it sleeps."""
+        worker, stream, hand, connection = self._worker, self._stream, self._hand, self._connection
+        window, sent = self._window, hand.sent
+        leaving = False
+        while True:
+            self._bell.rung = False
+            leaving = leaving or worker.is_to_stop or worker.restarts
+            inside = len(sent) + len(hand.again)
+            credit = 0 if leaving else max(0, window.size - inside)
+            ended, hand.ended = hand.ended, []
+            if ended:
+                self._learn(ended)
+            works: list[Any] = exchange(self._engine, stream, ended, credit, inside)
+            out = self._frames_of(works) if works else b""
+            while hand.again and len(sent) < window.size:
+                out += hand.send_again(time.monotonic())
+            if out:
+                connection.send(out)
+            if hand.ended:
+                continue  # what nobody waits for any more, or cannot be sent
+            if leaving and not sent:
+                connection.send(frames.encode(frames.STOP, generation=self._process.generation))
+                return None
+            if len(sent) >= MANY:
+                time.sleep(NAP)
+            try:
+                came, gone = self._hear()
+            except frames.FrameError as error:
+                return WorkerDied(self._pool.name, f"sent what is no answer ({error}), and was ended")
+            if self._cancelled:
+                self._cancel()
+            if gone:
+                return WorkerDied(self._pool.name, GONE)
+            if sent and not came:
+                why = self._overdue()
+                if why is not None:
+                    return why
+
+    def _hear(self) -> tuple[bool, bool]:
+        """Whether something came, and whether the process has gone. FrameError."""
+        patience, connection = self._patience(), self._connection
+        self._turn.release()
+        try:
+            events = connection.listen(patience)
+        finally:
+            self._turn.acquire()
+        came, gone = connection.hear(events)
+        for frame in came:
+            reply = self._answers.take(frame)
+            if reply:
+                connection.send(reply)
+        if came:
+            self._since = time.monotonic()
+        return bool(came), gone
+
+    def _learn(self, ended: list[tuple[Any, float | None]]) -> None:
+        times = [seconds for _, seconds in ended if seconds is not None]
+        if times:
+            self._window.learn(sum(times) / len(times))
+        if self._worker.supervision.failures:
+            self._worker.supervision.answered()
+            self._pool.changed()
+        tried = self._pool.tried
+        if tried:
+            for work, _ in ended:
+                for request in requests_of(work):
+                    tried.discard(request)
+
+    # ---- what is looked at though nobody says anything
+
+    def _patience(self) -> float:
+        """Seconds until then."""
+        alarm = self._stream.alarm
+        if not self._hand.sent:  # somebody else may send something meanwhile, which is to be watched
+            return IDLE if alarm is None else min(IDLE, max(0.0, alarm - self._engine.clock.now()))
+        now = time.monotonic()
+        first = next(iter(self._hand.sent.values()))
+        look = STUCK if len(self._hand.sent) > 1 else LOOK
+        left = min(look, max(first.began, self._since) + self._pool.options.response_timeout - now)
+        if first.stop_at is not None:
+            left = min(left, first.stop_at - now)
+        if alarm is not None:
+            left = min(left, alarm - self._engine.clock.now())
+        return max(0.0, left)
+
+    def _overdue(self) -> HeadraceError | None:
+        """Why the process must not go on, if that is so: it hangs, was stopped, or does not leave a run it was told to.
+        What waits behind a run that turns out long is taken back before that, where another worker could do it."""
+        hand, pool, process = self._hand, self._pool, self._process
+        first = next(iter(hand.sent.values()))
+        now = time.monotonic()
+        since = max(first.began, self._since)
+        if len(hand.sent) > 1 and now - since >= STUCK and pool.options.idempotent and pool.ready > 1:
+            taken = hand.withdraw()
+            if taken:
+                self._window.forget()
+                hand_back(pool.engine, self._stream, [(each.work, each.taken_at) for each in taken])
+        if first.stop_at is not None and now >= first.stop_at:
+            return WorkerDied(pool.name, "ran what was cancelled, did not leave it in time, and was ended")
+        if now - since >= pool.options.response_timeout:
+            process.show_stack()
+            time.sleep(STACK)
+            return ResponseTimeout(pool.name, pool.options.response_timeout)
+        if now - since >= STOPPED and process.is_stopped():
+            return WorkerDied(pool.name, "was stopped by a signal (SIGSTOP, or a debugger), and was ended")
+        return None
+
+    def _cancel(self) -> None:
+        while self._cancelled:
+            each = self._hand.sent.get(self._cancelled.popleft())
+            if each is not None and each.stop_at is None:
+                self._hand.arena.mark(each.id)
+                each.stop_at = time.monotonic() + self._pool.options.cancel_grace
