@@ -168,3 +168,42 @@ def gate_if(x):
     if isinstance(x, str):
         wait_at(x)
     return x
+
+
+def floods(megabytes):
+    """Long lines, short ones, and none: what has no newline at all."""
+    for i in range(megabytes):
+        piece = (b"x" * 50 + b"\n") * 20_560 if i % 4 else b"y" * (1 << 20)
+        for fd in (1, 2):
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+    return megabytes
+
+
+def floods_until(folder):
+    """Until its gate is open."""
+    with open(os.path.join(folder, f"reached-{os.getpid()}"), "w"):
+        pass
+    while not os.path.exists(os.path.join(folder, "open")):
+        os.write(1, (b"x" * 50 + b"\n") * 1000)
+    return "over"
+
+
+def last_bytes(x):
+    return x[-3:]
+
+
+def ones(nbytes):
+    return np.ones(nbytes, np.uint8)
+
+
+def address_space(_):
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)
+
+
+def miscounts(xs):
+    counts = {"none": [], "fewer": xs[1:], "more": [*xs, 1], "a tuple": tuple(xs), "no list": {"a": 1}}
+    return counts[xs[0]]

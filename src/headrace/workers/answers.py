@@ -1,7 +1,8 @@
 """What a process says, as outcomes of the requests it was sent. Knows no sockets, threads or clocks.
 
 Rule 1: everything is checked against what the process was sent. An answer to something else, a piece of the arena it
-        was not given, a frame that is none here: FrameError, and the process must not go on.
+        was not given, a frame that is none here: FrameError, and the process must not go on. What was answered so is in
+        hand still, for whoever buries the process.
 Rule 2: what was taken back is heard for its memory alone: others do it.
 Rule 3: an answer that is no data fails its own request; the process goes on.
 """
@@ -55,47 +56,56 @@ class Answers:
         pop, ended, plain = hand.pop, hand.ended, not hand.in_lists
         for id, seconds in enumerate(times, frame.id):
             each = pop(id)
-            if not 0 <= seconds < 1e9:
-                raise FrameError(f"a run of {seconds} s")
             try:
+                if not 0 <= seconds < 1e9:
+                    raise FrameError(f"a run of {seconds} s")
                 value = read()
+                if each is None:
+                    continue
+                if plain and each.offset < 0 and each.room < 0 and type(value) is not Raised:
+                    request = each.requests[0]
+                    request.outcome = [value]  # as `_give` and `finish`, without the calls
+                    if not request._done:
+                        try:
+                            request.outcome = request.answer(request.outcome)
+                        except BaseException as error:
+                            request.failure = failure_of("answered with what cannot be given:", error)
+                    ended.append((each.work, seconds))
+                    continue
+                self._give(each, value)
             except BaseException as error:  # the rest cannot be read either
+                hand.put_back(each)
+                if isinstance(error, FrameError):
+                    raise
                 raise FrameError(f"an answer that cannot be read: {type(error).__name__}") from None
-            if each is None:
-                continue
-            if plain and each.offset < 0 and each.room < 0 and type(value) is not Raised:
-                request = each.requests[0]
-                request.outcome = [value]  # as `_give` and `_finish`, without the calls
-                if not request._done:
-                    try:
-                        request.outcome = request.answer(request.outcome)
-                    except BaseException as error:
-                        request.failure = failure_of("answered with what cannot be given:", error)
-                ended.append((each.work, seconds))
-                continue
-            self._give(each, value)
             if each.offset >= 0 or each.room >= 0:
                 hand.release(each)
             hand.finish(each, seconds)
 
     def _take_one(self, frame: Frame) -> None:
         kept = bool(frame.flags)
-        each = self.hand.pop(frame.id, kept)
+        hand = self.hand
+        each = hand.pop(frame.id, kept)
         if each is None:
             return
-        seconds = messages.unpack_seconds(frame.payload)
-        if frame.kind == frames.ANSWER:
-            self._answer(each, frame.payload)
-        else:
-            error = error_of(frame.payload[messages.SECONDS_SIZE :], self._memory_limit)
+        error = None
+        try:
+            seconds = messages.unpack_seconds(frame.payload)
+            if frame.kind == frames.ANSWER:
+                self._answer(each, frame.payload)
+            else:
+                error = error_of(frame.payload[messages.SECONDS_SIZE :], self._memory_limit)
+        except BaseException:
+            hand.put_back(each)
+            raise
+        hand.release(each, kept)
+        if error is not None:
             if len(each.requests) > 1:
-                self.hand.release(each, kept)
-                self.hand.divide(each)
+                hand.divide(each)
                 return
             for request in each.requests:
                 request.failure = error
-        self.hand.release(each, kept)
-        self.hand.finish(each, seconds)
+        hand.finish(each, seconds)
 
     def _answer(self, each: Sent, payload: bytes) -> None:
         parcel, at = messages.unpack_parcel(payload, messages.SECONDS_SIZE, self.arena.size)
@@ -107,7 +117,7 @@ class Answers:
                 places = messages.places_of(parcel.pickled, parcel.arrays)
                 buffers = [memory[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
                 value = decode(bytes(memory[: parcel.pickled]), buffers, trusting=False, own=True)
-        except messages.MessageError:
+        except (messages.MessageError, FrameError):
             raise
         except BaseException as error:
             failure = BackendError(

@@ -215,6 +215,11 @@ class InHand:
             self.release(gone, kept)
         return each
 
+    def put_back(self, each: Sent | None) -> None:
+        """What came was no answer to it."""
+        if each is not None:
+            self.sent[each.id] = each
+
     def release(self, each: Sent, kept: bool = False) -> None:
         """`kept`: the callable has kept its input, whose memory is free once the process says so."""
         if each.offset >= 0 and not kept:

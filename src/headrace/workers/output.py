@@ -1,7 +1,8 @@
 """What workers write to stdout and stderr, line by line into our log, with the model's name.
 
 Rule 1: a worker never waits for our log for long: what comes is read as fast as it comes, and of a flood RATE lines a
-        second are logged; the others are counted, and said.
+        second are logged; the others are counted, and said. What is not logged is not looked at line by line either:
+        our interpreter is everybody's.
 Rule 2: a line is cut at LONGEST bytes. Nothing is kept but the last lines, for whoever asks why it died.
 """
 
@@ -30,14 +31,18 @@ class Allowance:
         self._left, self._at = burst, now
         self.lost = 0
 
-    def may(self, now: float) -> bool:
+    def take(self, lines: int, now: float) -> int:
+        """How many of so many."""
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._left < 1:
-            self.lost += 1
-            return False
-        self._left -= 1
-        return True
+        allowed = min(lines, int(self._left))
+        self._left -= allowed
+        self.lost += lines - allowed
+        return allowed
+
+    @property
+    def is_used_up(self) -> bool:
+        return self._left < 1
 
     def take_lost(self) -> int:
         lost, self.lost = self.lost, 0
@@ -78,11 +83,13 @@ class Output:
                     poll.unregister(fd)
                     self._say(rest.pop(fd), fd == err, allowance)
                     continue
-                *lines, left = (rest[fd] + data).split(b"\n")
-                rest[fd] = left[:LONGEST]
-                for line in lines:
-                    self._say(line, fd == err, allowance)
-            if allowance.lost and (not rest or allowance._left >= 1 or allowance.lost > 100_000):
+                whole, newline, left = data.rpartition(b"\n")
+                if newline:
+                    self._say(rest[fd] + whole, fd == err, allowance)
+                    rest[fd] = left[:LONGEST]
+                else:
+                    rest[fd] = (rest[fd] + data)[:LONGEST]
+            if allowance.lost and (not rest or not allowance.is_used_up or allowance.lost > 100_000):
                 self._log(f"{allowance.take_lost():,} lines of output were not logged: they came too fast")
         lost = allowance.take_lost()
         if lost:
@@ -90,16 +97,22 @@ class Output:
         for file in self._files:
             file.close()
 
-    def _say(self, line: bytes, err: bool, allowance: Allowance) -> None:
-        if not line:
+    def _say(self, text: bytes, err: bool, allowance: Allowance) -> None:
+        """Whole lines."""
+        if not text:
             return
-        allowed = allowance.may(time.monotonic())
-        if allowed or err:
-            text = line[:LONGEST].decode(errors="backslashreplace").rstrip("\r")
-            if err:
-                self.last.append(text)
-            if allowed:
-                self._log(text)
+        count = text.count(b"\n") + 1
+        allowed = allowance.take(count, time.monotonic())
+        if allowed:
+            for line in text.split(b"\n", allowed)[:allowed]:
+                if line:
+                    self._log(_readable(line))
+        if err:
+            self.last.extend(_readable(line) for line in text.rsplit(b"\n", KEPT)[-KEPT:] if line)
 
     def _log(self, text: str) -> None:
         _log.info("%s: %s", self._who, text, extra={"model": self._model, "request_id": None})
+
+
+def _readable(line: bytes) -> str:
+    return line[:LONGEST].decode(errors="backslashreplace").rstrip("\r")
