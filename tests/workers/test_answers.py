@@ -80,6 +80,7 @@ class Desk:
 def desk() -> Iterator[Desk]:
     made = Desk()
     yield made
+    made.hand.arena.close()
     withdrawn = {request for each in made.taken_back for request in each.requests}
     assert set(made.lost()) <= withdrawn  # those wait again
 
@@ -162,6 +163,7 @@ def test_a_batch_that_comes_back_as_another_number_of_answers_is_refused(values:
     with pytest.raises(FrameError, match="not as many members"):
         desk.answer(1, values)
     assert [each.requests for each in desk.hand.sent.values()] == [batch]
+    desk.hand.arena.close()
 
 
 # ---- memory

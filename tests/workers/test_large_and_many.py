@@ -1,6 +1,5 @@
 """Floods, giants and misers: much output, large values, little memory. Another model does not notice."""
 
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_watching import reached, wait_for
+from worker_watching import descriptors, reached, wait_for
 
 import headrace as hr
 
@@ -104,15 +103,3 @@ def test_nothing_is_left_of_restarts_that_were_asked_for(compiled: Compile) -> N
         assert list(model.map(range(10)))
         seen.append((descriptors(), threading.active_count()))
     assert seen[1:] == seen[:-1]
-
-
-def descriptors() -> dict[str, int]:
-    """How many this process has of each kind."""
-    kinds: dict[str, int] = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            kind = re.sub(r"\d+", "", os.readlink(f"/proc/self/fd/{fd}"))
-        except OSError:
-            continue
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return kinds

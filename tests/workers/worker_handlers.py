@@ -207,3 +207,7 @@ def address_space(_):
 def miscounts(xs):
     counts = {"none": [], "fewer": xs[1:], "more": [*xs, 1], "a tuple": tuple(xs), "no list": {"a": 1}}
     return counts[xs[0]]
+
+
+def rubbish_if(x):
+    return writes_rubbish(x) if x == "rubbish" else x

@@ -1,5 +1,7 @@
 """What tests of worker processes look at from outside."""
 
+import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,3 +30,15 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def descriptors() -> dict[str, int]:
+    """How many this process has of each kind."""
+    kinds: dict[str, int] = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            kind = re.sub(r"\d+", "", os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds

@@ -48,10 +48,12 @@ class Connection:
         self._decoder = frames.Decoder(frames.FROM_WORKER, process.generation)
         self._rest = b""
         self._gone = False
-        self._poll = select.poll()
-        self._fd, pidfd = process.sock.fileno(), process.pidfd
-        for fd in (self._fd, bell.fd, pidfd):
-            self._poll.register(fd, select.POLLIN)
+        self._poll, self._others = select.poll(), select.poll()
+        self.fd = process.sock.fileno()
+        self._poll.register(self.fd, select.POLLIN)
+        for poll in (self._poll, self._others):
+            poll.register(bell.fd, select.POLLIN)
+            poll.register(process.pidfd, select.POLLIN)
 
     @property
     def is_full(self) -> bool:
@@ -71,25 +73,26 @@ class Connection:
             return
         if count < len(data):
             self._rest = data[count:]
-            self._poll.modify(self._fd, select.POLLIN | select.POLLOUT)
+            self._poll.modify(self.fd, select.POLLIN | select.POLLOUT)
 
     def wait(self, seconds: float | None) -> tuple[list[frames.Frame], bool]:
         """The frames that have come, once some have, the bell was rung, or `seconds` are over (None: never); and
         whether the process has gone. FrameError for what is no frame."""
         return self.hear(self.listen(seconds))
 
-    def listen(self, seconds: float | None) -> list[tuple[int, int]]:
-        """The first half of `wait`: what there is to hear."""
-        return self._poll.poll(None if seconds is None else seconds * 1000 + 0.5)
+    def listen(self, seconds: float | None, but_frames: bool = False) -> list[tuple[int, int]]:
+        """The first half of `wait`: what there is to hear. `but_frames`: somebody else hears those."""
+        poll = self._others if but_frames else self._poll
+        return poll.poll(None if seconds is None else seconds * 1000 + 0.5)
 
     def hear(self, events: list[tuple[int, int]]) -> tuple[list[frames.Frame], bool]:
         """The other half."""
         came: list[frames.Frame] = []
         for fd, event in events:
-            if fd == self._fd:
+            if fd == self.fd:
                 if event & select.POLLOUT:
                     rest, self._rest = self._rest, b""
-                    self._poll.modify(self._fd, select.POLLIN)
+                    self._poll.modify(self.fd, select.POLLIN)
                     self.send(rest)
                 if event & ~select.POLLOUT:
                     came += self._receive()

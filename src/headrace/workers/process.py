@@ -95,6 +95,8 @@ class Process:
     def end(self, timeout: float) -> str:
         """Wait until it has ended, kill it if it has not after `timeout` seconds, and let go of all there is of it. How
         it ended."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # others may have its descriptor as well
         self.sock.close()
         try:
             code = self._process.wait(timeout)

@@ -1,23 +1,31 @@
 """A worker's process at work: turns, each of which takes answers in, gives outcomes, takes work and sends it.
 
-Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, and while that sleeps an event loop's
-        that has something for it. Nobody but the worker's thread ever waits for a turn.
+Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, and while that sleeps whoever's has
+        something for it: an event loop's, which then hears the answers too (`ear`), or a caller's. Nobody but the
+        worker's thread ever waits for a turn.
 Rule 2: a turn is one step of the engine (`engine.remote.exchange`) and one system call for what it sends.
-Rule 3: whatever the process says is checked against what it was sent: what is no answer is its end.
+Rule 3: no loop has to hear: what one leaves for GRACE seconds the worker's thread takes in. What ends the process, and
+        whatever is to be looked at again, is the thread's alone.
+Rule 4: whatever the process says is checked against what it was sent: what is no answer is its end.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import select
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.future import as_a_stream
 from headrace.engine.remote import exchange, hand_back
 from headrace.errors import HeadraceError, ResponseTimeout, WorkerDied
 from headrace.workers import frames
 from headrace.workers.answers import Answers
 from headrace.workers.connection import Connection
+from headrace.workers.ear import Ear
 from headrace.workers.in_hand import InHand
 from headrace.workers.process import STACK, Process
 from headrace.workers.requests import requests_of
@@ -39,6 +47,14 @@ MANY = 8
 does not fight event loops and callers for the interpreter."""
 NAP = 100e-6
 """Seconds."""
+GRACE = 0.002
+"""Seconds after an answer during which the next ones are left to the loop that hears them. It may be blocked."""
+MISSED = 8
+"""Answers in a row that a loop has left to the worker's thread after which it is not asked to hear for a while."""
+DEAF = 1.0
+"""Seconds."""
+LARGE = 1 << 20
+"""Bytes of an answer from which on copying it is nothing for a loop."""
 GONE = "has gone"
 
 
@@ -55,6 +71,9 @@ class Serving:
         self._serves = False
         self._since = 0.0  # when it last said something
         self._cancelled: deque[int] = deque()
+        self._ear: Ear | None = None  # what has an event loop hear what comes
+        self._missed, self._deaf_until = 0, 0.0
+        self._broken: frames.FrameError | None = None  # what a loop heard
 
     # ---- from any thread
 
@@ -63,22 +82,82 @@ class Serving:
         self._cancelled.append(id)
 
     def send_at_once(self) -> bool:
-        """Send what waits on the caller's thread, if nothing is with the process: a switch of threads takes longer than
-        that. False: the worker is to be woken."""
+        """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
+        answers: a switch of threads takes longer than that. False: the worker is to be woken."""
         if not self._turn.acquire(False):
             return False
         try:
-            hand, connection, worker = self._hand, self._connection, self._worker
-            if not self._serves or worker.is_to_stop or worker.restarts or self._cancelled:
+            hand = self._hand
+            if not self._is_free or (hand.sent and self._ear is None):
                 return False
-            if hand.sent or hand.again or hand.ended or connection.is_full:
-                return False
-            works: list[Any] = exchange(self._engine, self._stream, [], self._window.size, 0)
-            if works:
-                connection.send(self._frames_of(works))
-            return not (hand.ended or connection.is_full or self._stream.alarm is not None or worker.is_to_stop)
+            self._exchange([])
+            if hand.sent:
+                self._listen_here()
+            return self._is_free and self._stream.alarm is None
         finally:
             self._turn.release()
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether there is nothing that only the worker's thread does."""
+        worker, hand = self._worker, self._hand
+        stays = self._serves and not (worker.is_to_stop or worker.restarts)
+        return stays and not (hand.again or hand.ended or self._cancelled or self._connection.is_full)
+
+    def _exchange(self, ended: list[tuple[Any, float | None]]) -> None:
+        hand = self._hand
+        inside = len(hand.sent)
+        with as_a_stream():  # whoever is told of an outcome in here must not wait for another
+            works: list[Any] = exchange(self._engine, self._stream, ended, max(0, self._window.size - inside), inside)
+        if works:
+            self._connection.send(self._frames_of(works))
+
+    def _listen_here(self) -> None:
+        """Have the loop that runs here, if one does, hear what the process answers."""
+        loop = asyncio._get_running_loop()
+        if loop is None or (self._ear is not None and self._ear.loop is loop):
+            return
+        if self._hand.answer_room > LARGE or time.monotonic() < self._deaf_until:
+            return
+        self._stop_listening()
+        with contextlib.suppress(NotImplementedError, OSError):
+            self._ear = Ear(loop, self._connection.fd, self._hear_on_loop)
+            self._missed = 0
+
+    def _stop_listening(self) -> None:
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.close()
+
+    def _hear_on_loop(self) -> None:
+        """On an event loop's thread: the process has said something."""
+        if not self._turn.acquire(False):
+            return
+        try:
+            if not self._serves or self._ear is None:
+                return
+            try:
+                _, gone = self._take_in([(self._connection.fd, select.POLLIN)])
+            except frames.FrameError as error:
+                self._broken, gone = error, True
+            self._missed = 0
+            if gone or not self._is_to_go_on:
+                self._stop_listening()
+                self._bell.ring()
+                return
+            ended, self._hand.ended = self._hand.ended, []
+            if ended:
+                self._learn(ended)
+            self._exchange(ended)
+            if not self._is_free or self._stream.alarm is not None:
+                self._bell.ring()
+        finally:
+            self._turn.release()
+
+    @property
+    def _is_to_go_on(self) -> bool:
+        worker, hand = self._worker, self._hand
+        return not (worker.is_to_stop or worker.restarts or hand.again or self._cancelled or self._connection.is_full)
 
     # ---- on the worker's thread
 
@@ -90,6 +169,7 @@ class Serving:
                 return self._take_turns()
             finally:
                 self._serves = False
+                self._stop_listening()
 
     def _frames_of(self, works: list[Any]) -> bytes:
         pool = self._pool
@@ -138,16 +218,28 @@ class Serving:
     def _hear(self) -> tuple[bool, bool]:
         """Whether something came, and whether the process has gone. FrameError."""
         patience, connection = self._patience(), self._connection
+        leaves_it = self._ear is not None and self._ear.is_awake and time.monotonic() - self._since < GRACE
         self._turn.release()
         try:
-            events = connection.listen(patience)
+            events = connection.listen(min(patience, GRACE) if leaves_it else patience, leaves_it)
         finally:
             self._turn.acquire()
-        came, gone = connection.hear(events)
+        if self._broken is not None:
+            raise self._broken
+        came, gone = self._take_in(events)
+        if came and self._ear is not None:
+            self._missed += 1
+            if self._missed >= MISSED or self._hand.answer_room > LARGE:  # the loop is busy, or blocked
+                self._stop_listening()
+                self._deaf_until = time.monotonic() + DEAF
+        return came, gone
+
+    def _take_in(self, events: list[tuple[int, int]]) -> tuple[bool, bool]:
+        came, gone = self._connection.hear(events)
         for frame in came:
             reply = self._answers.take(frame)
             if reply:
-                connection.send(reply)
+                self._connection.send(reply)
         if came:
             self._since = time.monotonic()
         return bool(came), gone

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import mark_stream_thread
+from headrace.engine.future import mark_stream_thread, on_a_stream
 from headrace.engine.mailbox import Hold, loop_runs_here
 from headrace.engine.remote import RemoteStream, exchange, has_stopped, refuse_all
 from headrace.errors import HeadraceError, ModelNotReady, ResponseTimeout, WorkerDied
@@ -68,7 +68,7 @@ class Worker:
     def wake(self) -> None:
         """There is something for it."""
         serving = self._serving
-        if serving is not None and loop_runs_here() and serving.send_at_once():
+        if serving is not None and _may_send() and serving.send_at_once():
             return
         self._bell.ring()
 
@@ -210,6 +210,12 @@ class Worker:
                 exchange(pool.engine, self.stream, [], -1, 0)
                 refuse_all(pool.engine, self.stream, ModelNotReady(pool.name, "-", "BROKEN", supervision.reason))
             self._bell.wait(left)
+
+
+def _may_send() -> bool:
+    """Whether this thread may take a turn: no stream's, which has something else to do, and none that Ctrl-C may
+    interrupt between two steps of it."""
+    return loop_runs_here() or (threading.current_thread() is not threading.main_thread() and not on_a_stream())
 
 
 class _Stream(RemoteStream):
