@@ -56,6 +56,7 @@ ONLY_FOR_TYPES = {
     ("model/model", "headrace.model.rescheduling"),
     ("workers/burial", "headrace.workers.pool"),
     ("workers/serving", "headrace.workers.worker"),
+    ("workers/watch", "headrace.workers.pool"),
     ("workers/worker", "headrace.workers.pool"),
     *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
     ("serving/inflight", "headrace.serving.served"),

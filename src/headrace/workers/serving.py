@@ -16,32 +16,24 @@ import contextlib
 import select
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import as_a_stream
-from headrace.engine.remote import exchange, hand_back
-from headrace.errors import HeadraceError, ResponseTimeout, WorkerDied
+from headrace.engine.remote import exchange
+from headrace.errors import HeadraceError, WorkerDied
 from headrace.workers import frames
 from headrace.workers.answers import Answers
 from headrace.workers.connection import Connection
 from headrace.workers.ear import Ear
 from headrace.workers.in_hand import InHand
-from headrace.workers.process import STACK, Process
+from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
+from headrace.workers.watch import Watch
 from headrace.workers.window import Window
 
 if TYPE_CHECKING:
     from headrace.workers.worker import Worker
 
-IDLE = 1.0
-"""Seconds a worker sleeps that has nothing in hand."""
-LOOK = 0.25
-"""Seconds without an answer after which it is looked at whether a process was stopped."""
-STUCK = 0.02
-"""Seconds without an answer after which what was sent ahead is taken back."""
-STOPPED = 1.0
-"""Seconds a stopped process may stay so while it has work."""
 MANY = 8
 """Short runs with the process from which on its thread takes a nap between two turns, so that more goes together and it
 does not fight event loops and callers for the interpreter."""
@@ -69,8 +61,7 @@ class Serving:
         self._window = Window()
         self._turn = threading.Lock()
         self._serves = False
-        self._since = 0.0  # when it last said something
-        self._cancelled: deque[int] = deque()
+        self._watch = Watch(worker.pool, worker.stream, process, hand, self._window)
         self._ear: Ear | None = None  # what has an event loop hear what comes
         self._missed, self._deaf_until = 0, 0.0
         self._broken: frames.FrameError | None = None  # what a loop heard
@@ -79,7 +70,7 @@ class Serving:
 
     def cancel(self, id: int) -> None:
         """The run with this id is not wanted any more. It is for the caller to wake the worker."""
-        self._cancelled.append(id)
+        self._watch.cancelled.append(id)
 
     def send_at_once(self) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
@@ -102,7 +93,7 @@ class Serving:
         """Whether there is nothing that only the worker's thread does."""
         worker, hand = self._worker, self._hand
         stays = self._serves and not (worker.is_to_stop or worker.restarts)
-        return stays and not (hand.again or hand.ended or self._cancelled or self._connection.is_full)
+        return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.is_full)
 
     def _exchange(self, ended: list[tuple[Any, float | None]]) -> None:
         hand = self._hand
@@ -157,7 +148,9 @@ class Serving:
     @property
     def _is_to_go_on(self) -> bool:
         worker, hand = self._worker, self._hand
-        return not (worker.is_to_stop or worker.restarts or hand.again or self._cancelled or self._connection.is_full)
+        return not (
+            worker.is_to_stop or worker.restarts or hand.again or self._watch.cancelled or self._connection.is_full
+        )
 
     # ---- on the worker's thread
 
@@ -206,19 +199,19 @@ class Serving:
                 came, gone = self._hear()
             except frames.FrameError as error:
                 return WorkerDied(self._pool.name, f"sent what is no answer ({error}), and was ended")
-            if self._cancelled:
-                self._cancel()
+            if self._watch.cancelled:
+                self._watch.cancel()
             if gone:
                 return WorkerDied(self._pool.name, GONE)
             if sent and not came:
-                why = self._overdue()
+                why = self._watch.overdue()
                 if why is not None:
                     return why
 
     def _hear(self) -> tuple[bool, bool]:
         """Whether something came, and whether the process has gone. FrameError."""
-        patience, connection = self._patience(), self._connection
-        leaves_it = self._ear is not None and self._ear.is_awake and time.monotonic() - self._since < GRACE
+        patience, connection = self._watch.patience(), self._connection
+        leaves_it = self._ear is not None and self._ear.is_awake and time.monotonic() - self._watch.since < GRACE
         self._turn.release()
         try:
             events = connection.listen(min(patience, GRACE) if leaves_it else patience, leaves_it)
@@ -241,7 +234,7 @@ class Serving:
             if reply:
                 self._connection.send(reply)
         if came:
-            self._since = time.monotonic()
+            self._watch.since = time.monotonic()
         return bool(came), gone
 
     def _learn(self, ended: list[tuple[Any, float | None]]) -> None:
@@ -256,49 +249,3 @@ class Serving:
             for work, _ in ended:
                 for request in requests_of(work):
                     tried.discard(request)
-
-    # ---- what is looked at though nobody says anything
-
-    def _patience(self) -> float:
-        """Seconds until then."""
-        alarm = self._stream.alarm
-        if not self._hand.sent:  # somebody else may send something meanwhile, which is to be watched
-            return IDLE if alarm is None else min(IDLE, max(0.0, alarm - self._engine.clock.now()))
-        now = time.monotonic()
-        first = next(iter(self._hand.sent.values()))
-        look = STUCK if len(self._hand.sent) > 1 else LOOK
-        left = min(look, max(first.began, self._since) + self._pool.options.response_timeout - now)
-        if first.stop_at is not None:
-            left = min(left, first.stop_at - now)
-        if alarm is not None:
-            left = min(left, alarm - self._engine.clock.now())
-        return max(0.0, left)
-
-    def _overdue(self) -> HeadraceError | None:
-        """Why the process must not go on, if that is so: it hangs, was stopped, or does not leave a run it was told to.
-        What waits behind a run that turns out long is taken back before that, where another worker could do it."""
-        hand, pool, process = self._hand, self._pool, self._process
-        first = next(iter(hand.sent.values()))
-        now = time.monotonic()
-        since = max(first.began, self._since)
-        if len(hand.sent) > 1 and now - since >= STUCK and pool.options.idempotent and pool.ready > 1:
-            taken = hand.withdraw()
-            if taken:
-                self._window.forget()
-                hand_back(pool.engine, self._stream, [(each.work, each.taken_at) for each in taken])
-        if first.stop_at is not None and now >= first.stop_at:
-            return WorkerDied(pool.name, "ran what was cancelled, did not leave it in time, and was ended")
-        if now - since >= pool.options.response_timeout:
-            process.show_stack()
-            time.sleep(STACK)
-            return ResponseTimeout(pool.name, pool.options.response_timeout)
-        if now - since >= STOPPED and process.is_stopped():
-            return WorkerDied(pool.name, "was stopped by a signal (SIGSTOP, or a debugger), and was ended")
-        return None
-
-    def _cancel(self) -> None:
-        while self._cancelled:
-            each = self._hand.sent.get(self._cancelled.popleft())
-            if each is not None and each.stop_at is None:
-                self._hand.arena.mark(each.id)
-                each.stop_at = time.monotonic() + self._pool.options.cancel_grace
