@@ -18,6 +18,7 @@ from headrace.server.door import Route
 from headrace.server.exchange import READY, Exchange
 from headrace.server.heads import Heads
 from headrace.server.limits import Limits, Watch
+from headrace.server.listener import Listener
 from headrace.server.protocol import Connection
 from headrace.server.routes import TOLD, route
 from headrace.server.target import path_of
@@ -64,10 +65,25 @@ class Front:
         self.heads: Heads = {}
         """What is known of heads that came before; of the app's own routes none."""
         self._nobody = asyncio.Event()
+        self._listener: Listener | None = None
 
     def open(self) -> None:
         """On the loop it will serve."""
         self.loop, self.box = asyncio.get_running_loop(), Mailbox.here()
+
+    def listen(self, listener: Listener) -> None:
+        """Take the connections that come there."""
+        self.open()
+        self._listener = listener
+        listener.open(self.connection, self.has_room)
+
+    def has_room(self, making: int, encrypted: bool) -> bool:
+        """Whether one more connection may be made, while `making` are: is counted before anything is spent on it.
+
+        One over the bound is told so, within `TURNED_AWAY`. An encrypted one cannot be: it would have to be made first.
+        """
+        here, limit = len(self.connections) + making, self.limits.connections
+        return here - self._turned_away < limit if encrypted else here < limit + TURNED_AWAY
 
     def connection(self) -> Connection:
         return Connection(self)
@@ -85,6 +101,8 @@ class Front:
     def left(self, connection: Connection, turned_away: bool) -> None:
         self.connections.discard(connection)
         self._turned_away -= turned_away
+        if self._listener is not None:
+            self.loop.call_soon(self._listener.freed)  # once its descriptor has been closed
         if not self.connections:
             self._nobody.set()
 

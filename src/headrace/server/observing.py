@@ -59,8 +59,7 @@ class Observing:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._access.reopen)
         if self._listener is not None and self._front is not None:
             self._lag.begin()
-            self._front.open()
-            self._listener.open(self._front.connection)
+            self._front.listen(self._listener)
             _log.info("metrics API on %s/metrics", self.url)
 
     async def drain(self) -> None:

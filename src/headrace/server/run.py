@@ -27,7 +27,7 @@ from headrace.errors import InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
 from headrace.server.descriptors import make_room
-from headrace.server.front import TURNED_AWAY, Front
+from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
@@ -120,8 +120,7 @@ class _Server:
             await self._observing.drain()
 
     async def _serve(self) -> None:
-        self.front.open()
-        self._listener.open(self.front.connection)
+        self.front.listen(self._listener)
         try:
             self._observing.open()
             self._write_ready_file()
@@ -131,7 +130,7 @@ class _Server:
             await self._stop.wait()
         finally:
             self._listener.close()
-        await self._listener.wait_closed(max(0.0, self._left()))
+        await self._listener.wait_closed(min(LAST_WORDS, max(0.0, self._left())))
         await self.front.drain(max(0.0, self._left()))
 
     def _left(self) -> float:
