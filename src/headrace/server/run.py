@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import ssl
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from headrace.log import flush
 from headrace.server.app import App
 from headrace.server.descriptors import make_room
 from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
+from headrace.server.hangup import hangups
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
@@ -49,6 +49,17 @@ def serve(options: ServeOptions) -> int:
     address = Address.parse("--inference-address", options.inference_address)
     if address is None:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
+    observed: list[Observing] = []  # once it is there
+
+    def reopen() -> None:
+        for each in observed:
+            each.reopen()
+
+    with hangups(reopen):
+        return _serve(options, address, observed)
+
+
+def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -> int:
     _tell_what_comes_later(options)
     _clear(options.ready_file)
     listener = Listener("--inference-address", address, _tls(options), options.header_timeout)
@@ -58,6 +69,7 @@ def serve(options: ServeOptions) -> int:
     except BaseException:
         listener.close()
         raise
+    observed.append(observing)
     app = App(
         service,
         max_body_size=options.max_body_size,
@@ -236,15 +248,15 @@ def load(service: Service, options: ServeOptions) -> None:
 
 
 def _tell_what_comes_later(options: ServeOptions) -> None:
-    doors = {
-        "--management-address": options.management_address,
-        "--grpc-address": options.grpc_address,
-    }
-    later = [flag for flag, text in doors.items() if Address.parse(flag, text) is not None]
+    later = []
+    for flag, text, default in (
+        ("--management-address", options.management_address, ServeOptions.management_address),
+        ("--grpc-address", options.grpc_address, ServeOptions.grpc_address),
+    ):
+        if Address.parse(flag, text) is not None and text != default:  # which nobody has asked for
+            later.append(flag)
     if later:
-        print(  # noqa: T201
-            f"headrace: {', '.join(later)}: these doors come in a later version and stay closed", file=sys.stderr
-        )
+        _log.warning("%s: these doors come in a later version and stay closed", ", ".join(later))
 
 
 def _memory() -> int:
