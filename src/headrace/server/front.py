@@ -6,6 +6,7 @@ Rule 1: `drain` lets nothing new in, answers what was accepted, and ends. Who ca
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
@@ -32,6 +33,9 @@ TURNED_AWAY = 1000
 """Connections over the bound that may be told so at once. More are closed without a word."""
 LAST_WORDS = 1.0
 """Seconds for replies to leave, when the time to drain is up."""
+UNSENT = 64 << 20
+"""Bytes of replies that may wait for clients which do not read, if `--max-bytes` is less."""
+_log = logging.getLogger("headrace.server")
 
 Plain = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -51,10 +55,14 @@ class Front:
         self.told: frozenset[str] = frozenset()
         """Paths that are answered without asking the app."""
         self._hot = isinstance(app, App)
+        self.unsent_limit = UNSENT
         if isinstance(app, App):
+            self.unsent_limit = max(UNSENT, app.service.statistics().max_bytes or 0)
             self.service, self.codec, self.traffic, self.told = app.service, app.codec, app.traffic, TOLD
         self.connections: set[Connection] = set()
-        self.watch = Watch(self.connections, limits.tick)
+        self.choked: dict[Connection, int] = {}
+        """Those whose clients do not read, with the bytes that waited for them at the last look."""
+        self.watch = Watch(self.connections, limits.tick, self.weigh)
         self.draining = False
         self.unanswered = 0
         """Requests that had come in whole, and were told that the server could not wait for their outcome."""
@@ -100,11 +108,34 @@ class Front:
 
     def left(self, connection: Connection, turned_away: bool) -> None:
         self.connections.discard(connection)
+        self.choked.pop(connection, None)
         self._turned_away -= turned_away
         if self._listener is not None:
             self.loop.call_soon(self._listener.freed)  # once its descriptor has been closed
         if not self.connections:
             self._nobody.set()
+
+    def weigh(self) -> None:
+        """What waits for clients that do not read is bounded, over all of them: each tick, those for which no less
+        waits than at the tick before are cut off, the most first, until the rest is within the bound."""
+        if not self.choked:
+            return
+        before, self.choked = self.choked, {connection: connection.unsent() for connection in self.choked}
+        over = sum(self.choked.values()) - self.unsent_limit
+        if over <= 0:
+            return
+        stuck = [(size, connection) for connection, size in self.choked.items() if 0 < before[connection] <= size]
+        cut = 0
+        for size, connection in sorted(stuck, key=lambda one: one[0], reverse=True):
+            if over <= 0:
+                break
+            del self.choked[connection]
+            connection.abort()
+            over -= size
+            cut += 1
+        if cut:
+            said = "%d clients that did not read were cut off: over %d bytes of replies waited for them"
+            _log.warning(said, cut, self.unsent_limit)
 
     def find(self, target: bytes) -> tuple[str, Route | None]:
         """(the path, the door it leads to or None). The same few are asked for again and again."""

@@ -58,7 +58,10 @@ class ServeOptions(Checked):
         75.0, "seconds a connection without a request is kept open; longer, and it is closed", low=0.01, high=86400
     )
     write_timeout: float = option(
-        60.0, "seconds a client may take nothing of its reply; longer, and it is cut off", low=0.01, high=86400
+        60.0,
+        "seconds a client may take nothing of its reply; longer, or while `--max-bytes` wait so, it is cut off",
+        low=0.01,
+        high=86400,
     )
     tls_cert: str | None = option(None, "PEM file of the certificate; with it, the inference API speaks https")
     tls_key: str | None = option(None, "PEM file of the certificate's private key; none: it is in the same file")

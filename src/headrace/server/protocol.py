@@ -129,10 +129,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._choked = True
+        self.front.choked.setdefault(self, 0)
         self.hold()
 
     def resume_writing(self) -> None:
         self._choked = False
+        self.front.choked.pop(self, None)
         for exchange in self._pipeline:
             if exchange.bridge is not None:
                 exchange.bridge.wake()
@@ -378,6 +380,8 @@ class Connection(asyncio.Protocol):
         if error is None and status != LEFT and served is not None and served.measures is not None:  # most are
             served.measures.add(status, exchange.size, sent, monotonic() - began, exchange.decoding, exchange.encoding)
         else:
+            if served is None and exchange.route is not None:  # refused at its headers
+                served = self.front.service.registered(exchange.route.name, exchange.route.version)
             traffic.answered(served, status, exchange.size, sent, began, error, exchange.decoding, exchange.encoding)
         if traffic.access is not None:
             target = exchange.target.decode("latin-1") or exchange.path
@@ -556,6 +560,10 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+    def unsent(self) -> int:
+        """Bytes of its replies that its client has not taken."""
+        return self._transport.get_write_buffer_size()
 
 
 def _why(error: HttpParserError) -> Exception:
