@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from wire import Behind, Wire, post, replies, until
 
+from headrace.server.front import Front
 from headrace.server.limits import PIPELINED, Limits
 from headrace.testing import Gate
 
@@ -585,5 +586,40 @@ def test_what_is_allowed_is_all_that_is_taken(path: bytes, allowed: str) -> None
         status, headers, _ = replies(wire.out)[0]
         assert (status, headers["allow"]) == (405, allowed)
         behind.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+def test_an_app_of_any_kind_never_sees_trailers_and_is_behind_the_same_limits(piece: int) -> None:
+    """As the metrics port is."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.append([name for name, _ in scope["headers"]])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> None:
+        front = Front(app, Limits(header_size=2000))
+        front.open()
+        wire, long = Wire(front), Wire(front)
+        sent = CHUNKED + b"2\r\nab\r\n0\r\nEvil: x\r\n\r\n"
+        for start in range(0, len(sent), piece):
+            wire.send(sent[start : start + piece])
+        await until(lambda: wire.out)
+        assert statuses(wire) == [200]
+        assert seen == [[b"host", b"transfer-encoding"]]
+        long.send(CHUNKED + b"0\r\nT: ")
+        for _ in range(200):
+            long.send(b"a" * 1000)
+        assert statuses(long) == [431]
+        assert long.closed == "half"
+        for each in wire, long:
+            each.gone()
+        front.watch.end()
+        await until(lambda: not front.tasks)
 
     run(main)

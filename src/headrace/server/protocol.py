@@ -7,7 +7,8 @@ Rule 3: whatever is wrong with the framing ends the connection, because nobody k
         What came before it is answered first.
 Rule 4: a client that sends more than is answered, or does not read, is not read from; one that does nothing is cut off
         (`look`). Nothing a client does makes us hold more than a bounded part of it.
-Rule 5: what a reply says does not depend on how the bytes of its request were cut into pieces.
+Rule 5: what a reply says does not depend on how the bytes of its request were cut into pieces. (But for an extension of
+        a chunk far beyond the limits: whether it is told of may.)
 """
 
 from __future__ import annotations
