@@ -239,11 +239,12 @@ def test_sighup_ends_no_server(folder: Path, target: str) -> None:
         assert server.stop() == 0
 
 
-def test_sighup_ends_no_server_that_is_still_loading(folder: Path) -> None:
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_sighup_ends_no_server_that_is_still_loading(folder: Path, isolation: str) -> None:
     (folder / "hangs_up.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGHUP)\nfrom served import same\n"
     )
-    with run_server("hangs_up:same", "--access-log=early", cwd=folder) as server:
+    with run_server("hangs_up:same", f"--isolation={isolation}", "--access-log=early", cwd=folder) as server:
         assert ask(server, "GET", "/ping").status_code == 200
         assert server.stop() == 0
 
