@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config import Checked, option, settings_page
+from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.log import FORMATS, LEVELS
 
@@ -24,7 +25,10 @@ class ServeOptions(Checked):
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
     scheduler: str = option(
-        "single_stream", "how requests share a model's cores", choices=("single_stream", "multi_stream", "elastic")
+        "single_stream",
+        "how requests share a model's cores",
+        choices=("single_stream", "multi_stream", "elastic"),
+        read=lambda name: Scheduler.from_str(name).value,
     )
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
     num_streams: int | None = option(
