@@ -246,3 +246,18 @@ def test_it_forgets_nothing_that_was_learnt_before(engine: hr.Engine) -> None:
         measures = model.measures()
         assert measures is not None
         assert measures.run_seconds.count == 3
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_port_that_nobody_detaches_is_forgotten_when_its_streams_have_ended(
+    engine: hr.Engine, traced: bool, tmp_path: Any
+) -> None:
+    port = attach(engine, 0b01)
+    trace = engine.trace(tmp_path / "t.json") if traced else None
+    engine.abandon(port)
+    port.streams[0].join(PATIENCE)
+    assert (port in engine._leaving) is traced
+    if trace is not None:
+        trace.stop()
+    assert port not in engine._leaving
+    assert "model" not in engine.dump_state()

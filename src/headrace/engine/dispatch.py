@@ -144,7 +144,9 @@ class Dispatch:
                     wanted = set().union(*(bits_of(mask) for mask in masks))
                     have = bits_of(self._leases.cores)
                     raise NotEnoughCores(
-                        max(1, len(wanted)), len(wanted & have), "another engine has taken the others meanwhile"
+                        max(1, len(wanted)),
+                        len(wanted & have),
+                        "another engine has taken the others meanwhile; close it, or compile on it with engine=",
                     )
                 self._ports.append(port)
         except BaseException:
@@ -530,6 +532,8 @@ class Dispatch:
             for stream in streams:
                 if stream.work is not None:
                     self._trace_run(trace, stream, stream.work, now)
+            for port in tuple(self._leaving):
+                self._let_go(port)
 
     def _next(
         self, stream: Stream, done: Work | None, work: Work | None, now: float, wake: list[Stream]
@@ -561,6 +565,7 @@ class Dispatch:
                         # What its last run made ready is refused: no other stream of the port may be left to do it.
                         source.pull(now, False, stream.index, refused)
                         stream.ended, stream.ended_at = True, now
+                        self._let_go(port)
                     self._tell_drained(port)
                     return None
             lane.awake()
@@ -585,7 +590,16 @@ class Dispatch:
             port.source.pull(now, False, 0, stream.refused)
         if stream.stopping:
             stream.ended, stream.ended_at = True, now
+            self._let_go(port)
         self._tell_drained(port)
+
+    def _let_go(self, port: Port) -> None:
+        """Of a port that nobody detaches, once its streams have ended; unless somebody traces, whose picture they are
+        in."""
+        streams = (*port.streams, *port.former)
+        if self.guard.trace is None and port in self._leaving and all(stream.ended for stream in streams):
+            self._leaving.remove(port)
+            self._names.discard(port.name)
 
     def _arrange(
         self, port: Port, now: float, wake: list[Stream], me: Stream | None = None, looked: bool = False
