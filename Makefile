@@ -6,7 +6,7 @@ EXTRA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine sequences digits clean
+.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine bench-workers sequences digits clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ bench-schedulers: .venv/installed-test ## ResNet-18 under each scheduler beside 
 
 bench-engine: .venv/installed-test ## the engine itself beside asyncio, executors and bare threads (about 7 minutes)
 	$(BIN)/python benchmarks/engine.py $(EXTRA)
+
+bench-workers: .venv/installed-test ## worker processes: no-op over HTTP beside the peers, round trips, kills, faults (about 5 minutes)
+	$(BIN)/python benchmarks/workers.py $(EXTRA)
 
 sequences: .venv/installed ## hundreds of requests from one thread: completion order against submission order
 	$(BIN)/python -m pip install --quiet --editable '.[examples]'

@@ -88,7 +88,7 @@ def split(spec_name: str) -> tuple[str, str]:
 
 
 def headrace(folder: Path, variant: str) -> Spec:
-    more = ["--isolation", "thread"]
+    more = ["--isolation", "process" if variant == "process" else "thread"]
     if variant == "logs":
         more += ["--access-log", str(folder / "access.log")]
     return ours("noop=noop_model:noop", *more, metrics="off" if variant == "quiet" else "127.0.0.1:0")
@@ -337,7 +337,7 @@ def resnet_file() -> Path:
 RESNET_SIZE = 128
 USUAL = ("tuned", "default", "batch")
 PEERS = {
-    "headrace": Peer(headrace, ("default", "quiet", "logs"), ("headrace",)),
+    "headrace": Peer(headrace, ("default", "process", "quiet", "logs"), ("headrace",)),
     "mms": Peer(mms, USUAL, ("multi-model-server",), venv="mms", java=True),
     "torchserve": Peer(torchserve, USUAL, ("torchserve", "torch"), venv="torchserve", java=True),
     "mosec": Peer(mosec, USUAL, ("mosec",), venv="mosec"),

@@ -40,18 +40,20 @@ if TYPE_CHECKING:
     from headrace.errors import Overloaded as Overloaded
     from headrace.errors import PoisonedVar as PoisonedVar
     from headrace.errors import RequestError as RequestError
+    from headrace.errors import ResponseTimeout as ResponseTimeout
     from headrace.errors import SetupError as SetupError
     from headrace.errors import TooLarge as TooLarge
     from headrace.errors import TooSlow as TooSlow
     from headrace.errors import Unavailable as Unavailable
+    from headrace.errors import WorkerDied as WorkerDied
     from headrace.errors import WouldDeadlock as WouldDeadlock
-    from headrace.model.compile import compile_model as compile_model
     from headrace.model.model import Model as Model
     from headrace.tensor import TensorSpec as TensorSpec
+    from headrace.workers.compile import compile_model as compile_model
 
 _WHERE = {
     "as_completed": "engine.completion",
-    "compile_model": "model.compile",
+    "compile_model": "workers.compile",
     "default_engine": "engine.ownership",
     "Engine": "engine.engine",
     "Future": "engine.future",
@@ -81,6 +83,8 @@ _ERRORS = (
     "ModelNotReady",
     "DeadlineExceeded",
     "Closed",
+    "WorkerDied",
+    "ResponseTimeout",
     "BackendError",
     "PoisonedVar",
     "WouldDeadlock",

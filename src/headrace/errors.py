@@ -4,7 +4,8 @@ HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
-├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed
+├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
+│                                                         WorkerDied, ResponseTimeout
 ├── BackendError        the model or its runtime failed; `__cause__` says how
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
@@ -124,6 +125,23 @@ class DeadlineExceeded(Unavailable, TimeoutError):
 
 class Closed(Unavailable):
     """The engine or the model was closed."""
+
+
+class WorkerDied(Unavailable):
+    """The worker process that had begun the request ended before it answered. `model`: what it ran. `how`: it ended."""
+
+    def __init__(self, model: str, how: str) -> None:
+        super().__init__(f"a worker of model {model} {how}, while it ran this request")
+        self.model, self.how = model, how
+
+
+class ResponseTimeout(Unavailable, TimeoutError):
+    """A run took longer than its model's `response_timeout`, in seconds; its worker was ended. `stack`: where it hung,
+    where that could be found out."""
+
+    def __init__(self, model: str, timeout: float, stack: str = "") -> None:
+        super().__init__(f"model {model} did not answer within {timeout:g} s; its worker was ended")
+        self.model, self.timeout, self.stack = model, timeout, stack
 
 
 class BackendError(HeadraceError):

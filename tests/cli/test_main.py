@@ -92,7 +92,7 @@ def test_serve_help_lists_every_option_with_its_meaning(run: Run) -> None:
         ("serve", "--max-batch-delay", "nan"),
         ("serve", "--drain-timeout", "inf"),
         ("serve", "--log-level", "loud"),
-        ("serve", "--isolation", "process"),
+        ("serve", "--isolation", "container"),
         ("doctor", "--no-such-option"),
     ],
 )

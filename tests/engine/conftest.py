@@ -1,3 +1,4 @@
+import faulthandler
 import gc
 import sys
 import threading
@@ -27,6 +28,8 @@ class Crowd:
     def join(self) -> None:
         for thread in self._threads:
             thread.join(PATIENCE)
+            if thread.is_alive():
+                faulthandler.dump_traceback()  # where they all are
             assert not thread.is_alive(), "a thread hangs"
         while self._errors:
             raise self._errors.pop(0)

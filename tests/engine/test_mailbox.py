@@ -110,7 +110,7 @@ class TickPopsFirst(Mailbox):
     def _tick(self) -> None:
         self._drain()
         again = self._drained and self.waiting >= MANY
-        self._drained = False
+        self._drained = self.promised = False
         self._ticking = again
         if again:
             self.loop.call_later(0.001, self._tick)

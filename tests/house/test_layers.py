@@ -54,6 +54,7 @@ ONLY_FOR_TYPES = {
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
+    ("workers/worker", "headrace.workers.pool"),
     *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
     ("serving/inflight", "headrace.serving.served"),
     ("server/bridge", "headrace.server.exchange"),
@@ -61,7 +62,7 @@ ONLY_FOR_TYPES = {
     ("server/protocol", "headrace.server.front"),
     *(("__init__", f"headrace.{module}") for module in (
         "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
-        "engine.ownership", "engine.scheduler", "errors", "model.compile", "model.model", "tensor",
+        "engine.ownership", "engine.scheduler", "errors", "model.model", "tensor", "workers.compile",
     )),
 }  # fmt: skip
 """The imports under TYPE_CHECKING. They are exempt, and so each stands here."""
@@ -81,7 +82,8 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
-    *("workers/messages", "workers/frames"),
+    *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
+    *("workers/retry", "workers/sharing"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

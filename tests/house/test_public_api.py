@@ -31,12 +31,14 @@ NAMES = [
     "Overloaded",
     "PoisonedVar",
     "RequestError",
+    "ResponseTimeout",
     "Scheduler",
     "SetupError",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
     "Unavailable",
+    "WorkerDied",
     "Var",
     "WouldDeadlock",
     "as_completed",
@@ -102,7 +104,9 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
     }  # fmt: skip
     assert below(hr.InvalidModel) == {"InvalidArchive"}
-    assert below(hr.Unavailable) == {"Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed"}
+    assert below(hr.Unavailable) == {
+            "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import headrace as hr
 from headrace.engine.topology import made_up
 from headrace.model import watched
-from headrace.model.gil import ENOUGH_RUNS, SHORTEST, Gil, Look
+from headrace.model.gil import ENOUGH_RUNS, SHORTEST, TOO_MUCH, Gil, Look
 from headrace.model.instance import LocalInstance
 from headrace.model.probe import can_look
 from headrace.model.watched import AFTER, RUNS, Watch
@@ -142,7 +142,7 @@ def test_a_callable_that_holds_the_lock_is_reported_once_with_figures(
             model(1)
         assert model.gil is not None
         assert model.gil.holds
-        assert model.gil.share > 0.5
+        assert model.gil.share >= TOO_MUCH  # on a busy machine less than all of it
         assert model.statistics().gil == model.gil
         assert "holds the GIL for" in repr(model)
         assert len([text for text in said() if text.startswith("hold holds the GIL: another thread waited ")]) == 1

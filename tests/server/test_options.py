@@ -137,7 +137,9 @@ def test_the_defaults_are_within_their_own_bounds() -> None:
         {"num_cores": 0},
         {"num_streams": 0},
         {"log_level": "INFO"},
-        {"isolation": "process"},
+        {"isolation": "container"},
+        {"workers": 0},
+        {"response_timeout": 0},
     ],
 )
 def test_the_server_refuses_what_it_could_not_keep(given: dict[str, Any]) -> None:

@@ -25,10 +25,12 @@ from headrace.errors import (
     Overloaded,
     PoisonedVar,
     RequestError,
+    ResponseTimeout,
     SetupError,
     TooLarge,
     TooSlow,
     Unavailable,
+    WorkerDied,
     WouldDeadlock,
 )
 from headrace.server.status import TABLE, MethodNotAllowed, NotFound, Status, message_of, status_of
@@ -43,6 +45,8 @@ EXAMPLES: dict[BaseException, tuple[int, str]] = {
     Overloaded(5, 5): (429, "ServiceUnavailableException"),
     ModelNotReady("cat", "1", "LOADING"): (503, "ServiceUnavailableException"),
     DeadlineExceeded("x"): (504, "RequestTimeoutException"),
+    ResponseTimeout("cat", 1.0): (504, "RequestTimeoutException"),
+    WorkerDied("cat", "was killed"): (503, "ServiceUnavailableException"),
     Closed("x"): (503, "ServiceUnavailableException"),
     BackendError("x"): (500, "InternalServerException"),
     PoisonedVar("x", ValueError()): (500, "InternalServerException"),

@@ -95,6 +95,10 @@ class Port:
             return 0.0
         return batches // max(1, len(self.streams)) * self.quickest
 
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs. With the lock held."""
+        return not self.group.running and self.source.is_empty()
+
 
 class Dispatch:
     def __init__(self, cores: tuple[Core, ...], budget: Budget, guard: Guard, clock: Clock | None) -> None:
@@ -302,7 +306,7 @@ class Dispatch:
         """Wait until nothing of the port waits or runs. What is in its last run may still be about to be delivered."""
         refuse_to_wait_inside(self.guard)
         with self.guard.lock:
-            if not port.group.running and port.source.is_empty():
+            if port.is_idle():
                 return
             drained = port.drained = port.drained or threading.Event()
         drained.wait()
@@ -711,7 +715,7 @@ class Dispatch:
 
     @staticmethod
     def _tell_drained(port: Port) -> None:
-        if port.drained is not None and not port.group.running and port.source.is_empty():
+        if port.drained is not None and port.is_idle():
             port.drained.set()
             port.drained = None  # whoever drains it again waits for what comes meanwhile
 

@@ -74,6 +74,9 @@ class Leases:
         """`group` has work for one more lane. The lane that may run now; None: none is idle, or it stands in line."""
         if not group.idle or group.in_line:
             return None
+        if not group.idle[-1].mask:  # it runs elsewhere (`remote`): cores are not what it waits for
+            self._grant(elsewhere := group.idle[-1])
+            return elsewhere
         if not self.line:
             lane = self._fitting(group, self.free)
             if lane is not None:

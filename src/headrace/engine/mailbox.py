@@ -91,7 +91,7 @@ class Mailbox:
     def post(self, function: Callable[[Any], object], argument: Any) -> None:
         """Have the loop call `function(argument)` soon. From any thread."""
         self._items.append((function, argument))
-        if not self._armed:
+        if not (self._armed or self.promised):
             self.announce()
 
     def announce(self) -> None:
@@ -128,6 +128,7 @@ class Mailbox:
 
     def _tick(self) -> None:
         self._ticking = False
+        self.promised = False  # the one who promised may be in a run that never ends, and nobody ticks any more
         self._drain()
         if self._drained and self.waiting >= MANY:  # else it ticks again when one more comes to wait
             self._drained = False

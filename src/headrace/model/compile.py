@@ -71,13 +71,7 @@ def compile_model(
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
     """
-    sizes = max_batch_size is None or _is_count(max_batch_size)
-    seconds = isinstance(max_batch_delay, int | float) and not isinstance(max_batch_delay, bool)
-    if not sizes or not seconds or not 0 <= max_batch_delay <= LONGEST_DELAY:
-        raise InvalidOption(
-            f"max_batch_size is a whole number from 1, and max_batch_delay seconds from 0 to {LONGEST_DELAY:,}, "
-            f"not {max_batch_size!r} and {max_batch_delay!r}"
-        )
+    check_batching(max_batch_size, max_batch_delay)
     if batch_size is not None and not _is_count(batch_size):
         raise InvalidOption(
             f"batch_size is a whole number from 1, or None to leave dimension 0 free, not {batch_size!r}"
@@ -87,7 +81,7 @@ def compile_model(
             f"precision 'fp32' is what this version has, not {precision!r}; a model runs in the types it was saved "
             "with: leave precision out"
         )
-    _check_engine_and_name(engine, name)
+    check_engine_and_name(engine, name)
     check_devices(devices, engine.topology if engine is not None else machine())
     policy = Scheduler.of(scheduler)
     runtime = backend_for(model, backend)
@@ -197,7 +191,18 @@ def _by_name(shapes: Any) -> Mapping[str, Sequence[int]] | None:
     return {str(i): shape for i, shape in enumerate(shapes)}
 
 
-def _check_engine_and_name(engine: Any, name: Any) -> None:
+def check_batching(max_batch_size: Any, max_batch_delay: Any) -> None:
+    """InvalidOption for what is none."""
+    sizes = max_batch_size is None or _is_count(max_batch_size)
+    seconds = isinstance(max_batch_delay, int | float) and not isinstance(max_batch_delay, bool)
+    if not sizes or not seconds or not 0 <= max_batch_delay <= LONGEST_DELAY:
+        raise InvalidOption(
+            f"max_batch_size is a whole number from 1, and max_batch_delay seconds from 0 to {LONGEST_DELAY:,}, "
+            f"not {max_batch_size!r} and {max_batch_delay!r}"
+        )
+
+
+def check_engine_and_name(engine: Any, name: Any) -> None:
     if engine is not None and not isinstance(engine, Engine):
         naive = "; to run in the caller: scheduler='naive'" if isinstance(engine, NaiveEngine) else ""
         raise InvalidOption(

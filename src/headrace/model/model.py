@@ -8,9 +8,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.backends.base import Loaded, Session
 from headrace.counters import Histogram
@@ -49,6 +49,36 @@ if TYPE_CHECKING:
 _log = logging.getLogger("headrace.model")
 
 
+class Crew(Protocol):
+    """The worker processes of a model (`workers.pool`)."""
+
+    @property
+    def batcher(self) -> Batcher: ...
+
+    @property
+    def source(self) -> Requests: ...
+
+    @property
+    def port(self) -> Port: ...
+
+    on_change: Callable[[], object]
+    """Called on a worker's thread when one has another state."""
+
+    @property
+    def is_broken(self) -> bool:
+        """None works, and none could be made to."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why, where something is wrong."""
+
+    def __len__(self) -> int: ...
+
+    def scale(self, workers: int, timeout: float | None = None) -> None: ...
+
+    def restart(self) -> None: ...
+
+
 class Model(Owner):
     """Made by `compile_model`. `close()` it, or use it in a `with`."""
 
@@ -64,9 +94,11 @@ class Model(Owner):
         batching: str = "as asked",
         bound: bool = False,
         origin: Origin | None = None,
+        crew: Crew | None = None,
     ) -> None:
         """`engine` None: the naive scheduler, which runs in the caller. `bound`: its streams stay on their cores.
-        `origin`: where to load it from for streams of other widths; None: it has the ones it has."""
+        `origin`: where to load it from for streams of other widths; None: it has the ones it has. `crew`: it runs in
+        worker processes, which have been started."""
         self.name = loaded.name
         self.backend = loaded.backend
         self.platform = loaded.platform
@@ -90,8 +122,9 @@ class Model(Owner):
         self.sessions = loaded.sessions
         """One for each stream, in their order; the same object may stand there several times."""
         self._instances = self._instances_of(loaded.sessions)
-        self._batcher = Batcher(max_batch_size, max_batch_delay)
-        self._source = Requests(self._batcher, self._instances, self.name)
+        self.crew = crew
+        self._batcher = Batcher(max_batch_size, max_batch_delay) if crew is None else crew.batcher
+        self._source = Requests(self._batcher, self._instances, self.name) if crew is None else crew.source
         self.gil: Gil | None = None
         """Whether its runs hold the interpreter lock; None: not known (yet), or too short to matter."""
         self._watch: Watch | None = None  # while that is being found out
@@ -106,13 +139,13 @@ class Model(Owner):
         self.helpers: list[threading.Thread] = []  # that wait for former streams
         self._later: WarmUpLater | None = None
         self.traced: Trace | None = None  # while it is
-        self._port: Port | None = None
-        if engine is not None:
+        self._port: Port | None = None if crew is None else crew.port
+        if engine is not None and crew is None:
             if engine.budget.max_bytes is not None:
                 self._source.working_set = WorkingSet(engine.budget.max_bytes)
                 self._source.is_alone = engine.runs_one
             self._port = engine.attach(self._source, [p.mask for p in self.placements], self.name, bound=bound)
-        if loaded.inputs is None and can_look():
+        if loaded.inputs is None and crew is None and can_look():
             self._watch = Watch(
                 self._judge, lambda: engine is None or self._port is None or engine.runs_only(self._port)
             )
@@ -183,7 +216,8 @@ class Model(Owner):
         `values` has no length).
         """
         if window is None:
-            window = max(16, 2 * max(1, len(self.placements)) * self._batcher.max_batch_size)
+            streams = len(self.crew) if self.crew is not None else max(1, len(self.placements))
+            window = max(16, 2 * streams * self._batcher.max_batch_size)
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise InvalidOption(f"window is a whole number from 1, not {window!r}")
         self._may_wait()
@@ -197,7 +231,7 @@ class Model(Owner):
     def statistics(self) -> ModelStatistics:
         counts = self._batcher.counts
         return ModelStatistics(
-            streams=max(1, len(self.placements)),
+            streams=len(self.crew) if self.crew is not None else max(1, len(self.placements)),
             submitted=counts.submitted,
             completed=counts.completed,
             failed=counts.failed,
@@ -258,6 +292,18 @@ class Model(Owner):
 
         reschedule(self, scheduler, num_streams, num_cores, timeout)
 
+    def scale(self, workers: int, *, timeout: float | None = None) -> None:
+        """Have so many worker processes from now on, without losing a request.
+
+        Those that go finish what they have; new ones are waited for, at most `timeout` seconds. InvalidOption where the
+        model runs in this process.
+        """
+        self._workers().scale(workers, timeout)
+
+    def restart(self) -> None:
+        """Replace each worker process by a new one, once it has finished what it has. Returns at once."""
+        self._workers().restart()
+
     def close(self, *, drain: bool = True) -> None:
         """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
 
@@ -280,8 +326,11 @@ class Model(Owner):
 
     def __repr__(self) -> str:
         takes = "; ".join(map(str, self.inputs)) if self.inputs is not None else "anything"
-        streams = count_of(len(self.placements) or 1, "stream")
         state = " closed" if self._closed else ""
+        if self.crew is not None:
+            workers = count_of(len(self.crew), "worker")
+            return f"<Model {self.name} on {self.backend}, {workers}: anything{state}>"
+        streams = count_of(len(self.placements) or 1, "stream")
         if self.gil is not None and self.gil.holds:
             state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
         return f"<Model {self.name} on {self.backend}, {self.scheduler}, {streams}: {takes}{state}>"
@@ -396,6 +445,12 @@ class Model(Owner):
             self.engine.remember(pending)
 
     # ---- inside
+
+    def _workers(self) -> Crew:
+        if self.crew is None:
+            raise InvalidOption(f"model {self.name} runs in this process, and has streams: see `reschedule`")
+        self._check_open()
+        return self.crew
 
     def _instances_of(self, sessions: Sequence[Session]) -> tuple[Instance, ...]:
         return tuple(LocalInstance(session, self._in_lists, self._gives) for session in sessions)

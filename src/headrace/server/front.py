@@ -1,6 +1,7 @@
 """What the connections of a port share, and who they are.
 
 Rule 1: `drain` lets nothing new in, answers what was accepted, and ends. Who cannot be answered in time is told so.
+        A reply that its client has not taken by then is no answer either: both are counted.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Front:
         self.watch = Watch(self.connections, limits.tick)
         self.draining = False
         self.unanswered = 0
-        """Requests that had come in whole, and were told that the server could not wait for their outcome."""
+        """Requests that had come in whole, and were told that the server could not wait for their outcome, or whose
+        connection was cut off within a reply (one for each such connection)."""
         self.tasks: set[asyncio.Task[None]] = set()  # of requests that go through the app
         self._turned_away = 0
         self._ready: list[Exchange] = []
@@ -129,10 +131,14 @@ class Front:
             error = Closed("the server has stopped, and could not wait for this")
             for task in list(self.tasks):
                 task.cancel()  # the app tells its client
+            refused: set[Connection] = set()  # counted already: what they have not taken may be just that refusal
             for connection in list(self.connections):
-                self.unanswered += connection.give_up(error)
+                if count := connection.give_up(error):
+                    self.unanswered += count
+                    refused.add(connection)
             if not await self._empty(LAST_WORDS):
                 for connection in list(self.connections):
+                    self.unanswered += connection.unsent > 0 and connection not in refused
                     connection.abort()
                 await self._empty(LAST_WORDS)
         if self.tasks:

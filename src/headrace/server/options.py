@@ -23,7 +23,21 @@ class ServeOptions(Checked):
     metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`")
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
-    isolation: str = option("thread", "where callables run; worker processes come later", choices=("thread",))
+    isolation: str = option(
+        "process",
+        "where callables run: in worker processes, which they may crash or block, or in the server's (`thread`)",
+        choices=("process", "thread"),
+    )
+    workers: int = option(1, "worker processes of each callable", low=1, high=256)
+    response_timeout: float = option(
+        120.0, "seconds a run in a worker may take; longer, and the worker is replaced", low=0.01, high=1_000_000
+    )
+    idempotent: str = option(
+        "yes", "whether what a worker had begun when it died may be run once more", choices=("yes", "no")
+    )
+    memory_limit: int | None = option(
+        None, "bytes of address space each worker may have; beyond that its callable gets MemoryError", low=1 << 20
+    )
     scheduler: str = option(
         "single_stream",
         "how requests share a model's cores",

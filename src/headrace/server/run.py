@@ -224,6 +224,11 @@ def load(service: Service, options: ServeOptions) -> None:
         options.max_batch_size,
         options.max_batch_delay,
         measured=options.metrics_address != "off",
+        isolation=options.isolation,
+        workers=options.workers,
+        response_timeout=options.response_timeout,
+        idempotent=options.idempotent == "yes",
+        memory_limit=options.memory_limit,
     )
     lifecycle = Lifecycle(service.registry, compile_options, store)
     asked = options.models

@@ -18,9 +18,11 @@ from headrace.errors import (
     ModelNotReady,
     Overloaded,
     RequestError,
+    ResponseTimeout,
     TooLarge,
     TooSlow,
     Unavailable,
+    WorkerDied,
 )
 
 
@@ -42,6 +44,8 @@ TABLE: dict[type[BaseException], Status] = {
     ModelNotReady: Status(503, "ServiceUnavailableException", retry_after=1),
     Closed: Status(503, "ServiceUnavailableException", retry_after=1),
     DeadlineExceeded: Status(504, "RequestTimeoutException"),
+    ResponseTimeout: Status(504, "RequestTimeoutException"),
+    WorkerDied: Status(503, "ServiceUnavailableException", retry_after=1),
     Unavailable: Status(503, "ServiceUnavailableException", retry_after=1),
     BackendError: Status(500, "InternalServerException"),
     HeadraceError: Status(500, "InternalServerException"),

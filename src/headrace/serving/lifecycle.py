@@ -19,11 +19,11 @@ from typing import Any
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
-from headrace.model.compile import compile_model
-from headrace.model.model import Model
+from headrace.model.model import Crew, Model
 from headrace.serving.measures import Measures
 from headrace.serving.registry import Entry, Registry, State
 from headrace.serving.served import Served
+from headrace.workers.compile import compile_model
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
@@ -61,6 +61,12 @@ class CompileOptions:
     max_batch_delay: float = 0.0
     measured: bool = False
     """Whether times and sizes are counted: for metrics."""
+    isolation: str = "thread"
+    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    workers: int = 1
+    response_timeout: float = 120.0
+    idempotent: bool = True
+    memory_limit: int | None = None
 
 
 class Lifecycle:
@@ -103,6 +109,9 @@ class Lifecycle:
             model.measure()
         entry.served = Served(name, version, model, handler, Measures() if self._options.measured else None)
         entry.state = State.READY
+        crew = model.crew
+        if crew is not None:
+            _follow(entry, crew)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info("model %s:%s is READY after %.2f s: %r, %s", name, version, time.monotonic() - started, model, batch)
         return entry
@@ -117,6 +126,8 @@ class Lifecycle:
         if path is None:
             if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
+                if self._options.isolation == "process":
+                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
                 return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
@@ -150,6 +161,21 @@ class Lifecycle:
             name=name,
         )
 
+    def _start_workers(self, source: str, name: str) -> Model:
+        options = self._options
+        return compile_model(
+            source,
+            num_cores=options.num_cores,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            name=name,
+            isolation="process",
+            workers=options.workers,
+            response_timeout=options.response_timeout,
+            idempotent=options.idempotent,
+            memory_limit=options.memory_limit,
+        )
+
     def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
         manifest = archive.manifest
         if manifest.handler != "image_classifier":
@@ -169,6 +195,18 @@ class Lifecycle:
             model.close()
             raise
         return model, handler
+
+
+def _follow(entry: Entry[Served], pool: Crew) -> None:
+    """The entry is READY as long as requests would be answered: not while no worker can be kept alive."""
+
+    def look() -> None:
+        if entry.state in (State.READY, State.FAILED):
+            broken = pool.is_broken
+            entry.state, entry.reason = (State.FAILED, pool.reason) if broken else (State.READY, None)
+
+    pool.on_change = look
+    look()
 
 
 def import_callable(source: str) -> Any:

@@ -1,0 +1,237 @@
+"""What worker processes cost, and what they save.
+
+    python benchmarks/workers.py [--only http,trips,start,kills,faults] [--secs 4] [--rounds 3]
+
+`http`: a model that does nothing, one worker, beside the peers that are installed and beside the server's own process.
+`trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
+worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
+beside its p99 while that one is healthy and as busy. Writes benchmarks/results/workers.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "peers"))
+
+from machine import surroundings  # noqa: E402
+from measure import Plan  # noqa: E402
+from run import measure  # noqa: E402
+from table import markdown, measured_on  # noqa: E402
+
+import headrace as hr  # noqa: E402
+from headrace.testing import RunningServer, run_server  # noqa: E402
+
+NAMES = ["headrace:process", "headrace:default", "mms:tuned", "mosec:tuned", "mms:batch", "mosec:batch"]
+HANDLERS = """
+import os, signal, sys, time
+def steady(x): return "OK"
+def echo(x): return x
+def healthy(x):
+    until = time.perf_counter() + 0.002
+    while time.perf_counter() < until: pass
+    return 1
+def stopped(x): os.kill(os.getpid(), signal.SIGSTOP)
+def loops(x):
+    while True: pass
+def hogs(x): return len(bytearray(1 << 40))
+def exits(x): os._exit(3)
+def prints(x):
+    for _ in range(20000): print("x" * 50)
+    return 1
+def short(xs): return xs[1:]
+def large(x): return bytes(1_000_000_000)
+"""
+FAULTS = ("stopped", "loops", "hogs", "exits", "prints", "large")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="http,trips,start,kills,faults")
+    parser.add_argument("--secs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    parts: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "bench_handlers.py").write_text(HANDLERS)
+        sys.path.insert(0, folder)
+        if "trips" in chosen:
+            parts.append(trips())
+        if "start" in chosen:
+            parts.append(start())
+        if "kills" in chosen:
+            parts.append(kills(folder, options.secs))
+        if "faults" in chosen:
+            parts.append(faults(folder, options.secs))
+    if "http" in chosen:
+        plan = Plan(levels=[1, 100, 200], secs=options.secs, warm_secs=2, tries=1)
+        rows, _ = measure(NAMES, plan, rounds=options.rounds, out=None)
+        parts.append(f"{markdown(rows)}\n\n{measured_on(rows)}")
+    text = "\n\n".join(parts)
+    print(text)
+    where = surroundings()
+    (HERE / "results" / "workers.md").write_text(
+        f"# Worker processes\n\n`python benchmarks/workers.py {' '.join(sys.argv[1:])}`\n\n{text}\n\n"
+        f"{', '.join(f'{key} {value}' for key, value in where.items())}\n"
+    )
+    return 0
+
+
+def trips() -> str:
+    array = np.random.default_rng(0).random(150_000, np.float32)
+    lines = ["| round trip, one caller | p50 us | p99 us | gate |", "| --- | ---: | ---: | --- |"]
+    with hr.compile_model("bench_handlers:echo", isolation="process") as model:
+        for what, value, gate in (("a number", 1, ""), ("0.6 MB each way", array, "100 us")):
+            times = []
+            for i in range(2000):
+                began = time.perf_counter()
+                model(value)
+                if i >= 200:
+                    times.append(1e6 * (time.perf_counter() - began))
+            lines.append(f"| {what} | {median(times):.0f} | {np.percentile(times, 99):.0f} | {gate} |")
+        count = 50_000
+        began = time.perf_counter()
+        for _ in model.map(range(count), window=200):
+            pass
+        lines.append(f"\n`map` with 200 inside: {count / (time.perf_counter() - began):,.0f} a second.")
+    return "\n".join(lines)
+
+
+def start() -> str:
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        model = hr.compile_model("bench_handlers:steady", isolation="process")
+        times.append(time.perf_counter() - began)
+        model.close()
+    return f"Start of a worker until it is ready: {median(times):.2f} s (median of {len(times)}; gate 0.5 s)."
+
+
+class Client:
+    """One keep-alive connection."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def ask(self, model: str) -> int:
+        self._connection.request("POST", f"/predictions/{model}", b"1", {"content-type": "application/json"})
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.status
+
+
+@contextmanager
+def threads(count: int, work: Callable[[], object]) -> Iterator[threading.Event]:
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.is_set():
+            work()
+
+    running = [threading.Thread(target=loop, daemon=True) for _ in range(count)]
+    for thread in running:
+        thread.start()
+    yield over
+    over.set()
+    for thread in running:
+        thread.join(70)
+
+
+def kills(folder: str, secs: int) -> str:
+    statuses: dict[int, int] = {}
+    ends: list[float] = []
+    local = threading.local()
+    with run_server("bench_handlers:steady", cwd=folder) as server:
+
+        def work() -> None:
+            if not hasattr(local, "client"):
+                local.client = Client(server)
+            status = local.client.ask("steady")
+            ends.append(time.monotonic())
+            statuses[status] = statuses.get(status, 0) + 1
+
+        killed = []
+        with threads(8, work):
+            for _ in range(2 * secs):
+                time.sleep(1)
+                killed.append(time.monotonic())
+                os.kill(worker_of(server), signal.SIGKILL)
+            time.sleep(1)
+    ends.sort()
+    gaps = [max(b - a for a, b in pairwise(ends) if a <= at + 0.9 and b >= at) for at in killed]
+    return (
+        f"`kill -9` of the only worker each second, 8 clients, {len(killed)} times: statuses {statuses}; the longest "
+        f"pause around a kill: median {median(gaps):.2f} s, most {max(gaps):.2f} s (gate: all 200, under 1 s)."
+    )
+
+
+def worker_of(server: RunningServer) -> int:
+    while True:
+        found = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True).stdout.split()
+        if found:
+            return int(found[0])
+        time.sleep(0.01)
+
+
+def faults(folder: str, secs: int) -> str:
+    lines = [
+        "| the other model | p99 ms of the steady one | of healthy | other's statuses |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    models = [f"bench_handlers:{name}" for name in ("steady", "healthy", *FAULTS)]
+    options = ("--response-timeout", "1", "--memory-limit", str(1 << 30))
+    with run_server(*models, *options, cwd=folder) as server:
+        client = Client(server)
+        began, count = time.perf_counter(), 2000
+        for _ in range(count):
+            client.ask("steady")
+        rate = count / (time.perf_counter() - began) / 4
+        usual = 0.0
+        for name in ("healthy", *FAULTS):
+            p99, statuses = neighbour(server, name, rate, secs)
+            usual = usual or p99
+            lines.append(f"| {name} | {p99:.2f} | {p99 / usual:.2f} | {statuses} |")
+    return "\n".join(lines)
+
+
+def neighbour(server: RunningServer, name: str, rate: float, secs: int) -> tuple[float, dict[int, int]]:
+    statuses: dict[int, int] = {}
+    other = Client(server)
+
+    def work() -> None:
+        status = other.ask(name)
+        statuses[status] = statuses.get(status, 0) + 1
+
+    client, times = Client(server), []
+    rng = np.random.default_rng(0)
+    with threads(1, work):
+        at = until = time.perf_counter()
+        until += secs
+        while at < until:
+            at += rng.exponential(1 / rate)
+            while (early := at - time.perf_counter()) > 0:
+                time.sleep(early)
+            client.ask("steady")
+            times.append(1e3 * (time.perf_counter() - at))
+    return float(np.percentile(times, 99)), statuses
+
+
+if __name__ == "__main__":
+    sys.exit(main())

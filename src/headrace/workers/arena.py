@@ -1,0 +1,92 @@
+"""The memory a worker and its owner share: one sealed memfd, mapped by both, whose pieces the owner gives out.
+
+It has no name that could be left behind or meet another one, and cannot be shrunk under its reader. Pages exist once
+they are written, so a large arena costs what is used of it. The first page is for words: what has begun, what was
+cancelled. No locks lie in it: who holds one may be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from headrace.tensor import Array
+from headrace.workers import messages
+from headrace.workers.extents import PAGE, Extents
+
+SIZE = 256 << 20
+"""Bytes: the most that a worker's requests and answers may have together."""
+TRIM = 32 << 20
+"""Bytes up to which a piece stays in memory when it is not in use."""
+MARKS = 256
+"""Words that say which runs are not wanted any more: more than a worker has at a time."""
+_WORD = struct.Struct("<I")
+
+
+class Arena:
+    def __init__(self, size: int = SIZE) -> None:
+        """OSError if there is no memory for it."""
+        self.size = size
+        self.fd = os.memfd_create("headrace-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            self._map = mmap.mmap(self.fd, size)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self._memory: Array | None = np.frombuffer(self._map, np.uint8)
+        self.extents = Extents(PAGE, size - PAGE)
+        self._touched = 0  # bytes given out since it was trimmed
+        self._largest = 0
+
+    def begun(self) -> int:
+        """The id of the run that began last, as the worker says: it may say anything."""
+        return int(_WORD.unpack_from(self._map)[0])
+
+    def mark(self, id: int) -> None:
+        """The run with this id is not wanted any more: it need not begin, and may look whether it should go on."""
+        _WORD.pack_into(self._map, 64 + 4 * (id % MARKS), id)
+
+    def view(self, offset: int, nbytes: int) -> Array:
+        assert self._memory is not None
+        return self._memory[offset : offset + nbytes]
+
+    def write(self, offset: int, pickled: bytes, arrays: list[Any], places: list[int]) -> None:
+        """A parcel, to a piece that was taken for it."""
+        memory = self._memory
+        assert memory is not None
+        memory[offset : offset + len(pickled)] = np.frombuffer(pickled, np.uint8)
+        for array, place in zip(arrays, places):
+            if array.nbytes:
+                room = memory[offset + place : offset + place + array.nbytes]
+                np.copyto(room.view(array.dtype).reshape(array.shape), array)
+
+    def take(self, nbytes: int) -> int | None:
+        self._touched += nbytes
+        self._largest = max(self._largest, nbytes)
+        return self.extents.take(nbytes)
+
+    def give_back(self, offset: int) -> None:
+        """KeyError for what is not taken."""
+        self.extents.give_back(offset)
+        if self._touched > TRIM and not self.extents.taken:
+            if self._largest > TRIM:  # what is used again and again stays as it is
+                self._map.madvise(mmap.MADV_REMOVE, PAGE, self.size - PAGE)
+            self._touched = self._largest = 0
+
+    def close(self) -> None:
+        self._memory = None
+        with contextlib.suppress(BufferError):  # somebody still looks at a piece: the mapping ends with the last view
+            self._map.close()
+        os.close(self.fd)
+
+
+def parcel_of(pickled: bytes, arrays: list[Any], in_arena: bool, offset: int) -> messages.Parcel:
+    return messages.Parcel(in_arena, offset, len(pickled), tuple(array.nbytes for array in arrays))

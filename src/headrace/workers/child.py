@@ -1,0 +1,467 @@
+"""The worker's side: a process that loads one callable, and runs it for its owner until its owner goes.
+
+It is started by executing this file with its environment's Python (3.8 or later), and imports the standard library and
+NumPy (1.22 or later) alone: it lives in somebody else's environment, and Headrace need not be there.
+
+Rule 1: one thread. What it is sent is run in order; which run has begun is written to the arena before it begins.
+Rule 2: an answer leaves before the next run, unless runs are short and it was not told to be CAREFUL: then several
+        leave together, at the latest HOLD seconds after the first of them, and before anything waits. A thread sees to
+        it that a run that turns out long keeps none of them.
+Rule 3: its owner's end is its own: the socket is closed then, and the kernel kills it, whatever it does (PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and sys.path and not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]  # this file's folder: its neighbours are no modules of the environment's
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import importlib.util
+import inspect
+import json
+import mmap
+import os
+import pickle
+import signal
+import socket
+import struct
+import threading
+import time
+import traceback
+import types
+from typing import Any
+
+HOLD = 100e-6
+"""Seconds."""
+SHORT = 20e-6
+"""Seconds: the runs whose answers are held."""
+LOOK = 0.002
+"""Seconds between two looks at whether a run keeps answers of others."""
+IDLE = 0.05
+"""The same, where nothing is going on."""
+BUFFER = 256 << 10
+WORD, MARKS = struct.Struct("<I"), 256
+PR_SET_PDEATHSIG = 1
+
+
+def _neighbour(name: str) -> Any:
+    """A file beside this one, as a module that nothing of the environment's can be taken for."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    full = "_headrace_" + name
+    spec = importlib.util.spec_from_file_location(full, path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Child:
+    def __init__(self, sock: socket.socket, arena: mmap.mmap, generation: int) -> None:
+        self.frames, self.messages = _neighbour("frames"), _neighbour("messages")
+        self.values: Any = None  # with NumPy: after its threads have been told how many they may be
+        self.sock, self.arena, self.generation = sock, arena, generation
+        self.decoder = self.frames.Decoder(self.frames.TO_WORKER, generation)
+        self.waiting: list[Any] = []  # frames that have come, the next one last
+        self.out: list[bytes] = []  # answers that have not left
+        self.out_since = 0.0
+        self.times: list[float] = []  # of the last of them, which are small: one frame
+        self.pickles: list[bytes] = []
+        self.first = 0
+        self.sending = threading.Lock()
+        self.buffer = bytearray(BUFFER)
+        self.current = 0
+        self.gone = False
+        self.kept: list[tuple[int, Any]] = []  # inputs the callable has kept, and where they lie
+        self.typical = 1.0
+        self.running = False
+        self.function: Any = None
+        self.in_lists = False
+        self.page: Any = None
+
+    # ---- its way in and out
+
+    def receive(self) -> bool:
+        """Wait for frames. False: its owner has gone."""
+        count = self.sock.recv_into(self.buffer)
+        if not count:
+            return False
+        frames = self.decoder.feed(memoryview(self.buffer)[:count])
+        frames.reverse()
+        self.waiting[:0] = frames
+        return True
+
+    def send(self, kind: int, payload: bytes, **about: int) -> None:
+        frame = self.frames.encode(kind, payload, generation=self.generation, **about)
+        with self.sending:
+            if self.times:
+                self.close_group()
+            self.out.append(frame)
+
+    def answer_small(self, id: int, seconds: float, pickled: bytes) -> None:
+        """Answers that leave together are one frame."""
+        with self.sending:
+            if self.times and id != self.first + len(self.times):
+                self.close_group()
+            if not self.times:
+                self.first = id
+                if not self.out:
+                    self.out_since = time.perf_counter()
+            self.times.append(seconds)
+            self.pickles.append(pickled)
+
+    def close_group(self) -> None:
+        """With `sending` held."""
+        times, self.times, pickles, self.pickles = self.times, [], self.pickles, []
+        payload = struct.pack(f"<{len(times)}d", *times)
+        payload += self.messages.pack_small(pickles[0]) if len(times) == 1 else b"".join(pickles)
+        self.out.append(
+            self.frames.encode(self.frames.ANSWER, payload, id=self.first, count=len(times), generation=self.generation)
+        )
+
+    def flush(self) -> None:
+        with self.sending:
+            if self.times:
+                self.close_group()
+            out, self.out = self.out, []
+            if out:
+                self.sock.sendall(out[0] if len(out) == 1 else b"".join(out))
+
+    # ---- its life
+
+    def set_up(self) -> bool:
+        while not self.waiting:
+            if not self.receive():
+                return False
+        frame = self.waiting.pop()
+        setup: dict[str, Any] = json.loads(frame.payload)
+        try:
+            self.prepare(setup)
+            self.values = _neighbour("values")
+            self.encoder = self.values.Encoder()
+            self.load(setup)
+        except BaseException as error:
+            said = {
+                "type": type(error).__name__,
+                "message": str(error)[:10_000],
+                "traceback": traceback.format_exc()[-30_000:],
+            }
+            self.send(self.frames.FAILED, json.dumps(said).encode())
+            self.flush()
+            return False
+        named, required = _parameters(self.function)
+        about = {"parameters": named, "required": required, "python": sys.version.split()[0]}
+        self.send(self.frames.READY, json.dumps(about).encode())
+        self.flush()
+        return True
+
+    def prepare(self, setup: dict[str, Any]) -> None:
+        if setup.get("address_space"):
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_AS, (setup["address_space"], setup["address_space"]))
+        if setup.get("cpus"):
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, setup["cpus"])
+        os.chdir(setup["folder"])
+        if setup.get("path") is not None:
+            sys.path[:] = setup["path"]
+        if setup["folder"] not in sys.path:
+            sys.path.insert(0, setup["folder"])
+        sys.argv = setup.get("argv", [""])
+
+    def load(self, setup: dict[str, Any]) -> None:
+        module_name, _, name = setup["callable"].partition(":")
+        value: Any = _module_of_file(setup["file"], module_name) if setup.get("file") else _imported(module_name)
+        for part in name.split("."):
+            if not hasattr(value, part):
+                raise Refused(f"module {module_name} has no {name!r}")
+            value = getattr(value, part)
+        if not callable(value):
+            raise Refused("{} is a {}, not a callable".format(setup["callable"], type(value).__name__))
+        functions = (value, getattr(value, "__call__", None))  # noqa: B004 - an object may be called by its method
+        if any(map(inspect.iscoroutinefunction, functions)):
+            raise Refused("{} is a coroutine function; pass a plain function".format(setup["callable"]))
+        if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in functions):
+            raise Refused(
+                "{} is a generator function; pass a function that returns its answer".format(setup["callable"])
+            )
+        self.function, self.in_lists = value, setup["in_lists"]
+
+    def serve(self) -> None:
+        waiting, run = self.waiting, self.frames.RUN
+        threading.Thread(target=self.let_go, daemon=True, name="headrace-flush").start()
+        while True:
+            if not waiting:
+                self.flush()
+                if self.kept:
+                    self.look_at_kept()
+                if not self.receive():
+                    return
+                continue
+            frame = waiting.pop()
+            if frame.kind == run:
+                self.run(frame)
+            elif frame.kind == self.frames.STOP:
+                self.flush()
+                return
+
+    def let_go(self) -> None:
+        """On a thread of its own: what a long run would keep."""
+        while True:
+            time.sleep(LOOK if self.running or self.times or self.out else IDLE)
+            if (self.out or self.times) and self.running and time.perf_counter() - self.out_since > HOLD:
+                try:
+                    self.flush()
+                except OSError:
+                    return
+
+    def is_unwanted(self, id: int) -> bool:
+        """Whether its owner has marked this run: nobody waits for it any more."""
+        return WORD.unpack_from(self.page, 64 + 4 * (id % MARKS))[0] == id  # type: ignore[no-any-return]
+
+    def run(self, frame: Any) -> None:
+        """All the runs of a frame, one after the other."""
+        messages = self.messages
+        root = None
+        try:
+            parcel, at = messages.unpack_parcel(frame.payload, messages.PIECE_SIZE, len(self.arena))
+            if parcel.arrays or parcel.in_arena:
+                root, values = self.unpack(frame, parcel, at)
+            else:
+                data = frame.payload[at : at + parcel.pickled]
+                try:
+                    values = pickle.loads(data)  # the owner's, whom it may trust
+                except ImportError:  # it speaks of what only we know by that name, or of what is not here
+                    values = self.values.decode(data, (), trusting=True, own=False)
+        except BaseException as raised:
+            error = self.packed(self.values.shown(raised))
+            for id in range(frame.id, frame.id + frame.runs):
+                self.answer(id, 0.0, error, True, 0)
+            return
+        values.reverse()
+        for id in range(frame.id, frame.id + frame.runs):
+            if self.is_unwanted(id):
+                values.pop()
+                self.answer(id, 0.0, self.packed(("", "Withdrawn", "nobody waited for it any more", "")), True, 0)
+                continue
+            self.run_one(id, frame, values, None if root is None else (parcel.offset, root))
+
+    def run_one(self, id: int, frame: Any, values: list[Any], owner: Any) -> None:
+        """The last of `values`, which is its alone from then on."""
+        WORD.pack_into(self.page, 0, id)
+        self.current = id
+        clock = time.perf_counter
+        failed, kept, small = False, 0, False
+        self.running = True
+        began = clock()
+        try:
+            if self.in_lists:
+                answer = self.in_list(values.pop())
+            else:
+                inputs, names = values.pop()
+                answer = self.function(*inputs) if names is None else self.function(**dict(zip(names, inputs)))
+            seconds = clock() - began
+            inputs = None
+            pickled, arrays = self.encoder.encode(answer)
+            answer = None
+            if arrays or len(pickled) > self.messages.INLINE:
+                pickled, arrays = self.pack(id, frame, pickled, arrays), None
+            else:
+                small = True
+        except BaseException as raised:
+            if self.gone:
+                raise
+            failed, small, pickled = True, False, self.packed(self.values.shown(raised))
+            seconds = clock() - began
+            inputs = answer = arrays = None
+        self.running = False
+        self.typical = seconds if seconds < self.typical else self.typical + 0.05 * (seconds - self.typical)
+        if owner is not None and sys.getrefcount(owner[1]) > 3:
+            self.kept.append(owner)
+            kept = 1
+        if small and not kept:
+            self.answer_small(id, seconds, pickled)
+        else:
+            self.answer(id, seconds, self.messages.pack_small(pickled) if small else pickled, failed, kept)
+        if frame.flags or seconds > SHORT or clock() - self.out_since > HOLD:
+            self.flush()
+
+    @staticmethod
+    def packed(error: Any) -> bytes:
+        return json.dumps(error).encode()
+
+    def answer(self, id: int, seconds: float, payload: bytes, failed: bool, kept: int) -> None:
+        if not self.out:
+            self.out_since = time.perf_counter()
+        kind = self.frames.ERROR if failed else self.frames.ANSWER
+        self.send(kind, self.messages.pack_seconds(seconds) + payload, id=id, count=1, flags=kept)
+
+    def in_list(self, arguments: Any) -> Any:
+        count = len(arguments)
+        answers = self.function(arguments)
+        if not isinstance(answers, (list, tuple)):
+            raise TypeError(
+                "with max_batch_size above 1 a callable is given a list of requests and returns a list of as many "
+                f"answers; it was given {count} and returned a {type(answers).__name__}"
+            )
+        if len(answers) != count:
+            raise ValueError(f"a batch of {count} requests came back as {len(answers)} answers")
+        return list(answers)
+
+    def unpack(self, frame: Any, parcel: Any, at: int) -> Any:
+        """(what owns its memory, where that is the arena's; its value)."""
+        import numpy as np
+
+        if parcel.in_arena:
+            root = np.frombuffer(self.arena, np.uint8, parcel.nbytes, parcel.offset)
+        else:
+            root = np.frombuffer(bytearray(frame.payload[at : at + parcel.nbytes]), np.uint8)
+        places = self.messages.places_of(parcel.pickled, parcel.arrays)
+        buffers = [root[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
+        value = self.values.decode(bytes(root[: parcel.pickled]), buffers, trusting=True, own=False)
+        return (root if parcel.in_arena else None), value
+
+    def pack(self, id: int, frame: Any, pickled: bytes, arrays: list[Any]) -> bytes:
+        messages = self.messages
+        sizes = tuple(array.nbytes for array in arrays)
+        if len(sizes) > messages.MAX_ARRAYS:
+            raise ValueError(f"an answer has at most {messages.MAX_ARRAYS:,} arrays, not {len(sizes):,}")
+        total = messages.size_of(len(pickled), sizes)
+        places = messages.places_of(len(pickled), sizes)
+        if total <= messages.INLINE:
+            parcel = messages.Parcel(False, 0, len(pickled), sizes)
+            data = bytearray(total)
+            self.write(data, 0, pickled, arrays, places)
+            return messages.pack_parcel(parcel) + bytes(data)  # type: ignore[no-any-return]
+        offset, room = messages.unpack_piece(frame.payload)
+        if room < total or frame.runs > 1:
+            offset = self.ask_for_room(id, total)
+        parcel = messages.Parcel(True, offset, len(pickled), sizes)
+        self.write(self.arena, offset, pickled, arrays, places)
+        return messages.pack_parcel(parcel)  # type: ignore[no-any-return]
+
+    def write(self, target: Any, offset: int, pickled: bytes, arrays: list[Any], places: list[int]) -> None:
+        import numpy as np
+
+        memory = np.frombuffer(target, np.uint8)
+        memory[offset : offset + len(pickled)] = np.frombuffer(pickled, np.uint8)
+        for array, place in zip(arrays, places):
+            if array.nbytes:
+                room = memory[offset + place : offset + place + array.nbytes]
+                np.copyto(room.view(array.dtype).reshape(array.shape), array)
+
+    def ask_for_room(self, id: int, total: int) -> int:
+        """Where in the arena `total` bytes may be written. What else comes meanwhile waits."""
+        self.send(self.frames.NEED, self.messages.pack_piece(0, total), id=id)
+        self.flush()
+        while True:
+            for i, other in enumerate(self.waiting):
+                if other.kind == self.frames.GRANT and other.id == id:
+                    del self.waiting[i]
+                    offset, room = self.messages.unpack_piece(other.payload)
+                    if room < total:
+                        raise ValueError(
+                            f"an answer of {total:,} bytes does not fit: {room:,} bytes are the most a worker may give"
+                        )
+                    return int(offset)
+            if not self.receive():
+                self.gone = True
+                raise EOFError("the owner has gone")
+
+    def look_at_kept(self) -> None:
+        """Inputs the callable has let go of meanwhile: their memory may be used again."""
+        still = []
+        for offset, root in self.kept:
+            if sys.getrefcount(root) > 3:  # the tuple's, this loop's, and the call's
+                still.append((offset, root))
+            else:
+                self.send(self.frames.FREED, self.messages.pack_piece(offset, 0))
+        self.kept = still
+        self.flush()
+
+
+class Refused(Exception):
+    """Says all there is to say of what cannot be loaded."""
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise Refused(
+                f"no module named {error.name!r} (looked in {os.getcwd()} and the Python path of {sys.executable})"
+            ) from None
+        raise Refused(f"importing {name} failed: {error}") from error
+    except (Exception, SystemExit) as error:  # a script that ends itself must not do so without a word
+        raise Refused(f"importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _parameters(function: Any) -> tuple[Any, Any]:
+    """As the python backend's: the names it can be called by, and those it cannot be called without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None, ()
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = tuple(p.name for p in by_name if p.default is p.empty)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return (None if takes_any else tuple(p.name for p in by_name)), required
+
+
+def _module_of_file(path: str, name: str) -> Any:
+    """A script's module, without what it does when it is run: its name is not `__main__`."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _offer(child: Child) -> None:
+    """`import headrace_worker; headrace_worker.cancelled()` is for callables that can leave a long run early."""
+    module = types.ModuleType("headrace_worker", "What the process it runs in tells a callable.")
+    module.cancelled = lambda: child.is_unwanted(child.current)  # type: ignore[attr-defined]
+    sys.modules["headrace_worker"] = module
+
+
+def main() -> None:
+    sock_fd, arena_fd, size, generation, parent = map(int, sys.argv[1:6])
+    # It is killed when the thread that started it ends, so that one lives as long as its process.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # its owner went before that
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's: it drains
+    os.set_inheritable(sock_fd, False)
+    os.set_inheritable(arena_fd, False)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    sock = socket.socket(fileno=sock_fd)
+    arena = mmap.mmap(arena_fd, size)
+    os.close(arena_fd)
+    child = Child(sock, arena, generation)
+    child.page = arena
+    _offer(child)
+    try:
+        if child.set_up():
+            child.serve()
+    except (ConnectionError, EOFError):
+        pass  # the owner has gone
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    main()

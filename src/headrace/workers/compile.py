@@ -1,0 +1,160 @@
+"""`hr.compile_model`: in this process (`model.compile`), or in processes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headrace.backends.base import Loaded
+from headrace.engine.engine import Engine
+from headrace.engine.ownership import default_engine
+from headrace.engine.placement import plan
+from headrace.engine.scheduler import Scheduler
+from headrace.engine.timeouts import is_number
+from headrace.errors import InvalidOption
+from headrace.model import compile as in_process
+from headrace.model.model import Model
+from headrace.workers.naming import named
+from headrace.workers.pool import Pool, WorkerOptions, check_workers
+
+ISOLATIONS = ("thread", "process")
+
+
+def compile_model(
+    model: Any,
+    batch_size: int | None = None,
+    num_cores: int | None = None,
+    num_streams: int | None = None,
+    scheduler: str | Scheduler | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None,
+    *,
+    backend: str | None = None,
+    precision: str = "fp32",
+    devices: str | Sequence[str] = "cpu",
+    engine: Engine | None = None,
+    max_batch_size: int | None = 1,
+    max_batch_delay: float = 0.0,
+    name: str | None = None,
+    warm_up: bool = True,
+    isolation: str = "thread",
+    workers: int | None = None,
+    response_timeout: float = 120.0,
+    cancel_grace: float = 5.0,
+    idempotent: bool = True,
+    memory_limit: int | None = None,
+    python: str | None = None,
+) -> Model:
+    """Load a model, and start its streams; or, with `isolation="process"`, its workers.
+
+    `model`: the path or the bytes of an ONNX file, or a callable. `batch_size` fixes dimension 0 of every input (None
+    leaves it as it is), `input_shapes` whole shapes: a dict by name, or a list in input order. `scheduler`:
+    "single_stream" (one request at a time on all cores, the default), "multi_stream" (`num_streams` at once on
+    disjoint cores; one for each core by default), "elastic" (at most one on each NUMA node, with the weights there; on
+    each L3 where there is one node) or "naive" (runs in the caller; for debugging). `num_cores`: how many of the
+    engine's cores it uses; hyperthreads do not count. `engine`: share one; None: the process's own. `devices`: "cpu".
+
+    Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
+    gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
+    company while another one runs; an idle model never waits.
+
+    `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
+    most, so that the first requests do not pay for it. Callables are not run.
+
+    `isolation="process"`: a callable runs in `workers` processes (1 by default), and cannot crash, stop or block this
+    one. They import it by name: it is a function at the top of a module, or "module:function". What it is given may be
+    anything that can be pickled, what it gives is data: numbers, text, bytes, lists, dicts, arrays. A run that takes
+    more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A cancelled run may
+    see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a process dies,
+    what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A process may have
+    `memory_limit` bytes of address space; beyond that its callable gets MemoryError. `python`: the interpreter of
+    another environment (3.8 or later, with NumPy), which need not have Headrace.
+
+    Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
+    DeepSparse's `compile_model`, and more.
+    """
+    if isolation not in ISOLATIONS:
+        raise InvalidOption(f"isolation is 'thread' or 'process', not {isolation!r}")
+    if isolation == "thread":
+        strange = {
+            "workers": workers is not None,
+            "memory_limit": memory_limit is not None,
+            "python": python is not None,
+        }
+        if any(strange.values()):
+            names = ", ".join(name for name, given in strange.items() if given)
+            raise InvalidOption(f"{names}: only worker processes have that; ask for them with isolation='process'")
+        return in_process.compile_model(
+            model,
+            batch_size,
+            num_cores,
+            num_streams,
+            scheduler,
+            input_shapes,
+            backend=backend,
+            precision=precision,
+            devices=devices,
+            engine=engine,
+            max_batch_size=max_batch_size,
+            max_batch_delay=max_batch_delay,
+            name=name,
+            warm_up=warm_up,
+        )
+    if batch_size is not None or input_shapes is not None or backend not in (None, "python") or num_streams is not None:
+        raise InvalidOption(
+            "batch_size, input_shapes, backend and num_streams are of models that run in this process; a callable in "
+            "worker processes has workers=N"
+        )
+    if scheduler is not None and Scheduler.of(scheduler) is Scheduler.naive:
+        raise InvalidOption("scheduler='naive' runs in the caller, isolation='process' in other processes: choose one")
+    size = 1 if max_batch_size is None else max_batch_size
+    in_process.check_batching(size, max_batch_delay)
+    in_process.check_engine_and_name(engine, name)
+    check_workers(1 if workers is None else workers)
+    for what, seconds in (("response_timeout", response_timeout), ("cancel_grace", cancel_grace)):
+        if not is_number(seconds) or not 0 < seconds <= 1e6:
+            raise InvalidOption(f"{what} is in seconds, above 0, not {seconds!r}")
+    if memory_limit is not None and (isinstance(memory_limit, bool) or not isinstance(memory_limit, int)):
+        raise InvalidOption(f"memory_limit is a whole number of bytes, or None, not {memory_limit!r}")
+    found = named(model)
+    engine = engine or default_engine()
+    engine.check_process()
+    placements = plan(Scheduler.single_stream, engine.cores, num_cores, None)  # as many cores as there are
+    name = name or found.name
+    options = WorkerOptions(
+        python=python,
+        response_timeout=response_timeout,
+        cancel_grace=cancel_grace,
+        idempotent=idempotent,
+        memory_limit=memory_limit,
+    )
+    pool = Pool(
+        engine,
+        found,
+        name,
+        options,
+        num_cores=placements[0].width,
+        max_batch_size=size,
+        max_batch_delay=max_batch_delay,
+    )
+    pool.start(1 if workers is None else workers)
+    loaded = Loaded(
+        "python",
+        "python",
+        name,
+        (),
+        inputs=None,
+        outputs=None,
+        parameters=pool.parameters,
+        required=pool.required,
+        spreads=True,
+    )
+    return Model(
+        loaded,
+        scheduler=Scheduler.of(scheduler),
+        placements=(),
+        engine=engine,
+        max_batch_size=size,
+        max_batch_delay=max_batch_delay,
+        batching="as asked" if max_batch_size is not None else "a callable is batched when it is asked for",
+        crew=pool,
+    )

@@ -1,0 +1,114 @@
+"""The owner's end of a worker's socket: frames out, frames in, and whatever else there is to hear of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+
+from headrace.workers import frames
+from headrace.workers.process import Process
+
+BUFFER = 256 << 10
+
+
+class Bell:
+    """Wakes one thread that waits, from any other: once for all who ring before it hears."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.rung = False
+        """Cleared by who waits, before it looks at what it may have been woken for."""
+
+    def ring(self) -> None:
+        if not self.rung:
+            self.rung = True
+            with contextlib.suppress(OSError):  # it has ended
+                os.eventfd_write(self.fd, 1)
+
+    def hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def wait(self, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        if poll.poll(max(0.0, seconds) * 1000 + 1):
+            self.hear()
+
+    def close(self) -> None:
+        self.rung = True  # nobody writes to a number that may be another file's by then
+        os.close(self.fd)
+
+
+class Connection:
+    def __init__(self, process: Process, bell: Bell) -> None:
+        self._sock, self._bell = process.sock, bell
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._decoder = frames.Decoder(frames.FROM_WORKER, process.generation)
+        self._rest = b""
+        self._gone = False
+        self._poll = select.poll()
+        self._fd, pidfd = process.sock.fileno(), process.pidfd
+        for fd in (self._fd, bell.fd, pidfd):
+            self._poll.register(fd, select.POLLIN)
+
+    @property
+    def is_full(self) -> bool:
+        """Something waits for room."""
+        return bool(self._rest)
+
+    def send(self, data: bytes) -> None:
+        """As much as goes now; the rest when there is room. What it does not take is bounded by what is sent ahead."""
+        if self._rest:
+            self._rest += data
+            return
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            count = 0
+        except OSError:  # it has gone: `wait` will say so
+            return
+        if count < len(data):
+            self._rest = data[count:]
+            self._poll.modify(self._fd, select.POLLIN | select.POLLOUT)
+
+    def wait(self, seconds: float | None) -> tuple[list[frames.Frame], bool]:
+        """The frames that have come, once some have, the bell was rung, or `seconds` are over (None: never); and
+        whether the process has gone. FrameError for what is no frame."""
+        return self.hear(self.listen(seconds))
+
+    def listen(self, seconds: float | None) -> list[tuple[int, int]]:
+        """The first half of `wait`: what there is to hear."""
+        return self._poll.poll(None if seconds is None else seconds * 1000 + 0.5)
+
+    def hear(self, events: list[tuple[int, int]]) -> tuple[list[frames.Frame], bool]:
+        """The other half."""
+        came: list[frames.Frame] = []
+        for fd, event in events:
+            if fd == self._fd:
+                if event & select.POLLOUT:
+                    rest, self._rest = self._rest, b""
+                    self._poll.modify(self._fd, select.POLLIN)
+                    self.send(rest)
+                if event & ~select.POLLOUT:
+                    came += self._receive()
+            elif fd == self._bell.fd:
+                self._bell.hear()
+            else:
+                while more := self._receive():  # its last words
+                    came += more
+                self._gone = True
+        return came, self._gone
+
+    def _receive(self) -> list[frames.Frame]:
+        try:
+            count = self._sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return []
+        except OSError:
+            count = 0
+        if not count:
+            self._gone = True
+            return []
+        return self._decoder.feed(self._buffer[:count])

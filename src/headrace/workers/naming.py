@@ -1,0 +1,75 @@
+"""How a callable reaches a worker: by name. The worker imports it; nothing of it is copied."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from headrace.errors import InvalidModel
+
+NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+
+
+@dataclass(frozen=True)
+class Named:
+    """`callable`: `module:function`. `file`: the script it is in, where its module is one that was run."""
+
+    callable: str
+    file: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.callable.rpartition(":")[2].rpartition(".")[2]
+
+
+def named(model: Any) -> Named:
+    """InvalidModel for what no worker could find, with what to do."""
+    if isinstance(model, str):
+        if not NAME.match(model):
+            raise InvalidModel(
+                f"a worker process runs a callable, given as a function or as 'module:function', not {model!r}"
+            )
+        return Named(model)
+    if not callable(model):
+        raise InvalidModel(
+            "a worker process runs a callable, given as a function or as 'module:function', not "
+            f"{type(model).__name__}: ONNX models run in this process (isolation='thread')"
+        )
+    module = getattr(model, "__module__", None)
+    path = getattr(model, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(path, str):
+        raise InvalidModel(
+            f"a worker finds its callable by name, and this {type(model).__name__} has none: assign it to a name of "
+            "a module, and pass 'module:name'"
+        )
+    if "<" in path:  # <locals>, <lambda>
+        raise InvalidModel(
+            f"a worker finds its callable by name, and {path} has none that can be imported: define it with `def` at "
+            "the top of a module"
+        )
+    owner = getattr(model, "__self__", None)
+    if owner is not None and not isinstance(owner, type | ModuleType):
+        raise InvalidModel(
+            f"a worker finds its callable by name, and {path} is bound to an object of this process: pass a function "
+            "that makes the object, or 'module:name' where the module makes it"
+        )
+    at: Any = sys.modules.get(module)
+    for part in path.split("."):
+        at = getattr(at, part, None)
+    if at is not model and getattr(at, "__func__", at) is not getattr(model, "__func__", model):
+        raise InvalidModel(
+            f"a worker finds its callable by name, and {module}:{path} is something else: pass 'module:name' of it"
+        )
+    if module != "__main__":
+        return Named(f"{module}:{path}")
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if not isinstance(file, str) or not os.path.isfile(file):
+        raise InvalidModel(
+            f"a worker imports {path} by name, and what is typed into an interpreter or a notebook is in no file: put "
+            "it into a module"
+        )
+    return Named(f"__headrace_main__:{path}", os.path.abspath(file))

@@ -1,0 +1,105 @@
+"""What workers write to stdout and stderr, line by line into our log, with the model's name.
+
+Rule 1: a worker never waits for our log for long: what comes is read as fast as it comes, and of a flood RATE lines a
+        second are logged; the others are counted, and said.
+Rule 2: a line is cut at LONGEST bytes. Nothing is kept but the last lines, for whoever asks why it died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from typing import IO
+
+RATE = 100.0
+BURST = 500.0
+LONGEST = 8192
+KEPT = 40
+_log = logging.getLogger("headrace.workers")
+
+
+class Allowance:
+    """How many lines may be logged: RATE a second, and BURST at once. Pure: told what time it is."""
+
+    def __init__(self, now: float, rate: float = RATE, burst: float = BURST) -> None:
+        self._rate, self._burst = rate, burst
+        self._left, self._at = burst, now
+        self.lost = 0
+
+    def may(self, now: float) -> bool:
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            self.lost += 1
+            return False
+        self._left -= 1
+        return True
+
+    def take_lost(self) -> int:
+        lost, self.lost = self.lost, 0
+        return lost
+
+
+class Output:
+    """Reads one process's output until it ends, on a thread of its own."""
+
+    def __init__(self, files: tuple[IO[bytes], IO[bytes]], model: str, who: str) -> None:
+        self._files, self._model, self._who = files, model, who
+        self.last: deque[str] = deque(maxlen=KEPT)
+        """Lines of stderr."""
+        self._thread = threading.Thread(target=self._loop, name=f"headrace-{who}-output", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """Its process has ended: read what is left, for so many seconds at most; others may have the pipe as well."""
+        self._until = time.monotonic() + timeout
+        self._thread.join(timeout + 1)
+
+    _until: float | None = None
+
+    def _loop(self) -> None:
+        poll = select.poll()
+        rest = {}
+        for file in self._files:
+            poll.register(file, select.POLLIN)
+            rest[file.fileno()] = b""
+        err = self._files[1].fileno()
+        allowance = Allowance(time.monotonic())
+        while rest:
+            if self._until is not None and time.monotonic() > self._until:
+                break
+            for fd, _ in poll.poll(100):
+                data = os.read(fd, 1 << 16)
+                if not data:
+                    poll.unregister(fd)
+                    self._say(rest.pop(fd), fd == err, allowance)
+                    continue
+                *lines, left = (rest[fd] + data).split(b"\n")
+                rest[fd] = left[:LONGEST]
+                for line in lines:
+                    self._say(line, fd == err, allowance)
+            if allowance.lost and (not rest or allowance._left >= 1 or allowance.lost > 100_000):
+                self._log(f"{allowance.take_lost():,} lines of output were not logged: they came too fast")
+        lost = allowance.take_lost()
+        if lost:
+            self._log(f"{lost:,} lines of output were not logged: they came too fast")
+        for file in self._files:
+            file.close()
+
+    def _say(self, line: bytes, err: bool, allowance: Allowance) -> None:
+        if not line:
+            return
+        allowed = allowance.may(time.monotonic())
+        if allowed or err:
+            text = line[:LONGEST].decode(errors="backslashreplace").rstrip("\r")
+            if err:
+                self.last.append(text)
+            if allowed:
+                self._log(text)
+
+    def _log(self, text: str) -> None:
+        _log.info("%s: %s", self._who, text, extra={"model": self._model, "request_id": None})

@@ -1,0 +1,116 @@
+"""A worker's process: started by executing its environment's Python, watched by its pidfd, killed with its children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from headrace.workers.arena import Arena
+
+CHILD = Path(__file__).with_name("child.py")
+SOCKET_BUFFER = 1 << 20
+"""Bytes asked for: a turn's frames fit."""
+
+
+class Process:
+    """Started by the constructor, on the thread that is to own it: the kernel kills it when that thread ends."""
+
+    def __init__(self, python: str | None, env: Mapping[str, str], arena: Arena, generation: int) -> None:
+        """OSError if it cannot be started."""
+        self.generation = generation
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            for end in (self.sock, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+            command = [
+                python or sys.executable,
+                str(CHILD),
+                theirs.fileno(),
+                arena.fd,
+                arena.size,
+                generation,
+                os.getpid(),
+            ]
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(), arena.fd),
+                env=dict(env),
+                bufsize=0,
+                start_new_session=True,  # a group of its own: Ctrl-C at the terminal is for its owner, who drains
+            )
+        except BaseException:
+            self.sock.close()
+            raise
+        finally:
+            theirs.close()
+        self.sock.setblocking(False)
+        self.pid = self._process.pid
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self.kill()
+            self._process.wait()
+            self.sock.close()
+            raise
+
+    @property
+    def outputs(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Its stdout and stderr."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        return self._process.stdout, self._process.stderr
+
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped it (SIGSTOP, a debugger). A pidfd does not tell."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
+    def show_stack(self) -> None:
+        """Have it write the stacks of its threads to its stderr, whatever it does."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGUSR2)
+
+    def kill(self) -> None:
+        """It and all it has started."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self._process.kill()
+
+    def end(self, timeout: float) -> str:
+        """Wait until it has ended, kill it if it has not after `timeout` seconds, and let go of all there is of it. How
+        it ended."""
+        self.sock.close()
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._process.wait()
+        self.kill()  # what it has started
+        os.close(self.pidfd)
+        return ending(code)
+
+
+def ending(code: int) -> str:
+    """What an exit status says, in words."""
+    if code >= 0:
+        return f"ended by itself with exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = "; if nobody did that on purpose, it was the kernel, for memory" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"

@@ -1,0 +1,43 @@
+"""What was raised in a worker, as an error of ours. Only text comes out of a worker, never an exception's own class."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+
+from headrace.errors import HeadraceError, InvalidInput
+from headrace.model.failure import failure_of
+from headrace.workers.messages import MessageError
+from headrace.workers.values import Raised
+
+
+class RaisedInWorker(Exception):
+    """Stands for what a callable raised in its worker, under that exception's name. Its notes have the traceback."""
+
+
+def error_of(payload: bytes, memory_limit: int | None) -> HeadraceError:
+    """MessageError if the payload is none."""
+    try:
+        module, kind, text, trace = json.loads(payload)
+        raised = Raised(str(module), str(kind), str(text), str(trace))
+    except (ValueError, TypeError):
+        raise MessageError("what a worker's callable raised cannot be read") from None
+    return made(raised, memory_limit)
+
+
+def made(raised: Raised, memory_limit: int | None = None) -> HeadraceError:
+    """A callable may say itself what is wrong with a request; everything else is the model's failure."""
+    if raised.kind == "InvalidInput" and raised.module.startswith("headrace"):
+        return InvalidInput(raised.text)
+    text = raised.text
+    if raised.kind == "MemoryError" and memory_limit is not None:
+        text += f"{'; ' if text else ''}its worker may have {memory_limit:,} bytes (memory_limit)"
+    cause = _kind(raised.kind)(text)
+    if raised.trace:
+        cause.add_note(f"in the worker:\n{raised.trace.rstrip()}")
+    return failure_of("raised", cause)
+
+
+@lru_cache(maxsize=256)
+def _kind(name: str) -> type[RaisedInWorker]:
+    return type(name if name.isidentifier() else "RaisedInWorker", (RaisedInWorker,), {"__module__": "worker"})

@@ -1,0 +1,197 @@
+"""Values between processes: anything a callable takes or gives, as bytes and arrays. Worker processes load this too.
+
+Rule 1: arrays travel as memory, not as pickles: NumPy's own say which release made them, and two environments may have
+        two.
+Rule 2: what comes out of a worker is data. Reading it imports nothing and calls nothing but what PLAIN lists: a worker
+        cannot have its owner run code, nor need what only the worker's environment has.
+Rule 3: what goes into a worker is the owner's; the worker trusts it, as it would if it ran in the same process.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from typing import Any
+
+import numpy as np
+
+PLAIN = frozenset(
+    (
+        *(("builtins", name) for name in ("complex", "range", "slice", "set", "frozenset", "bytearray")),
+        *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
+        ("collections", "OrderedDict"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("uuid", "UUID"),
+        ("uuid", "SafeUUID"),
+    )
+)
+"""Beside None, numbers, text, bytes, lists, tuples, dicts, sets, arrays and exceptions."""
+
+
+class NotData(Exception):
+    """A value cannot leave the worker: it is of a kind that only the worker knows."""
+
+
+class Raised:
+    """An exception as it left its process: its kind, what it said, and where it was raised."""
+
+    __slots__ = ("kind", "module", "text", "trace")
+
+    def __init__(self, module: str, kind: str, text: str, trace: str) -> None:
+        self.module, self.kind, self.text, self.trace = module, kind, text, trace
+
+
+def shown(error: BaseException) -> tuple[str, str, str, str]:
+    """What `Raised` is made of."""
+    try:
+        text = str(error)
+    except BaseException:  # a `__str__` of its own
+        text = "(what it says cannot be shown)"
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except BaseException:
+        trace = ""
+    kind = type(error)
+    return kind.__module__ or "", kind.__name__, text[:10_000], trace[-30_000:]
+
+
+def array_of(index: int, dtype: Any, shape: tuple[int, ...]) -> Any:
+    raise NotImplementedError("stands in a pickle; `_Unpickler` knows what it means")
+
+
+def scalar_of(dtype: Any, data: bytes) -> Any:
+    return np.frombuffer(data, _dtype_of(dtype))[0]
+
+
+def objects_of(shape: tuple[int, ...], elements: list[Any]) -> Any:
+    array = np.empty(len(elements), object)
+    for i, element in enumerate(elements):
+        array[i] = element
+    return array.reshape(shape)
+
+
+def raised_of(module: str, kind: str, text: str, trace: str) -> Raised:
+    return Raised(module, kind, text, trace)
+
+
+_OURS = {function.__name__: function for function in (scalar_of, objects_of, raised_of)}
+
+
+def _dtype_of(described: Any) -> Any:
+    """NotData for what may hold pointers."""
+    if isinstance(described, list):
+        described = [tuple(each) for each in described]
+    dtype = np.dtype(described)
+    if dtype.hasobject:
+        raise NotData(f"an array of {dtype}")
+    return dtype
+
+
+def _described(dtype: Any) -> Any:
+    return dtype.str if dtype.names is None else dtype.descr
+
+
+class _Pickler(pickle.Pickler):
+    arrays: list[Any]
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, np.ndarray):
+            if obj.dtype.hasobject:
+                return objects_of, (obj.shape, obj.ravel().tolist())
+            self.arrays.append(np.ascontiguousarray(obj).view(np.ndarray))
+            return array_of, (len(self.arrays) - 1, _described(obj.dtype), obj.shape)
+        if isinstance(obj, np.generic):
+            return scalar_of, (_described(obj.dtype), obj.tobytes())
+        if isinstance(obj, BaseException):
+            return raised_of, shown(obj)
+        if isinstance(obj, memoryview):
+            return bytes, (bytes(obj),)
+        return NotImplemented
+
+
+class _Parts:
+    """A file to a pickler: what it writes, in parts."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.write = self.parts.append
+
+
+class Encoder:
+    """Makes bytes of values, one after the other. Of one thread."""
+
+    def __init__(self) -> None:
+        file = _Parts()
+        self._parts = file.parts
+        self._pickler = _Pickler(file, 5)
+
+    def encode(self, value: Any) -> tuple[bytes, list[Any]]:
+        """The pickle, and the arrays it refers to: contiguous, and perhaps the very ones of the value.
+
+        Raises whatever a value's own way of being pickled raises.
+        """
+        parts, pickler = self._parts, self._pickler
+        arrays: list[Any] = []
+        pickler.arrays = arrays
+        try:
+            pickler.dump(value)
+            return (parts[0] if len(parts) == 1 else b"".join(parts)), arrays
+        finally:
+            parts.clear()
+            pickler.clear_memo()
+            pickler.arrays = []
+
+
+class _Arrays:
+    """Finds an array in the memory that came with its pickle. No part of the unpickler, whose memo keeps it."""
+
+    __slots__ = ("_buffers", "_own")
+
+    def __init__(self, buffers: Any, own: bool) -> None:
+        self._buffers, self._own = buffers, own
+
+    def __call__(self, index: int, dtype: Any, shape: tuple[int, ...]) -> Any:
+        array = self._buffers[index].view(_dtype_of(dtype)).reshape(shape)
+        return array.copy() if self._own else array
+
+
+class _Unpickler(pickle.Unpickler):
+    arrays: _Arrays
+    trusting: bool
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "array_of":
+            return self.arrays
+        if name in _OURS and module.endswith("values"):
+            return _OURS[name]
+        if self.trusting:
+            return super().find_class(module, name)
+        if name == "bytes" and module == "builtins":
+            return bytes
+        if (module, name) in PLAIN:
+            return super().find_class(module, name)
+        raise NotData(f"{module}.{name}")
+
+
+def decode(pickled: Any, buffers: Any, *, trusting: bool, own: bool) -> Any:
+    """The value. `buffers`: the memory of each of its arrays, of bytes; with `own` they are copied.
+
+    `trusting`: it comes from the owner. Else NotData for what is none; and whatever else a bad pickle raises.
+    """
+    unpickler = _Unpickler(io.BytesIO(pickled))
+    unpickler.arrays, unpickler.trusting = _Arrays(buffers, own), trusting
+    return unpickler.load()
+
+
+class Reader:
+    """Values without arrays, one after the other, out of one piece of bytes: answers of a worker."""
+
+    def __init__(self, pickles: bytes) -> None:
+        self._file, self._arrays = io.BytesIO(pickles), _Arrays((), True)
+
+    def read(self) -> Any:
+        unpickler = _Unpickler(self._file)  # one for each: what it remembers of the last one cannot be cleared
+        unpickler.arrays, unpickler.trusting = self._arrays, False
+        return unpickler.load()

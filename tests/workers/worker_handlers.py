@@ -1,0 +1,170 @@
+"""What worker processes run in these tests. A gate is a file: its handler says that it is there, and waits for one."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+
+def echo(x):
+    return x
+
+
+def double(x):
+    return x * 2
+
+
+def pid(_):
+    return os.getpid()
+
+
+def fails(x):
+    raise ValueError(f"no {x}")
+
+
+def add(a, b=1):
+    return a + b
+
+
+def gate(folder):
+    """Say that it has begun, and wait until it may go on."""
+    wait_at(folder)
+    return os.getpid()
+
+
+def wait_at(folder):
+    reached = os.path.join(folder, f"reached-{os.getpid()}")
+    with open(reached, "w"):
+        pass
+    while not os.path.exists(os.path.join(folder, "open")):
+        time.sleep(0.005)
+
+
+def dies_once(folder):
+    """Kills its worker the first time it is called with this folder."""
+    mark = os.path.join(folder, "died")
+    if not os.path.exists(mark):
+        with open(mark, "w"):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def dies(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exits(_):
+    os._exit(3)
+
+
+def segfaults(_):
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def raises_exit(_):
+    sys.exit(2)
+
+
+def hangs(_):
+    while True:
+        time.sleep(0.01)
+
+
+def dies_if(x):
+    if x == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def heeds(folder):
+    """Runs until it is cancelled, and says so."""
+    import headrace_worker
+
+    with open(os.path.join(folder, "reached"), "w"):
+        pass
+    while not headrace_worker.cancelled():
+        time.sleep(0.005)
+    with open(os.path.join(folder, "heeded"), "w"):
+        pass
+
+
+def batch(xs):
+    if any(x == "bad" for x in xs):
+        raise ValueError("there is a bad one")
+    if any(x == "short" for x in xs):
+        return xs[1:]
+    return [ValueError(x) if x == "own" else (len(xs), x) for x in xs]
+
+
+KEPT = []
+
+
+def keeps(x):
+    """What it was given before, and is now: it keeps what is not its own."""
+    KEPT.append(x)
+    return [float(each.sum()) for each in KEPT]
+
+
+def large(nbytes):
+    return np.zeros(nbytes, np.uint8)
+
+
+def eats(_):
+    return len(bytearray(1 << 34))
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+def shouts(lines):
+    for i in range(lines):
+        print("line", i)  # noqa: T201
+    print("to stderr", file=sys.stderr)  # noqa: T201
+    return lines
+
+
+def starts_another(_):
+    import subprocess
+
+    return subprocess.Popen(["sleep", "1000"]).pid
+
+
+class Strange:
+    pass
+
+
+def strange(_):
+    return Strange()
+
+
+def writes_rubbish(_):
+    """Writes what is no frame to its owner."""
+    for fd in range(3, 64):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                os.write(fd, b"\xff" * 64)
+        except OSError:
+            pass
+    time.sleep(60)
+
+
+def modules(_):
+    return sorted(name for name in sys.modules if name.split(".")[0] in ("headrace", "orjson", "uvloop", "typer"))
+
+
+def dies_batch(xs):
+    if "die" in xs:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return xs
+
+
+def gate_if(x):
+    if isinstance(x, str):
+        wait_at(x)
+    return x
