@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config import Checked, option, settings_page
+from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.log import FORMATS, LEVELS
 
@@ -38,7 +39,10 @@ class ServeOptions(Checked):
         None, "bytes of address space each worker may have; beyond that its callable gets MemoryError", low=1 << 20
     )
     scheduler: str = option(
-        "single_stream", "how requests share a model's cores", choices=("single_stream", "multi_stream", "elastic")
+        "single_stream",
+        "how requests share a model's cores",
+        choices=("single_stream", "multi_stream", "elastic"),
+        read=lambda name: Scheduler.from_str(name).value,
     )
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
     num_streams: int | None = option(
