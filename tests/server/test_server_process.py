@@ -312,7 +312,7 @@ def test_it_starts_again_at_once_where_it_was(start: Serve) -> None:
         (
             {"scheduler": "fast", "models": ("served:same",)},
             InvalidOption,
-            "--scheduler is one of single_stream, multi_stream, elastic, not 'fast'",
+            "--scheduler: there is no scheduler 'fast'; choose single_stream",
         ),
         ({"num_cores": 100000, "models": ("served:same",)}, NotEnoughCores, "100,000 cores were asked for"),
     ],

@@ -14,6 +14,13 @@ from headrace.log import FORMATS, LEVELS
 KIB, MIB = 1 << 10, 1 << 20
 
 
+def _scheduler(name: str) -> str:
+    try:
+        return Scheduler.from_str(name).value
+    except InvalidOption as error:  # it names all there are, and a server has no use for the last one
+        raise InvalidOption(str(error).removesuffix(", naive")) from None
+
+
 @dataclass(frozen=True)
 class ServeOptions(Checked):
     models: tuple[str, ...] = option((), "what to serve: [NAME=]SOURCE, or `all` of the model store")
@@ -42,7 +49,7 @@ class ServeOptions(Checked):
         "single_stream",
         "how requests share a model's cores",
         choices=("single_stream", "multi_stream", "elastic"),
-        read=lambda name: Scheduler.from_str(name).value,
+        read=lambda name: _scheduler(name),
     )
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
     num_streams: int | None = option(
