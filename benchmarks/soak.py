@@ -321,11 +321,12 @@ def page(gates: list[Gate], clients: Load, counted: list[Sample], minutes: float
     at = surroundings()
     kinds = "\n".join(f"| {kind} | {count:,} |" for kind, count in clients.good.items())
     wrong = "".join(f"\n- {count:,} times {what}" for what, count in clients.bad.most_common(20))
-    last = counted[-1]
+    last, half = counted[-1], counted[len(counted) // 2]
     return (
         f"{gates_table(gates)}\n\n| requests | answered as they should |\n| --- | ---: |\n{kinds}\n{wrong}\n\n"
         f"{minutes:g} minutes, of which the first {warm:g} do not count; at the end RSS {last.rss:.1f}, PSS "
-        f"{last.pss:.1f} MiB, {last.descriptors} descriptors, {last.threads} threads. Measured {at['date']} on "
+        f"{last.pss:.1f} MiB, {last.descriptors} descriptors, {last.threads} threads; RSS half way through what counts "
+        f"{half.rss:.1f} MiB. Measured {at['date']} on "
         f"{at['machine']['cores']} cores {at['machine']['cpu']}; commit {at['commit']}."
     )
 

@@ -6,7 +6,7 @@ The command line, the environment (`HEADRACE_<NAME>`) and the settings page are 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from headrace.errors import InvalidOption
@@ -21,10 +21,12 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    read: Callable[[Any], str] | None = None,
 ) -> Any:
-    """A field of an options class. `low`, `high`: the bounds; `choices`: the only values. A default of None passes."""
+    """A field of an options class. `low`, `high`: the bounds; `choices`: the only values. A default of None passes.
+    `read`: makes one of the choices of what people call it; raises InvalidOption."""
     return dataclasses.field(
-        default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": choices}
+        default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": choices, "read": read}
     )
 
 
@@ -39,6 +41,7 @@ class Declared:
     low: float | None
     high: float | None
     choices: tuple[str, ...] | None
+    read: Callable[[Any], str] | None = None
 
     @property
     def bounds(self) -> str:
@@ -67,7 +70,7 @@ def declared(options: type[Any]) -> Iterator[Declared]:
         meta = field.metadata
         choices = tuple(meta["choices"]) if meta["choices"] else None
         bounds = (meta["low"], meta["high"], choices)
-        yield Declared(field.name, str(field.type), field.default, meta["meaning"], *bounds)
+        yield Declared(field.name, str(field.type), field.default, meta["meaning"], *bounds, meta["read"])
 
 
 class Checked:
@@ -78,6 +81,12 @@ class Checked:
             value = getattr(self, one.name)
             if value is None and one.default is None:
                 continue
+            if one.read is not None:
+                try:
+                    value = one.read(value)
+                except InvalidOption as error:
+                    raise InvalidOption(f"{one.flag}: {error}") from error
+                object.__setattr__(self, one.name, value)  # it is frozen from now on
             if one.choices is not None and value not in one.choices:
                 raise InvalidOption(f"{one.flag} is one of {', '.join(one.choices)}, not {value!r}")
             if one.low is not None and not value >= one.low:

@@ -22,6 +22,7 @@ FORM = "application/x-www-form-urlencoded"
         (b"3", "application/json", 3),
         ("grüß".encode(), "text/plain", "grüß"),
         (b"a,b", "TEXT/CSV; charset=utf-8", "a,b"),
+        (b"gr\xfc\xdf", 'text/plain; format=flowed; Charset="ISO-8859-1"', "grüß"),
         (b"", "text/plain", ""),
         (b'{"a": 1}', None, b'{"a": 1}'),
         (b'{"a": 1}', "", b'{"a": 1}'),
@@ -47,6 +48,8 @@ def test_the_content_type_decides_what_a_body_is(body, content_type, expected):
         (b"--x\r\n", "multipart/form-data; boundary=x", r"form fields are not read.*curl -T FILE"),
         (b"{}", "multipart/form-data; boundary=x", "form fields are not read"),
         (b"ab\xff", "text/plain", "not UTF-8 at byte 2"),
+        (b"ab\xff", "text/plain; charset=us-ascii", "not ASCII at byte 2"),
+        (b"ab", "text/plain; charset=rot13", "text is taken in utf-8, .* 'rot13' came"),
     ],
 )
 def test_a_body_that_is_not_what_its_type_says_is_refused(body, content_type, said):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 
@@ -98,6 +99,62 @@ def test_data_may_be_nested_or_flat(datatype, shape, data, expected):
 # What is refused
 
 INFINITE = '{"inputs":[{"name":"x","shape":[1],"datatype":"FP64","data":[%s]}]}'
+
+
+ONE = '"name": "x", "shape": [1], "datatype": "INT32"'
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [
+        ('{"inputs": [], "inputs": [{ONE, "data": [1]}]}', "inputs"),
+        ('{"inp\\u0075ts": [], "inputs": [{ONE, "data": [1]}]}', "inputs"),
+        ('{"inputs": [{ONE, "data": [2], "data": [1]}]}', "data"),
+        ('{"inputs": [{ONE, "name": "x", "data": [1]}]}', "name"),
+        ('{"id": "a", "id": "a", "inputs": [{ONE, "data": [1]}]}', "id"),
+        ('{"inputs": [{ONE, "data": [1]}], "parameters": {"a": 1, "a": 1}}', "a"),
+        ('{"inputs": [{ONE, "data": [1]}], "unknown": [[{"a": 1, "a": 1}]]}', "a"),
+        ('{"inputs": [{ONE, "data": [1]}], "unknown": ["a", 1, 1, 1], "id": null, "id": null}', "id"),
+        ('{"a": 1, "a": 1, "inputs": [{ONE, "data": [1]}], "n": NINES}', "a"),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(raw, key):
+    raw = raw.replace("ONE", ONE).replace("NINES", "9" * 300)
+    with pytest.raises(InvalidInput, match=f"the key '{key}' came twice in one object"):
+        decode_request(raw.encode(), None)
+    with pytest.raises(InvalidInput, match="came twice"):
+        decode_request(memoryview(raw.encode()), None)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"id": 'a quote " and a \\'},
+        {"unknown": ["a", [1, {"b": "c"}], "d"]},
+        {"unknown": [{"a": "b"}, "c"]},
+        {"n": int("9" * 19), "parameters": {"a": '"'}},
+    ],
+)
+@pytest.mark.parametrize("data", [["a", 'b"', "c"], [["a"], ["b"], ["c"]]])
+def test_no_key_that_comes_once_is_taken_for_two(more, data):
+    shape = [3, 1] if data[0] == ["a"] else [3]
+    raw = body(tensor(datatype="BYTES", data=data, shape=shape), **more)
+    assert decode_request(raw, None).inputs["x"].reshape(-1)[0] == "a"
+
+
+def test_only_what_may_hold_a_key_twice_is_parsed_again(monkeypatch):
+    monkeypatch.setattr("headrace.codecs.v2_json.json", None)
+    texts = tensor(name="t", datatype="BYTES", data=[["a"], ["b"]], shape=[2, 1])
+    outputs = [{"name": "y", "parameters": {"binary_data": True}}]
+    raw = body(tensor(), tensor(name="n", data=[[1, 2, 3]], shape=[1, 3]), texts, id="é", outputs=outputs)
+    assert set(decode_request(raw, None).inputs) == {"x", "n", "t"}
+
+
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}")])
+def test_deep_nesting_is_taken_or_refused_and_nothing_else(opens, closes):
+    raw = '{"b": %s"\\""%s, "inputs": [{%s, "data": [1]}]}' % (opens * 1010, closes * 1010, ONE)  # noqa: UP031
+    with contextlib.suppress(InvalidInput):  # how deep is too deep is for each version of Python to say
+        decode_request(raw.encode(), None)
 
 
 @pytest.mark.parametrize(

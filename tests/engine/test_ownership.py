@@ -159,3 +159,10 @@ def test_waitall_of_the_default_engine() -> None:
     with pytest.raises(ExceptionGroup):
         hr.waitall(PATIENCE)
     hr.waitall(PATIENCE)
+
+
+def test_who_wants_more_than_others_leave_is_told_what_to_do() -> None:
+    with hr.Engine(num_cores=1) as engine:
+        assert engine.cores
+        with pytest.raises(NotEnoughCores, match="close one, or compile on it with engine="):
+            hr.Engine(num_cores=999)

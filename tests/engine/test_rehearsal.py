@@ -139,3 +139,125 @@ def test_a_trace_shows_it(engine: hr.Engine, tmp_path: Any) -> None:
     with engine.trace(tmp_path / "t.json"):
         assert engine.rehearse(port.streams[0], lambda: None, PATIENCE)
     assert "model warms up" in (tmp_path / "t.json").read_text()
+
+
+def test_where_there_is_work_there_is_nothing_to_rehearse_and_the_work_is_done(engine: hr.Engine) -> None:
+    with hr.compile_model(None, backend="null", engine=engine, scheduler="multi_stream") as model:
+        gate, port = Gate(), model.port
+        assert port is not None
+        others = [engine.push(gate) for _ in range(2)]
+        gate.wait(2)
+        waits = model.submit(1)
+        assert not engine.rehearse(port.streams[0], lambda: None, PATIENCE)
+        gate.open()
+        assert waits.result(timeout=PATIENCE) == 1
+        for each in others:
+            each.result(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["it ends", "it is left alone"])
+def test_what_arrives_meanwhile_waits_is_seen_and_is_run_after_it(engine: hr.Engine, ends: bool) -> None:
+    with hr.compile_model(None, backend="null", engine=engine, scheduler="multi_stream") as model:
+        gate, port, answers = Gate(), model.port, list[bool]()
+        assert port is not None
+        stream = port.streams[1]
+        seconds = PATIENCE if ends else 0.05
+        rehearsing = threading.Thread(target=lambda: answers.append(engine.rehearse(stream, gate, seconds)))
+        rehearsing.start()
+        gate.wait()
+        came = [model.submit(i) for i in range(3)]
+        if ends:
+            assert model.statistics().waiting == 3
+            assert len(port.source) == 3
+            assert not engine.rehearse(port.streams[0], lambda: None, PATIENCE)  # one at a time
+            gate.open()
+        assert [each.result(timeout=PATIENCE) for each in came] == [0, 1, 2]
+        rehearsing.join(PATIENCE)
+        assert answers == [ends]
+        gate.open()
+    assert engine._leases.leased == 0
+
+
+def test_who_drains_waits_for_what_arrived_meanwhile(engine: hr.Engine) -> None:
+    model = hr.compile_model(None, backend="null", engine=engine)
+    gate, port = Gate(), model.port
+    assert port is not None
+    rehearsing = threading.Thread(target=engine.rehearse, args=(port.streams[0], gate, PATIENCE))
+    rehearsing.start()
+    gate.wait()
+    came = model.submit(7)
+    closing = threading.Thread(target=model.close)
+    closing.start()
+    while port.drained is None:
+        assert closing.is_alive()
+    gate.open()
+    assert came.result(timeout=PATIENCE) == 7
+    closing.join(PATIENCE)
+    rehearsing.join(PATIENCE)
+    assert not closing.is_alive()
+
+
+def test_what_arrived_meanwhile_is_refused_where_the_port_is_detached(engine: hr.Engine) -> None:
+    model = hr.compile_model(None, backend="null", engine=engine)
+    gate, port = Gate(), model.port
+    assert port is not None
+    rehearsing = threading.Thread(target=engine.rehearse, args=(port.streams[0], gate, PATIENCE))
+    rehearsing.start()
+    gate.wait()
+    came = model.submit(7)
+    engine.abandon(port)
+    with pytest.raises(hr.Closed):
+        came.result(timeout=PATIENCE)
+    gate.open()
+    rehearsing.join(PATIENCE)
+    model.close()
+
+
+def test_streams_that_were_replaced_meanwhile_do_not_come_back(engine: hr.Engine) -> None:
+    with hr.compile_model(None, backend="null", engine=engine, scheduler="multi_stream") as model:
+        gate, port = Gate(), model.port
+        assert port is not None
+        rehearsing = threading.Thread(target=engine.rehearse, args=(port.streams[0], gate, PATIENCE))
+        rehearsing.start()
+        gate.wait()
+        before = port.streams
+        model.reschedule("single_stream", timeout=0)
+        gate.open()
+        rehearsing.join(PATIENCE)
+        assert not any(lane.out for lane in port.group.idle)
+        assert not engine.rehearse(before[1], lambda: None, PATIENCE)
+        assert model(3) == 3
+
+
+def test_it_forgets_nothing_that_was_learnt_before(engine: hr.Engine) -> None:
+    with hr.compile_model(None, backend="null", engine=engine) as model:
+        model.measure()
+        for i in range(3):
+            model(i)
+        engine.waitall()
+        port = model.port
+        assert port is not None
+        before = model.statistics()
+        assert before.runs == 3
+        learnt = port.runs, port.quickest, port.typical, port.run_times
+        assert engine.rehearse(port.streams[0], lambda: None, PATIENCE)
+        assert model.statistics() == before
+        assert (port.runs, port.quickest, port.typical, port.run_times) == learnt
+        measures = model.measures()
+        assert measures is not None
+        assert measures.run_seconds.count == 3
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_port_that_nobody_detaches_is_forgotten_when_its_streams_have_ended(
+    engine: hr.Engine, traced: bool, tmp_path: Any
+) -> None:
+    port = attach(engine, 0b01)
+    trace = engine.trace(tmp_path / "t.json") if traced else None
+    engine.abandon(port)
+    port.streams[0].join(PATIENCE)
+    assert (port in engine._leaving) is traced
+    if trace is not None:
+        trace.stop()
+    assert port not in engine._leaving
+    assert "model" not in engine.dump_state()

@@ -75,7 +75,6 @@ def test_a_refusal_is_what_deepsparse_raised() -> None:
         ("elastik", "elastic"),
         ("naïve", "naive"),
         ("asinc", "async"),
-        ("autto", "auto"),
     ],
 )
 def test_a_near_miss_is_told_what_it_may_have_meant(name: str, meant: str) -> None:
@@ -93,3 +92,15 @@ def test_nothing_is_guessed_at_from_afar() -> None:
 def test_a_scheduler_to_come_is_not_called_unknown(name: str) -> None:
     with pytest.raises(InvalidOption, match=f"'{name}' is not available in this version yet; choose single_stream"):
         Scheduler.of(name)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("elastic_stream", "elastic"), ("Naive_Stream", "naive")])
+def test_a_stream_too_many_is_not_taken_for_another_scheduler(said: str, meant: str) -> None:
+    with pytest.raises(InvalidOption, match=f"did you mean '{meant}'"):
+        Scheduler.of(said)
+
+
+def test_what_is_not_there_yet_is_not_suggested() -> None:
+    with pytest.raises(InvalidOption) as refused:
+        Scheduler.of("autoo")
+    assert "'auto'?" not in str(refused.value)

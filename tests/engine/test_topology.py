@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.engine import topology
 from headrace.engine.topology import Core, Topology, cpu_list, made_up, memory_limit, read_topology
 
 
@@ -369,3 +370,8 @@ def test_a_made_up_machine_is_shared_out_evenly() -> None:
 )
 def test_cpu_lists_are_written_as_linux_does(numbers: list[int], text: str) -> None:
     assert cpu_list(numbers) == text
+
+
+def test_what_is_read_is_the_affinity_of_the_process_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1} if pid == os.getpid() else {1}, raising=False)
+    assert set(topology._own_affinity()) == {0, 1}

@@ -550,3 +550,15 @@ def test_a_trace_may_begin_and_end_in_the_middle_of_the_work_of_others(
     finally:
         over.set()
     crowd.join()
+
+
+def test_a_folder_that_is_gone_is_told_by_the_name_the_user_gave(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with hr.Engine() as engine:
+        trace = engine.trace(folder / "t.json")
+        folder.rmdir()
+        with pytest.raises(OSError, match="the trace could not be written") as refused:
+            trace.stop()
+    assert refused.value.filename == str(folder / "t.json")
+    assert ".part" not in str(refused.value)

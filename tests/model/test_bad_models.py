@@ -215,3 +215,23 @@ def test_after_all_of_that_it_makes_models(engine: hr.Engine, sum_and_difference
     row = np.ones((1, 3), np.float32)
     with hr.compile_model(sum_and_difference, engine=engine, input_shapes={"a": [1, 3], "1": (1, 3)}) as model:
         assert [float(each.sum()) for each in model([row, row])] == [6.0, 0.0]
+
+
+def test_a_file_that_is_none_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    (tmp_path / "empty.onnx").touch()
+    for name, said in (
+        ("loop", "leads nowhere, or to itself; give"),
+        ("empty", "0 bytes; save or download"),
+        ("none", "does not exist .*; give the path"),
+    ):
+        with pytest.raises(hr.InvalidModel, match=said):
+            hr.compile_model(tmp_path / f"{name}.onnx")
+
+
+def test_an_error_that_says_nothing_has_no_colon() -> None:
+    def silent(x: object) -> object:
+        raise KeyboardInterrupt
+
+    with hr.compile_model(silent) as model, pytest.raises(hr.BackendError, match=r"KeyboardInterrupt$"):
+        model(1)

@@ -223,7 +223,19 @@ def test_what_is_left_out_is_said() -> None:
 
 def test_a_window_after_the_end_shows_all() -> None:
     timeline = simulated(narrow(1), 10)
-    assert len(of(drawn(timeline, (1e6, 2e6)), "bar")) == 10
+    drawing = drawn(timeline, (1e6, 2e6))
+    assert len(of(drawing, "bar")) == 10
+    assert "begins after what was recorded" in said(drawing, "figures")[-1]
+    assert "begins after" not in said(drawn(timeline, (0.0, 2e6)), "figures")[-1]
+
+
+@pytest.mark.parametrize(("waiting", "said_so"), [(2, "not run (x): 2 cancelled"), (40, "not run: 40 cancelled")])
+def test_a_cross_is_explained_only_where_there_is_one(waiting: int, said_so: str) -> None:
+    timeline = simulated(narrow(1), 10, callers=1)
+    end = timeline.seconds
+    gone = tuple(Request(11 + i, 0.0, None, end, "cancelled") for i in range(waiting))
+    timeline = Timeline(timeline.rows, timeline.spans, (*timeline.requests, *gone), end)
+    assert said_so in said(drawn(timeline), "figures")[-1]
 
 
 @pytest.mark.parametrize("window", [0, -1, (1, 1), (2, 1), (-1, 1), float("nan")])
@@ -262,7 +274,8 @@ def test_the_title_says_model_scheduler_streams_and_cores() -> None:
 def test_a_long_name_is_cut_where_the_picture_ends() -> None:
     drawing = drawn(simulated(narrow(1), 3), name="m" * 5000)
     (title,) = (words for words in drawing.words if words.role == "title")
-    assert title.text.endswith("...")
+    assert title.text.startswith("mmm")
+    assert title.text.endswith("m...  ·  multi_stream  ·  1 stream x 1 core")
     assert extent(title)[2] <= WIDTH - MARGIN
 
 

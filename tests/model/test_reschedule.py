@@ -516,8 +516,8 @@ def test_a_file_that_has_changed_is_not_mixed_with_what_was_loaded(digits: Path,
         ({"scheduler": "multi_stream", "num_streams": 5}, InvalidOption, "choose 1 to 4"),
         ({"num_cores": 5}, NotEnoughCores, "5"),
         ({"num_cores": True}, InvalidOption, "num_cores is a whole number from 1"),
-        ({"timeout": -1}, InvalidOption, "timeout is how many seconds"),
-        ({"timeout": "1"}, InvalidOption, "timeout is how many seconds"),
+        ({"timeout": float("nan")}, InvalidOption, "timeout is a number of seconds"),
+        ({"timeout": "1"}, TypeError, "timeout is a number of seconds"),
         ({"scheduler": "naive"}, InvalidOption, "from single_stream to naive"),
     ],
 )
@@ -765,3 +765,53 @@ def test_a_model_that_came_by_a_relative_path_is_found_again_from_another_folder
         model.reschedule("multi_stream")
         assert len(model.placements) == 2
         assert model(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300, 10**400, -1])
+def test_any_time_is_waited_for(wide: hr.Engine, timeout: float) -> None:
+    with hr.compile_model(None, backend="null", engine=wide) as model:
+        model.reschedule("multi_stream", timeout=timeout)
+        assert model.scheduler == "multi_stream"
+        assert model(1) == 1
+
+
+def test_a_file_that_has_changed_is_found_beside_one_that_cannot_be_looked_at(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(digits.read_bytes())
+    name = next(each for each in ("input", "output", "x", "a", "e") if each.encode() in digits.read_bytes())
+    (tmp_path / name).symlink_to(name)  # it leads to itself
+    monkeypatch.chdir(tmp_path)
+    with hr.compile_model("model.onnx") as model:
+        assert model.origin is not None
+        assert model.origin.model == str(copy)
+        copy.write_bytes(copy.read_bytes() + b"\0")
+        with pytest.raises(InvalidModel, match="was changed or removed"):
+            model.origin.load([(1, ())])
+
+
+def test_a_folder_that_cannot_be_listed_leaves_the_file_watched(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: object) -> None:
+        raise PermissionError
+
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(digits.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refused)
+        model = hr.compile_model(copy)
+        with model:
+            copy.write_bytes(copy.read_bytes() + b"\0")
+            assert model.origin is not None
+            with pytest.raises(InvalidModel, match="was changed or removed"):
+                model.origin.load([(1, ())])
+
+
+def test_naive_has_nothing_to_reschedule() -> None:
+    with (
+        hr.compile_model(None, backend="null", scheduler="naive") as model,
+        pytest.raises(InvalidOption, match="a naive model has nothing to reschedule: naive has no streams"),
+    ):
+        model.reschedule()

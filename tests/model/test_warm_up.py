@@ -21,6 +21,7 @@ from headrace.model.gil import Gil
 from headrace.model.probe import can_look
 from headrace.model.warm_up import LARGEST, WarmUp, made_up
 from headrace.tensor import TensorSpec
+from headrace.testing import Gate
 
 Graph = Callable[..., bytes]
 
@@ -190,3 +191,44 @@ def test_ctrl_c_in_the_warm_up_leaves_no_model_behind(
     with pytest.raises(KeyboardInterrupt):
         hr.compile_model(sum_and_difference, engine=engine)
     assert engine.statistics().ports == 0
+
+
+X = [np.ones((2, 3), np.float32)] * 2
+
+
+@pytest.mark.parametrize("scheduler", ["single_stream", "multi_stream", "elastic"])
+def test_requests_that_are_inside_are_the_first_runs(
+    scheduler: str, sum_and_difference: bytes, engine: hr.Engine, runs: Runs
+) -> None:
+    with hr.compile_model(sum_and_difference, engine=engine, scheduler=scheduler, warm_up=False) as model:
+        gate = Gate()
+        busy = [engine.push(gate) for _ in range(2)]
+        gate.wait(2)
+        inside = [model.submit(X) for _ in range(50)]
+        model.warm_up()
+        assert model._later is None
+        gate.open()
+        for each in (*inside, *busy):
+            each.result(timeout=30)
+        assert runs.shapes() == {((2, 3), (2, 3))}
+
+
+def test_several_at_once_and_requests_meanwhile(sum_and_difference: bytes, engine: hr.Engine) -> None:
+    with hr.compile_model(sum_and_difference, engine=engine, scheduler="multi_stream", warm_up=False) as model:
+        for _ in range(10):
+            threads = [threading.Thread(target=model.warm_up, daemon=True) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for _ in range(5):
+                model.submit(X).result(timeout=30)
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("scheduler", ["single_stream", "naive"])
+def test_a_closed_model_is_not_warmed_up(scheduler: str, sum_and_difference: bytes) -> None:
+    model = hr.compile_model(sum_and_difference, scheduler=scheduler)
+    model.close()
+    with pytest.raises(hr.Closed):
+        model.warm_up()

@@ -270,7 +270,7 @@ def test_what_only_tells_something_takes_get_alone(door: Door, method: str, path
         assert "takes GET" in is_a_v2_error(answer, 405)
     else:
         assert "takes GET" in is_an_error(answer, 405, "MethodNotAllowedException")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/v2/models/same/infer", "/v2/models/same/versions/1/infer"])

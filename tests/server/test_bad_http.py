@@ -28,7 +28,15 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "HTTP/0.9": (b"GET /ping\r\n\r\n", 505, "HTTP/0.9"),
     "HTTP/2 in a request line": (b"GET /ping HTTP/2.0\r\nHost: x\r\n\r\n", 505, "HTTP/2.0"),
     "HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2"),
-    "HTTP/9.9": (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400, "version"),
+    "HTTP/9.9": (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505, "version"),
+    "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: x\r\n\r\n", 505, "HTTP/1.1"),
+    "HTTP/3.0": (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "HTTP/1.1"),
+    "ICE": (b"SOURCE /predictions/same ICE/1.0\r\nHost: x\r\n\r\n", 505, "SOURCE"),
+    "RTSP": (b"SETUP /predictions/same RTSP/1.0\r\nHost: x\r\n\r\n", 505, "SETUP"),
+    "a huge trailer": (CHUNKED + b"0\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431, "32,768 bytes"),
+    "a huge trailer that does not end": (CHUNKED + b"0\r\nX: " + b"a" * 200_000, 431, "32,768 bytes"),
+    "many trailers": (CHUNKED + b"0\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "100 trailers"),
+    "a huge extension of a chunk": (CHUNKED + b"1;" + b"a" * 200_000, 431, "32,768 bytes"),
     "both lengths": (START + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + GOOD, 400, "Length"),
     "both lengths the other way": (
         START + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n" + GOOD, 400, "Length",
@@ -81,7 +89,8 @@ BAD: dict[str, tuple[bytes, int, str]] = {
 ONES_OWN = {  # what uvicorn, or the parser below it, takes or answers otherwise
     *("HTTP/0.9", "HTTP/2 in a request line", "no host", "two hosts", "a huge header", "many headers", "a huge target"),
     *("a huge header that does not end", "an expectation nobody knows", "chunks in HTTP/1.0"),
-    *("a space before the name", "a chunk that is longer than it says"),
+    *("ICE", "RTSP", "a huge trailer", "a huge trailer that does not end", "many trailers"),
+    *("a huge extension of a chunk", "a space before the name", "a chunk that is longer than it says"),
 }
 LEAKS = ("Traceback", "/work", "/home", "site-packages", ".py", "0x7f", "httptools", "llhttp")
 

@@ -16,6 +16,7 @@ from headrace.server.heads import END, LONGEST, MOST, Heads, Known, learn, size_
 from headrace.server.routes import route
 from headrace.server.traffic import Traffic
 from headrace.serving.registry import State
+from headrace.testing import Gate
 
 
 def known(length: int = 5) -> Known:
@@ -110,6 +111,42 @@ def test_what_is_known_goes_around_the_parser() -> None:
         await ask(wire, post(b"one") + post(b"two"))  # more than one request
         assert len(fed) == 4
         assert [body for _, _, body in replies(wire.out)][-3:] == [b"seven", b"one", b"two"]
+        behind.end()
+
+    asyncio.run(main())
+
+
+def test_a_head_is_learnt_only_from_the_bytes_of_its_own_request() -> None:
+    """Empty lines before a request are skipped: they are the head of no request, least of all of one that waits."""
+
+    async def main() -> None:
+        gate = Gate()
+        behind = Behind(lambda x: (gate(), x)[1])
+        wire = behind.wire()
+        wire.send(post())
+        await asyncio.to_thread(gate.wait)
+        for _ in range(4):
+            wire.send(b"\n" + END)
+        assert not behind.front.heads
+        gate.open()
+        await until(lambda: wire.out)
+        for _ in range(4):
+            await ask(wire, b"\r\n" + post(b"hello"))
+        assert not behind.front.heads
+        assert len(replies(wire.out)) == 5
+        behind.end()
+
+    asyncio.run(main())
+
+
+def test_a_head_that_expects_is_not_learnt() -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: x, scheduler="naive")
+        wire = behind.wire()
+        for _ in range(4):
+            await ask(wire, post(b"hello", b"Expect: 100-continue"))
+        assert not behind.front.heads
+        assert [body for _, _, body in replies(wire.out)] == [b"hello"] * 4
         behind.end()
 
     asyncio.run(main())

@@ -21,7 +21,7 @@ from headrace.server.lag import EVERY, LoopLag
 from headrace.server.metrics import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED, Metrics, page
 from headrace.server.metrics_api import MOST_WAITING, MetricsApp, write
 from headrace.server.system import System
-from headrace.server.traffic import Traffic
+from headrace.server.traffic import LEFT, Traffic
 from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
 from headrace.serving.service import Service
 from headrace.testing import Gate
@@ -211,6 +211,23 @@ def test_too_large_too_many_and_unready_have_reasons_of_their_own(bench: Bench) 
     assert bench.value("headrace_in_flight_limit") == 100
     assert bench.value("headrace_refusals_total", reason="TooLarge") == 1
     assert bench.value("headrace_refusals_total", reason="Overloaded") == 1
+
+
+def test_a_refusal_by_the_headers_is_of_the_model_it_was_for(bench: Bench) -> None:
+    assert bench.ask("POST", "/predictions/same", content=b"x" * 1001).status_code == 413
+    assert bench.value("headrace_requests_total", model="same", code="413") == 1
+
+
+def test_a_client_that_left_has_had_no_answer_of_4xx(bench: Bench) -> None:
+    bench.traffic.answered(None, LEFT, 0, 0, bench.traffic.now(), None)
+    bench.ask("GET", "/nowhere")
+    assert bench.value("headrace_requests_total", model="", code="499") == 1
+    assert bench.value("Requests4XX") == 1
+
+
+def test_there_are_refusals_to_draw_before_the_first(bench: Bench) -> None:
+    assert "# TYPE headrace_refusals_total counter" in bench.scrape().text
+    assert bench.value("headrace_refusals_total") == 0
 
 
 def test_no_client_can_make_up_a_label(bench: Bench) -> None:

@@ -231,6 +231,40 @@ def test_sighup_has_the_file_opened_again(folder: Path) -> None:
     assert lines == [first, *ids]
 
 
+@pytest.mark.parametrize("target", ["off", "on"])
+def test_sighup_ends_no_server(folder: Path, target: str) -> None:
+    with run_server("served:same", f"--access-log={target}", cwd=folder) as server:
+        server.signal(signal.SIGHUP)
+        assert ask(server, "GET", "/ping").status_code == 200
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_sighup_ends_no_server_that_is_still_loading(folder: Path, isolation: str) -> None:
+    (folder / "hangs_up.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGHUP)\nfrom served import same\n"
+    )
+    with run_server("hangs_up:same", f"--isolation={isolation}", "--access-log=early", cwd=folder) as server:
+        assert ask(server, "GET", "/ping").status_code == 200
+        assert server.stop() == 0
+
+
+def test_all_of_stderr_is_json_if_the_log_is(folder: Path) -> None:
+    """What nobody asked for is not said, and what keeps the server from starting is an object, too."""
+    command = [sys.executable, "-m", "headrace", "serve", "--inference-address=127.0.0.1:0", "--log-format=json"]
+    command += ["--metrics-address=off"]
+    for more, said in (
+        (["nowhere:nothing", "--grpc-address=127.0.0.1:1"], ["--grpc-address: these doors", "nowhere"]),
+        (["nowhere:nothing"], ["nowhere"]),
+        (["--tls-key=nowhere"], ["--tls-key needs --tls-cert"]),
+    ):
+        ended = subprocess.run([*command, *more], cwd=folder, capture_output=True, timeout=60, check=False)
+        lines = [json.loads(line) for line in ended.stderr.splitlines()]
+        assert [word in line["message"] for line, word in zip(lines, said, strict=True)] == [True] * len(said)
+        assert lines[-1]["level"] == "error"
+        assert ended.returncode == (2 if "--tls-key=nowhere" in more else 1)
+
+
 def test_a_file_that_nobody_reads_slows_no_request_and_its_losses_are_counted(folder: Path) -> None:
     os.mkfifo(folder / "stuck")
     with run_server("served:same", "--access-log=stuck", METRICS, cwd=folder) as server:

@@ -169,3 +169,24 @@ def test_the_settings_page_is_what_the_declarations_say() -> None:
 def test_the_module_writes_the_settings_page() -> None:
     command = [sys.executable, "-W", "error", "-m", "headrace.server.options"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == page()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("multi", "multi_stream"), ("ASYNC", "multi_stream"), ("Elastic", "elastic"), ("sync", "single_stream")],
+)
+def test_a_scheduler_is_called_as_in_the_library(said: str, meant: str) -> None:
+    assert ServeOptions(scheduler=said).scheduler == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("elastc", "--scheduler: there is no scheduler 'elastc'; did you mean 'elastic'?"),
+        ("naive", "--scheduler is one of single_stream, multi_stream, elastic, not 'naive'"),
+    ],
+)
+def test_one_that_is_none_is_told_as_in_the_library(said: str, answer: str) -> None:
+    with pytest.raises(InvalidOption) as refused:
+        ServeOptions(scheduler=said)
+    assert str(refused.value).startswith(answer)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from wire import Behind, Wire, post, replies, until
 
+from headrace.server.front import Front
 from headrace.server.limits import PIPELINED, Limits
 from headrace.testing import Gate
 
@@ -435,5 +436,190 @@ def test_nothing_is_written_behind_the_last_reply() -> None:
         assert statuses(wire) == [404]
         assert not wire.connection._pipeline
         behind.end()
+
+    run(main)
+
+
+CHUNKED = post(b"", b"Transfer-Encoding: chunked", length=False)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"0\r\nT: " + b"a" * 200_000,
+        b"0\r\n" + b"a" * 200_000,
+        b"0;" + b"a" * 200_000,
+        b"0;a=" + b"a" * 200_000,
+        b"1;" + b"a" * 200_000,
+        b"2\r\nab\r\n0\r\nT: " + b"a" * 200_000,
+        b"0\r\nT: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"0\r\n" + b"T: a\r\n" * 101 + b"\r\n",
+        b"0\r\n" + (b"T: " + b"a" * 4000 + b"\r\n") * 10,
+    ],
+)
+@pytest.mark.parametrize("path", [b"/predictions/m", b"/predictions/nobody", b"/v2", b"/ping"])
+@pytest.mark.parametrize("piece", [1000, 1_000_000])
+def test_trailers_and_extensions_of_chunks_have_the_limits_of_headers(sent: bytes, path: bytes, piece: int) -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: x)
+        wire = behind.wire()
+        parser, fed = wire.connection._parser, 0
+        wire.send(post(b"", b"Transfer-Encoding: chunked", path=path, length=False))
+        early = statuses(wire) if path != b"/v2" else []  # who is answered before the body loses only the connection
+
+        class Counting:
+            def feed_data(self, data: bytes) -> None:
+                nonlocal fed
+                fed += len(data)
+                parser.feed_data(data)  # type: ignore[union-attr]
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(parser, name)
+
+        wire.connection._parser = Counting()  # type: ignore[assignment]
+        for start in range(0, len(sent), piece):
+            wire.send(sent[start : start + piece])
+        assert fed < 80_000  # both limits, and two slices
+        await until(lambda: wire.closed)
+        assert statuses(wire) == (early or [431])
+        assert behind.service.statistics().inside == 0
+        behind.end()
+
+    run(main)
+
+
+def test_chunks_with_a_body_may_have_any_number_of_extensions_and_a_second_request_its_own_trailers() -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: b"%d" % len(x))
+        wire = behind.wire()
+        for _ in range(3):
+            wire.send(CHUNKED)
+            for _ in range(300):
+                wire.send(b"2;name=" + b"v" * 500 + b"\r\nab\r\n")
+            wire.send(b"0\r\n" + b"T: " + b"a" * 30_000 + b"\r\n\r\n")
+        await until(lambda: len(replies(wire.out)) == 3)
+        assert bodies(wire) == [b"600"] * 3
+        behind.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+def test_trailers_are_no_headers(piece: int) -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: x)
+        wire = behind.wire()
+        chunked = post(b"", b"Transfer-Encoding: chunked", path=b"/v2", length=False).replace(b"POST", b"GET")
+        sent = chunked + b"0\r\nContent-Encoding: br\r\n\r\n"
+        for start in range(0, len(sent), piece):
+            wire.send(sent[start : start + piece])
+        await until(lambda: wire.out)
+        assert statuses(wire) == [200]
+        behind.end()
+
+    run(main)
+
+
+def test_chunks_of_a_byte_cost_no_more_than_bytes() -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: (type(x).__name__ + ":").encode() + x)
+        wire = behind.wire()
+        wire.send(CHUNKED)
+        for _ in range(100):
+            wire.send(b"1\r\na\r\n" * 100)
+        exchange = wire.connection._exchange
+        assert exchange is not None
+        assert len(exchange.parts) == 2
+        wire.send(b"0\r\n\r\n")
+        await until(lambda: wire.out)
+        assert bodies(wire) == [b"bytes:" + b"a" * 10_000]
+        behind.end()
+
+    run(main)
+
+
+def test_a_client_that_takes_what_it_is_sent_is_not_cut_off_because_more_is_sent() -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: x, limits=Limits(write_timeout=10))
+        wire = behind.wire()
+        now = asyncio.get_running_loop().time()
+        wire.stuck = True
+        for second in range(0, 100, 5):
+            wire.send(GET + GET)
+            wire.unread -= 100  # less than has come to it
+            wire.connection.look(now + second)
+            assert wire.closed is None
+        for second in range(100, 115, 5):  # it takes nothing any more, and what comes to it does not help
+            wire.send(GET)
+            wire.connection.look(now + second)
+        assert wire.closed == "cut off"
+        behind.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize("stuck", [True, False])
+def test_a_reply_that_is_cut_off_at_the_stop_counts_as_none(stuck: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.server.front.LAST_WORDS", 0.0)
+
+    async def main() -> None:
+        behind = Behind(lambda x: b"y" * 100_000)
+        wire = behind.wire()
+        wire.stuck = stuck
+        wire.send(post(b"x"))
+        await until(lambda: wire.out)
+        await behind.front.drain(0)  # the client has not closed its side
+        assert wire.closed == "cut off"
+        assert behind.front.unanswered == stuck
+        behind.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize(("path", "allowed"), [(b"/ping", "GET, HEAD"), (b"/v2", "GET, HEAD"), (b"/", "OPTIONS")])
+def test_what_is_allowed_is_all_that_is_taken(path: bytes, allowed: str) -> None:
+    async def main() -> None:
+        behind = Behind(lambda x: x)
+        wire = behind.wire()
+        wire.send(b"DELETE " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: wire.out)
+        status, headers, _ = replies(wire.out)[0]
+        assert (status, headers["allow"]) == (405, allowed)
+        behind.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+def test_an_app_of_any_kind_never_sees_trailers_and_is_behind_the_same_limits(piece: int) -> None:
+    """As the metrics port is."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.append([name for name, _ in scope["headers"]])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> None:
+        front = Front(app, Limits(header_size=2000))
+        front.open()
+        wire, long = Wire(front), Wire(front)
+        sent = CHUNKED + b"2\r\nab\r\n0\r\nEvil: x\r\n\r\n"
+        for start in range(0, len(sent), piece):
+            wire.send(sent[start : start + piece])
+        await until(lambda: wire.out)
+        assert statuses(wire) == [200]
+        assert seen == [[b"host", b"transfer-encoding"]]
+        long.send(CHUNKED + b"0\r\nT: ")
+        for _ in range(200):
+            long.send(b"a" * 1000)
+        assert statuses(long) == [431]
+        assert long.closed == "half"
+        for each in wire, long:
+            each.gone()
+        front.watch.end()
+        await until(lambda: not front.tasks)
 
     run(main)

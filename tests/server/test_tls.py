@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -66,3 +67,27 @@ def test_a_certificate_that_cannot_be_used_is_told_at_once(
     monkeypatch.chdir(folder)
     with pytest.raises(InvalidOption, match=says):
         serve(ServeOptions(models=("for_tls:same",), inference_address="127.0.0.1:0", tls_cert=cert, tls_key=key))
+
+
+def test_silent_handshakes_are_connections_and_do_not_spoil_the_stop(folder: Path) -> None:
+    flags = (f"--tls-cert={folder / 'cert.pem'}", f"--tls-key={folder / 'key.pem'}", "--max-connections=3")
+    with run_server("for_tls:same", *flags, "--drain-timeout=3600", "--header-timeout=3600", cwd=folder) as server:
+        context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+        with contextlib.ExitStack() as open_ones:
+
+            def connect() -> socket.socket:
+                plain = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+                return open_ones.enter_context(plain)
+
+            busy = open_ones.enter_context(context.wrap_socket(connect(), server_hostname="127.0.0.1"))
+            head = b"POST /predictions/same HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+            busy.sendall(head + b"x")
+            assert busy.recv(1000).startswith(b"HTTP/1.1 200 ")
+            silent = [connect() for _ in range(3)]
+            with contextlib.suppress(ConnectionResetError):
+                assert silent[2].recv(1) == b"", "the fourth connection was taken"
+            server.signal(signal.SIGTERM)
+            for one in (*silent[:2], busy):
+                with contextlib.suppress(ConnectionResetError):
+                    assert one.recv(1000) == b""
+            assert server.process.wait(30) == 0, server.log()

@@ -90,6 +90,28 @@ def test_each_stage_is_observed_once_for_each_request(body: bytes) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("limit", ["body", "requests"])
+def test_what_is_refused_at_its_headers_is_counted_under_its_model(limit: str) -> None:
+    async def main() -> None:
+        gate = Gate()
+        behind, traffic, _ = watched(
+            lambda x: (gate(), x)[1], limits=Limits(body_size=7 if limit == "body" else 100), max_requests=1
+        )
+        inside, wire = behind.wire(), behind.wire()
+        inside.send(post(b"x"))
+        await asyncio.to_thread(gate.wait)
+        wire.send(post(b"12345678") + post(b"12345678", path=b"/predictions/nobody"))
+        await answered(wire, 2)
+        gate.open()
+        await answered(inside, 1)
+        assert behind.measures is not None
+        assert behind.measures.statuses == {200: 1, 413 if limit == "body" else 429: 1}
+        assert traffic.others.statuses == {413 if limit == "body" else 404: 1}
+        behind.end()
+
+    run(main)
+
+
 def test_a_failure_has_its_reason() -> None:
     async def main() -> None:
         behind, traffic, lines = watched(fail)

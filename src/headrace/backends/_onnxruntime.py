@@ -162,7 +162,7 @@ def _readable(model: Any) -> tuple[str | bytes, str]:
     """What ONNX Runtime is given (a path, so that external data is found; or bytes), and the model's name."""
     if isinstance(model, bytes):
         if not model:
-            raise InvalidModel("the model is empty: 0 bytes")
+            raise InvalidModel("the model is empty: 0 bytes; give the bytes of an ONNX file")
         return model, "model"
     if not isinstance(model, str | os.PathLike):
         raise InvalidModel(f"onnxruntime loads a path or the bytes of an ONNX file, not {type(model).__name__}")
@@ -173,11 +173,13 @@ def _readable(model: Any) -> tuple[str | bytes, str]:
         if "://" in str(model):
             raise InvalidModel(f"{model} is a URL; download it, and give the file")
         if not path.exists():
-            raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()})")
+            if path.is_symlink():
+                raise InvalidModel(f"{path} is a link that leads nowhere, or to itself; give the path of an ONNX file")
+            raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()}); give the path of an ONNX file")
         if not path.is_file():  # the runtime would read a pipe or a device for ever
             raise InvalidModel(f"{path} is not a regular file")
         if path.stat().st_size == 0:
-            raise InvalidModel(f"{path} is empty: 0 bytes")
+            raise InvalidModel(f"{path} is empty: 0 bytes; save or download the model anew")
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise InvalidModel(f"{str(path)[:200]} cannot be read: {error.strerror}") from error
     if not os.access(path, os.R_OK):

@@ -25,11 +25,19 @@ app = typer.Typer(
 
 
 def _serve(options: ServeOptions) -> None:
+    import logging
+
     from headrace.log import log_to_stderr
     from headrace.server.run import serve
 
     log_to_stderr(options.log_level, options.log_format)
-    raise typer.Exit(serve(options))
+    try:
+        raise typer.Exit(serve(options))
+    except SetupError as error:
+        if options.log_format != "json":
+            raise
+        logging.getLogger("headrace").error("%s", error)  # whoever reads the log reads JSON
+        raise typer.Exit(_status_of(error)) from error
 
 
 _serve_command = command_of(ServeOptions, _serve, positional="models")
@@ -72,6 +80,10 @@ def _root(
     pass
 
 
+def _status_of(error: SetupError) -> int:
+    return 2 if isinstance(error, InvalidOption) else 1
+
+
 def main() -> None:
     """The entry point. What keeps a command from starting is one line on stderr and exit status 1 (2: an option)."""
     try:
@@ -79,7 +91,7 @@ def main() -> None:
     except SetupError as error:
         # One line, whatever a model's import or a runtime has put in its message.
         print(f"headrace: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InvalidOption) else 1)
+        sys.exit(_status_of(error))
     except typer.Abort:
         sys.exit(130)
     except Exception as error:

@@ -262,7 +262,11 @@ def _out(out: Path, wanted: Sequence[Scheduler]) -> bool:
 def _note(callers: int, rate: float | None) -> str:
     if rate is not None:
         return f"{rate:g} requests/s arrive at random"
-    return f"{callers} caller{'' if callers == 1 else 's'}, each with one request at a time"
+    return (
+        "1 caller, with one request at a time"
+        if callers == 1
+        else f"{callers} callers, each with one request at a time"
+    )
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

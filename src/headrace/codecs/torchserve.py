@@ -35,6 +35,11 @@ _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BINARY = "application/octet-stream"
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
+_CHARSETS = {
+    "utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "ascii", "ascii": "ascii", "iso-8859-1": "iso-8859-1",
+    "latin-1": "iso-8859-1", "latin1": "iso-8859-1", "iso-8859-15": "iso-8859-15", "windows-1252": "cp1252",
+    "utf-16": "utf-16",
+}  # fmt: skip
 _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -45,11 +50,26 @@ def decode_body(body: bytes, content_type: str | None) -> object:
         return parse_json(body)
     refuse_form(kind)
     if kind.startswith("text/"):
+        charset = _charset(content_type)
         try:
-            return body.decode()
+            return body.decode(charset)
         except UnicodeDecodeError as error:
-            raise InvalidInput(f"the body is {kind} but not UTF-8 at byte {error.start}") from error
+            raise InvalidInput(f"the body is {kind} but not {charset.upper()} at byte {error.start}") from error
     return body
+
+
+@lru_cache(64)
+def _charset(content_type: str | None) -> str:
+    """What text is encoded in; UTF-8 if that is not said. InvalidInput if it is none of `_CHARSETS`."""
+    for parameter in (content_type or "").split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            asked = value.strip().strip('"').lower()
+            charset = _CHARSETS.get(asked)
+            if charset is None:
+                raise InvalidInput(f"text is taken in {', '.join(_CHARSETS)}, {describe(asked)} came: send UTF-8")
+            return charset
+    return "utf-8"
 
 
 @lru_cache(64)  # the same few, again and again

@@ -5,11 +5,15 @@ Rule 2: what is refused is refused with the name of the tensor, what was expecte
 Rule 3: unknown keys are let pass (that is how the protocol grows); a key that asks for what is not done here, and whose
         being ignored would be noticed only in the numbers, is refused.
 
+Rule 4: a key that comes twice in one object is refused: parsers differ in which of the two they take, and ours takes
+        the last without a word.
+
 `null` in an optional key counts as the key left out: clients made with pydantic write it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +72,7 @@ def decode_request(body: bytes | memoryview, specs: Sequence[TensorSpec] | None)
         inputs[name] = _decode_tensor(tensor, f"input {quoted([name])}", None if known is None else known[name])
     if specs is not None:
         check_names(inputs, specs)
+    _refuse_twice(body, request)
     return InferRequest(
         id=_optional(request, "id", str, "the body"),
         inputs=inputs,
@@ -137,6 +142,55 @@ def _decode_tensor(tensor: dict[str, Any], where: str, spec: TensorSpec | None) 
     if len(shape) > 1 and data and type(data[0]) is list:
         return array_from_nested(data, dtype, shape, where)
     return array_from_flat(data, dtype, shape, where)
+
+
+def _refuse_twice(body: bytes | memoryview, request: dict[str, Any]) -> None:
+    """InvalidInput if an object in `body`, which has been parsed as `request`, has a key twice.
+
+    Each string is two quotes in the body. If there are no more of them than the strings that were kept account for, no
+    key was dropped. Else it may be an escaped quote, and the body is parsed again, slowly. `request` is valid.
+    """
+    raw = body if isinstance(body, bytes) else bytes(body)
+    quotes = raw.count(b'"')
+    least = len(request) + 6 * len(request["inputs"])  # a tensor's four keys, its name and its datatype
+    try:
+        if quotes != 2 * least and quotes != 2 * _strings(request):
+            json.loads(raw, object_pairs_hook=_once)
+    except RecursionError:
+        raise InvalidInput("the body is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InvalidInput(f"the key {quoted([twice])} came twice in one object")
+    return found
+
+
+def _strings(value: dict[str, Any]) -> int:
+    """How many strings are in it, keys as well; too few where counting costs more than it is worth, never too many."""
+    count = len(value)
+    for key, one in value.items():
+        kind = type(one)
+        if kind is str:
+            count += 1
+        elif kind is dict:
+            count += _strings(one)
+        elif kind is list and one:
+            first = type(one[0])
+            if first is dict:
+                count += sum(map(_strings, one)) if set(map(type, one)) == {dict} else 0
+            elif first is str:
+                count += list(map(type, one)).count(str)
+            elif first is list and key == "data" and value.get("datatype") == "BYTES":
+                count += _texts_in(one)
+    return count
+
+
+def _texts_in(nested: list[Any]) -> int:
+    return sum(_texts_in(one) if type(one) is list else type(one) is str for one in nested)
 
 
 def _wanted(outputs: list[Any] | None) -> tuple[str, ...] | None:

@@ -74,6 +74,7 @@ class Port:
         self.former: list[Stream] = []  # replaced, and a last run of theirs goes on, or a trace has seen them
         self.made = 0  # streams so far: each has a number of its own
         self.attached = True
+        self.rehearsing = False  # one at a time
         self.watcher: Stream | None = None  # the idle stream that watches the clock
         self.vigilant = False  # it watches that runs end, and so looks again within PATIENCE
         self.seen = -1  # how many runs had ended when it began to
@@ -147,7 +148,9 @@ class Dispatch:
                     wanted = set().union(*(bits_of(mask) for mask in masks))
                     have = bits_of(self._leases.cores)
                     raise NotEnoughCores(
-                        max(1, len(wanted)), len(wanted & have), "another engine has taken the others meanwhile"
+                        max(1, len(wanted)),
+                        len(wanted & have),
+                        "another engine has taken the others meanwhile; close it, or compile on it with engine=",
                     )
                 self._ports.append(port)
         except BaseException:
@@ -166,22 +169,28 @@ class Dispatch:
         return port
 
     def rehearse(self, stream: Stream, call: Callable[[], object], timeout: float) -> bool:
-        """Have `stream` do `call` as a run of its own, with its cores leased. Before anything is submitted to its port,
-        and not on a stream.
+        """Have `stream` do `call` as a run of its own, with its cores leased. Not on a stream.
 
         False if it has not ended within `timeout` seconds, or the port was detached: if it has not begun it does not,
-        if it has it goes on. Nothing of it is counted or learnt from.
+        if it has it goes on. False at once where the port has work, another rehearsal, or other streams by now: there
+        is nothing to rehearse any more. What arrives meanwhile waits for its end. Nothing of it is counted or learnt
+        from.
         """
         refuse_to_wait_inside(self.guard)
         port, group = stream.port, stream.port.group
-        source, rehearsal = port.source, Rehearsal(call, f"{port.name} warms up")
         wake: list[Stream] = []
         refused: Refused = []
         with self.guard.lock:
-            if port not in self._ports:
+            source = port.source
+            if port not in self._ports or port.rehearsing or stream.lane.out or not source.is_empty():
                 return False
-            self._busy = True
-            port.source = rehearsal
+            works = [each.work for each in (*port.streams, *port.former)]
+            if any(work is not None and type(work) is not Rehearsal for work in works):
+                return False
+            self._busy = port.rehearsing = True
+            before = port.runs, port.run_seconds, port.typical, port.quickest
+            run_times, port.run_times = port.run_times, None
+            port.source = rehearsal = Rehearsal(call, f"{port.name} warms up", source)
             # The others are put aside, so that only this one can be granted its cores.
             aside = [lane for lane in group.idle if lane is not stream.lane]
             group.idle = [lane for lane in group.idle if lane is stream.lane]
@@ -196,15 +205,22 @@ class Dispatch:
             with self.guard.lock:
                 self._busy = True
                 attached = port in self._ports
-                rehearsal.abandon(Closed("nobody waits for it"))
-                port.source = source
+                rehearsal.forsake()
+                port.source, port.rehearsing = source, False
+                aside = [lane for lane in aside if not lane.out]
                 group.idle = sorted((*aside, *group.idle), key=lambda lane: lane.stream.index)
-                port.runs, port.run_seconds, port.typical, port.quickest = 0, 0.0, float("inf"), float("inf")
+                port.runs, port.run_seconds, port.typical, port.quickest = before
+                if port.run_times is None:  # else somebody has begun to measure
+                    port.run_times = run_times
+                now = self.clock.now()
                 if attached:
                     self._leases.leave(group)
                     self._grant(wake)
+                    self._arrange(port, now, wake)  # for what arrived meanwhile
                 else:
-                    source.abandon(Closed("the model or the engine was closed"))
+                    rehearsal.abandon(Closed("the model or the engine was closed"))
+                    source.pull(now, False, 0, refused)
+                self._tell_drained(port)
                 self._put_what_was_put_off(wake, refused)
                 self._busy = False
             self._follow_up(wake, refused)
@@ -520,6 +536,8 @@ class Dispatch:
             for stream in streams:
                 if stream.work is not None:
                     self._trace_run(trace, stream, stream.work, now)
+            for port in tuple(self._leaving):
+                self._let_go(port)
 
     def _next(
         self, stream: Stream, done: Work | None, work: Work | None, now: float, wake: list[Stream]
@@ -551,6 +569,7 @@ class Dispatch:
                         # What its last run made ready is refused: no other stream of the port may be left to do it.
                         source.pull(now, False, stream.index, refused)
                         stream.ended, stream.ended_at = True, now
+                        self._let_go(port)
                     self._tell_drained(port)
                     return None
             lane.awake()
@@ -575,7 +594,16 @@ class Dispatch:
             port.source.pull(now, False, 0, stream.refused)
         if stream.stopping:
             stream.ended, stream.ended_at = True, now
+            self._let_go(port)
         self._tell_drained(port)
+
+    def _let_go(self, port: Port) -> None:
+        """Of a port that nobody detaches, once its streams have ended; unless somebody traces, whose picture they are
+        in."""
+        streams = (*port.streams, *port.former)
+        if self.guard.trace is None and port in self._leaving and all(stream.ended for stream in streams):
+            self._leaving.remove(port)
+            self._names.discard(port.name)
 
     def _arrange(
         self, port: Port, now: float, wake: list[Stream], me: Stream | None = None, looked: bool = False

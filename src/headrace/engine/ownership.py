@@ -37,7 +37,8 @@ EXIT_SECONDS = 5.0
 
 
 def machine() -> Topology:
-    """The machine as this process may use it; read once."""
+    """The machine as this process may use it. Read once, when it is first needed: an affinity that changes later
+    changes nothing."""
     global _topology
     with deciding:
         if _topology is None:
@@ -69,6 +70,10 @@ def claim_cores(engine: Engine, num_cores: int | None, topology: Topology | None
         if wanted > len(free) or not free:
             alone = topology is not None or len(free) == len(machine().usable)
             why = "this process may use no more" if alone else "engines that are open hold the others"
+            if not alone:
+                why += "; close one, or compile on it with engine="
+            if free:
+                why += f"; ask for num_cores={len(free)} at most"
             raise NotEnoughCores(max(wanted, 1), len(free), why)
         taken = free[:wanted]
         _open.add(engine)

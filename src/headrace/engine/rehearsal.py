@@ -1,6 +1,7 @@
-"""What a stream runs before anything is submitted to its port: on its own thread, with its cores leased.
+"""What a stream runs while nothing is inside its port: on its own thread, with its cores leased.
 
-It stands in for the port's source meanwhile (`Dispatch.rehearse`), so that the way of requests knows nothing of it.
+It stands in for the port's source meanwhile (`Dispatch.rehearse`), so that the way of requests knows nothing of it:
+what arrives goes into that source, waits until it is back, and is seen and refused through this one.
 """
 
 from __future__ import annotations
@@ -11,29 +12,38 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headrace.engine.future import Future
-from headrace.engine.source import Refused
+from headrace.engine.source import Refused, Source, Work
 
 
 class Rehearsal:
     """A Source of one run, and that run. `ended` is set when there is nothing to wait for any more."""
 
-    def __init__(self, call: Callable[[], object], name: str) -> None:
-        """What it raises is lost: it looks after that itself."""
+    def __init__(self, call: Callable[[], object], name: str, behind: Source | None = None) -> None:
+        """What it raises is lost: it looks after that itself. `behind`: the source it stands in for."""
         self.name = name
+        self._behind = behind
         self.ended = threading.Event()
         self.done = False
         self._call = call
         self._waits = True
+        self._refuses = False
+
+    def forsake(self) -> None:
+        """If it has not begun, it does not; if it has, nobody waits for it."""
+        self._waits = False
+        self.ended.set()
 
     # ---- as a Source: called with the engine's lock held
 
     def __len__(self) -> int:
-        return int(self._waits)
+        return int(self._waits) + (0 if self._behind is None else len(self._behind))
 
     def batches(self, now: float, busy: bool) -> int:
         return int(self._waits)
 
-    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Rehearsal | None:
+    def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Work | None:
+        if self._refuses and self._behind is not None:
+            return self._behind.pull(now, busy, stream, refused)
         waits, self._waits = self._waits, False
         return self if waits else None
 
@@ -44,18 +54,20 @@ class Rehearsal:
         return None
 
     def is_empty(self) -> bool:
-        return not self._waits
+        return not self._waits and (self._behind is None or self._behind.is_empty())
 
     def abandon(self, error: BaseException) -> None:
-        """If it has not begun, it does not; if it has, nobody waits for it."""
-        self._waits = False
-        self.ended.set()
+        self.forsake()
+        if self._behind is not None and not self._refuses:
+            self._refuses = True
+            self._behind.abandon(error)
 
     def refuse_behind(self, running: Iterable[Any], refused: Refused) -> None:
-        pass
+        if self._behind is not None:
+            self._behind.refuse_behind(running, refused)
 
     def waiting(self) -> Iterable[Any]:
-        return ()
+        return () if self._behind is None else self._behind.waiting()
 
     # ---- as Work
 

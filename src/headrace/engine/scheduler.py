@@ -52,5 +52,6 @@ _CHOICES = ", ".join(
 
 
 def _did_you_mean(name: str) -> str:
-    near = get_close_matches(name, [*_NAMES, *_LATER], n=1)
+    short = name.removesuffix("_stream")  # elastic_stream: more like multi_stream than like what was meant
+    near = [short] if short in _NAMES else get_close_matches(name, _NAMES, n=1)
     return f"did you mean {near[0]!r}? " if near else ""

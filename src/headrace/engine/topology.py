@@ -133,7 +133,8 @@ def _place(core: Core) -> tuple[int, bool, int, int]:
 
 def _own_affinity() -> Iterable[int]:
     if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
+        # The process's, which is its main thread's: the one that asks may have been bound to less.
+        return os.sched_getaffinity(os.getpid())
     return range(os.cpu_count() or 1)
 
 

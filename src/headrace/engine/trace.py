@@ -8,6 +8,7 @@ Rule 3: each file is whole or absent.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import secrets
@@ -137,8 +138,9 @@ class Trace:
                     write(self, file)
                 os.replace(part, path)
             except BaseException as error:
-                part.unlink(missing_ok=True)
-                failed = failed or error
+                with contextlib.suppress(OSError):  # its folder may be gone
+                    part.unlink()
+                failed = failed or _named(error, path)
         if failed is not None:
             raise failed
 
@@ -217,6 +219,16 @@ def _writable(path: str | os.PathLike[str]) -> Path:
             f"the trace cannot be written to {path!r}: {error}; give a file in a folder that you may write in"
         ) from error
     return found
+
+
+def _named(error: BaseException, path: Path) -> BaseException:
+    """With the name the user gave, not the one it was written under."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return error
+    what = f"the trace could not be written ({error.strerror}); keep its folder until it has been"
+    named = OSError(error.errno, what, str(path))
+    named.__cause__ = error
+    return named
 
 
 def _part(path: Path) -> Path:

@@ -97,6 +97,10 @@ class Subject:
     forgotten: int = 0
 
 
+LONGEST_NAME = 40
+"""Characters of a model's name in the title: what it ran by must have room beside it."""
+
+
 def draw(timeline: Timeline, subject: Subject, measure: Measure, window: Window | None = None) -> Drawing:
     return _Figure(timeline, subject, measure, window).drawing
 
@@ -117,6 +121,8 @@ class _Figure:
         self.start, self.end = _shown(timeline, window)
         self.drawing = Drawing(WIDTH, 0)
         self.above = ""  # what is drawn above the lanes
+        self.crosses = False  # whether what was not run is marked
+        self.beyond = isinstance(window, tuple) and window[0] >= (timeline.seconds or 1e-6)
         self.hidden = 0  # bars that had no pixel left
         lanes = list(dict.fromkeys(core for row in timeline.rows for core in row.cores or (None,)))
         self.lanes: list[int | None] = lanes
@@ -177,7 +183,8 @@ class _Figure:
     def _title(self, y: int) -> int:
         subject, rows = self.subject, self.timeline.rows
         used = len([core for core in self.lanes if core is not None])
-        title = [subject.name, subject.scheduler]
+        name = subject.name if len(subject.name) <= LONGEST_NAME else f"{subject.name[: LONGEST_NAME - 3]}..."
+        title = [name, subject.scheduler]
         if used:
             widths = sorted({len(row.cores) for row in rows})
             width = "-".join(map(str, dict.fromkeys((widths[0], widths[-1]))))
@@ -238,6 +245,7 @@ class _Figure:
             if request.arrived is not None and request.arrived >= self.start:
                 boxes.append(Box("arrival", x0, middle - 9, x0 + TICK, middle + 9, colour, of=place))
             if request.dropped:
+                self.crosses = True
                 x1 -= 12
                 self._word("dropped", x1 + 5, middle, "x", TEXT, "m", GONE, place)
             begin = x0
@@ -392,7 +400,10 @@ class _Figure:
         more = []
         dropped = Counter(request.dropped for request in timeline.requests if request.dropped)
         if dropped:
-            more.append(f"not run (x): {', '.join(f'{n:,} {why}' for why, n in dropped.items())}")
+            marked = " (x)" if self.crosses else ""
+            more.append(f"not run{marked}: {', '.join(f'{n:,} {why}' for why, n in dropped.items())}")
+        if self.beyond:
+            more.append("the window asked for begins after what was recorded, so all of it is shown")
         if self.hidden:
             more.append(f"{self.hidden:,} runs are too short to be seen at this scale")
         if forgotten:

@@ -18,7 +18,7 @@ from headrace.engine.admission import Budget, Charge, whoever_is_here
 from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.events import RUN, SUBMIT
-from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_inside, refuse_to_wait_on_a_stream
 from headrace.engine.placement import Placement
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
@@ -355,20 +355,37 @@ class Model(Owner):
 
     def warm_up(self) -> None:
         """Run a tensor model once on each of its streams, with made-up inputs, so that no request pays for the first
-        runs. Before anything is submitted to it: `compile_model` does this. A callable is never run unasked."""
+        runs: for a second at most. `compile_model` does this. A callable is never run unasked.
+
+        A stream is not warmed up while requests are inside: they do that. One that comes meanwhile waits for the end of
+        the run that goes on. Several warm-ups are done one after the other. Raises Closed.
+        """
+        self._check_open()
         if self.inputs is None:
             return
         left: Sequence[int] = range(len(self.placements))
+        counts = self._batcher.counts
+        if self.engine is None:
+            with self._in_caller:
+                self._judge(warm_up(self.sessions, self.inputs, None, None).gil)
+            return
+        refuse_to_wait_inside(self.guard)
         if not on_a_stream():  # there it would wait for itself
-            done = warm_up(self.sessions, self.inputs, self.engine, self._port)
-            self._judge(done.gil)
-            left = done.left
-        if left and self.engine is not None:
+            with self.rescheduling:  # the streams stay those there are
+                submitted = counts.submitted
+                done = warm_up(self.sessions, self.inputs, self.engine, self._port)
+                if done.gil is not None:
+                    self._judge(done.gil)
+                left = done.left
+                if counts.submitted != submitted:  # requests are the first runs
+                    return
+        with self._in_caller:  # where `close` says that it is closed: it closes what is there by then
+            if not left or self._later is not None or counts.submitted or self._closed:
+                return
             _log.info(
                 "%s: its cores are busy; it is warmed up when they are free, if no request comes first", self.name
             )
             sessions = [(self.sessions[index], self.placements[index].mask) for index in left]
-            counts = self._batcher.counts
             self._later = WarmUpLater(self.engine, sessions, self.inputs, self.name, lambda: not counts.submitted)
 
     # ---- what `rescheduling` calls

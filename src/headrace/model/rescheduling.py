@@ -10,8 +10,10 @@ Rule 4: a session is closed once no stream is left that may run on it. One that 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from headrace.engine.pinning import cpus_of
 from headrace.engine.placement import Placement, bound_cpus, plan, warning
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.stream import Stream
+from headrace.engine.timeouts import checked
 from headrace.errors import Closed, InvalidModel, InvalidOption, WouldDeadlock
 from headrace.model.instance import close_all
 from headrace.model.warm_up import warm_up_beside
@@ -59,7 +62,7 @@ class Origin:
     @classmethod
     def of(cls, backend: Backend, model: Any, options: LoadOptions, warm_up: bool = True) -> Origin:
         state = _state_of(model)
-        if state is not None:
+        if isinstance(model, str | os.PathLike) and os.path.exists(model):
             model = os.path.abspath(model)  # the process may work in another folder when it is loaded again
         return cls(backend, model, options, state, warm_up)
 
@@ -92,14 +95,13 @@ def reschedule(
     timeout: float | None,
 ) -> None:
     policy = model.scheduler if scheduler is None else Scheduler.of(scheduler)
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
-        raise InvalidOption(f"timeout is how many seconds to wait for old runs to end, or None, not {timeout!r}")
+    timeout = checked(timeout)
     engine, port = model.engine, model.port
     if engine is None or port is None or policy is Scheduler.naive:
-        raise InvalidOption(
-            f"a model cannot go from {model.scheduler} to {policy}: naive has no streams, it runs in its callers. "
-            "Compile it anew"
-        )
+        change = f"a model cannot go from {model.scheduler} to {policy}"
+        if policy is model.scheduler:
+            change = "a naive model has nothing to reschedule"
+        raise InvalidOption(f"{change}: naive has no streams, it runs in its callers. Compile it anew")
     engine.check_process()
     refuse_to_wait_inside(model.guard)
     if model.rescheduling._is_owned():  # type: ignore[attr-defined]  # as `refuse_to_wait_inside`
@@ -183,18 +185,29 @@ def _state_of(model: Any) -> tuple[int, ...] | None:
     try:
         path = os.fsdecode(model)
         state = _stat_of(path)
+        content = b""
         if state[2] <= SMALL:
             with open(path, "rb") as file:
                 content = file.read()
-            with os.scandir(os.path.dirname(path) or ".") as beside:
-                names = sorted(entry.name for entry in beside if entry.is_file() and os.fsencode(entry.name) in content)
-            for name in names:
-                state += _stat_of(os.path.join(os.path.dirname(path), name))
     except (OSError, ValueError):
-        return None
+        return None  # it is no file, or one that could not be loaded either
+    folder = os.path.dirname(path) or "."
+    try:
+        with os.scandir(folder) as beside:
+            names = sorted(entry.name for entry in beside if os.fsencode(entry.name) in content)
+    except OSError:  # one that may not be listed: only its own file is watched
+        names = []
+    for name in names:
+        with contextlib.suppress(OSError):  # who cannot be looked at says nothing; gone later, it is another state
+            other = os.stat(os.path.join(folder, name))
+            if stat.S_ISREG(other.st_mode):
+                state += _told_by(other)
     return state
 
 
 def _stat_of(path: str) -> tuple[int, ...]:
-    seen = os.stat(path)
+    return _told_by(os.stat(path))
+
+
+def _told_by(seen: os.stat_result) -> tuple[int, ...]:
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns

@@ -91,7 +91,12 @@ class App:
         received, began = (0, traffic.now()) if request is None else (request.received, request.began)
         status = LEFT if reply is None else reply.status
         sent = 0 if reply is None or scope["method"] == "HEAD" else len(reply.body)
-        traffic.answered(_served(request), status, received, sent, began, error)
+        served = _served(request)
+        if (
+            served is None and error is not None and (found := route(scope["path"])) is not None
+        ):  # refused at its headers
+            served = self.service.registered(found.name, found.version)
+        traffic.answered(served, status, received, sent, began, error)
         if traffic.access is not None:
             traffic.log(scope.get("client"), scope["method"], sent_path(scope), status, sent, began, request_id)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.errors import TooLarge
 from headrace.server.head import BadFraming, Head
+from headrace.server.parts import gather
 from headrace.server.reply import ALWAYS, Reply
 from headrace.serving.served import Served
 
@@ -58,7 +59,7 @@ class Request:
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
             return self._checked(body, limit, grow)
-        parts = [self._checked(body, limit, grow)]
+        parts: list[bytes | bytearray] = [self._checked(body, limit, grow)]
         size = len(body)
         while message.get("more_body", False):
             message = await self._receive()
@@ -70,7 +71,7 @@ class Request:
                 raise TooLarge("a request body", limit=limit)
             if self.head.content_length is None:
                 grow(len(part))
-            parts.append(part)
+            gather(parts, part)
         return b"".join(parts)
 
     def _checked(self, body: bytes, limit: int, grow: Callable[[int], object]) -> bytes:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from headrace.server.parts import gather
 from headrace.server.refusing import refusal
 from headrace.server.reply import next_number, request_id, status_line
 
@@ -25,7 +26,7 @@ _log = logging.getLogger("headrace.server")
 class Bridge:
     def __init__(self, exchange: Exchange, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         self._exchange, self._connection = exchange, exchange.connection
-        self._parts: deque[bytes] = deque()
+        self._parts: deque[bytes | bytearray] = deque()
         self._nbytes = 0
         self._whole = self._taken = self._left = False  # the body is here; the app has it; the client has gone
         self._out: list[bytes] = []
@@ -65,7 +66,7 @@ class Bridge:
         return self._nbytes > HIGH and not self.over
 
     def feed(self, part: bytes) -> None:
-        self._parts.append(part)
+        gather(self._parts, part)
         self._nbytes += len(part)
         self._wake.set()
         if self.is_full:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.errors import TooLarge
 from headrace.server.head import Head
 from headrace.server.heads import Known
+from headrace.server.parts import gather
 from headrace.serving.inflight import InFlight
 from headrace.serving.served import Served
 
@@ -41,7 +42,7 @@ class Exchange:
     inside: InFlight | None
     served: Served | None
     bridge: Bridge | None
-    parts: list[bytes]
+    parts: list[bytes | bytearray]
     context: Any
     decoded: Any
     out: bytes | None
@@ -81,7 +82,7 @@ class Exchange:
             if self.size > limit:
                 raise TooLarge("a request body", limit=limit)
             inside.permit.grow(len(part))
-        self.parts.append(part)
+        gather(self.parts, part)
 
     def take_whole(self, known: Known, body: bytes) -> None:
         """All of it is here, and its head has been let in before: as `open`, `take` and `go`, in one."""
@@ -95,7 +96,8 @@ class Exchange:
     def go(self) -> None:
         """Its body is here: have it decoded and run. Raises what is wrong with it."""
         parts, self.parts = self.parts, []
-        self._have(parts[0] if len(parts) == 1 else b"".join(parts))
+        # One part is bytes, as it came: `gather`.
+        self._have(parts[0] if len(parts) == 1 else b"".join(parts))  # type: ignore[arg-type]
 
     def _have(self, body: bytes) -> None:
         served, route = self.served, self.route

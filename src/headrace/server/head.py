@@ -30,6 +30,7 @@ class Head:
         self.json_length: str | None = None
         """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
         self.expects: bytes | None = None
+        """Empty once a client that waits to be asked for its body has been asked."""
         self.chunked = self.upgrades = False
         self.hosts = 0
         for name, value in headers:  # the names are in lower case

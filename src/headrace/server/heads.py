@@ -4,7 +4,8 @@ A client says the same with each of its requests, and the parser and all that is
 as the rest of a request. What is known of the same bytes cannot be anything else the second time.
 
 Rule 1: only whole requests of one piece are looked for here, between two requests of a connection: anything else is the
-        parser's. So what a reply says still does not depend on how the bytes were cut.
+        parser's. So what a reply says still does not depend on how the bytes were cut. And only those are learnt:
+        of bytes within which just that request began, from their first byte on.
 Rule 2: only what has been let in is learnt: a head that is refused is refused each time for its own reason.
 Rule 3: a head is learnt when a connection sends it twice in a row: one with an id or a time of its own in it would only
         fill the memory. What is kept is bounded in count and size.

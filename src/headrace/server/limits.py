@@ -8,7 +8,7 @@ Rule 1: one timer for all connections (`Watch`). On the hot path a connection no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,10 +63,10 @@ class Watched(Protocol):
 
 
 class Watch:
-    """Looks at everything in `watched` each `tick` seconds. No timer while there is nothing."""
+    """Looks at everything in `watched` each `tick` seconds, then calls `then`. No timer while there is nothing."""
 
-    def __init__(self, watched: Collection[Watched], tick: float) -> None:
-        self._watched, self.tick = watched, tick
+    def __init__(self, watched: Collection[Watched], tick: float, then: Callable[[], object]) -> None:
+        self._watched, self.tick, self._then = watched, tick, then
         self.now = 0.0
         """The time of the last tick."""
         self._timer: asyncio.TimerHandle | None = None
@@ -91,3 +91,4 @@ class Watch:
             self._timer = loop.call_later(self.tick, self._look)
             for one in list(self._watched):
                 one.look(now)
+            self._then()

@@ -4,6 +4,8 @@ Rule 1: the address is bound before anything is loaded, so that a taken port is 
         there is somebody to answer, so that a probe of the port tells the truth.
 Rule 2: at each wake-up the backlog is emptied. uvloop by itself takes one connection per turn of its loop: on a busy
         server the thousandth newcomer waits a thousand turns, which are seconds.
+Rule 3: who says nothing in a handshake costs a descriptor as well: whoever comes while there is no room for what is
+        already being made is closed at once.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from headrace.server.options import Address
 
 BACKLOG = 4096
 RETRY_SECONDS = 1.0
-"""How long nobody is accepted after the process has run out of descriptors or memory."""
+"""How long nobody is accepted after the process has run out of descriptors or memory, if none of its connections ends
+before."""
 _OUT_OF_SOMETHING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger("headrace.server")
 
@@ -42,10 +45,19 @@ class Listener:
         self.address = Address(address.host, self._socket.getsockname()[1])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._make_protocol: Callable[[], asyncio.Protocol] | None = None
+        self._has_room: Callable[[int, bool], bool] = _always
+        self._paused: asyncio.TimerHandle | None = None
+        self._said = 0.0  # when it was last said that nobody can be accepted
         self._beginning: set[asyncio.Task[object]] = set()  # connections that are being made
 
-    def open(self, make_protocol: Callable[[], asyncio.Protocol]) -> None:
-        """Listen, on the loop that runs here: each connection gets a protocol of its own."""
+    def open(
+        self, make_protocol: Callable[[], asyncio.Protocol], has_room: Callable[[int, bool], bool] | None = None
+    ) -> None:
+        """Listen, on the loop that runs here: each connection gets a protocol of its own.
+
+        `has_room(making, encrypted)`: whether one more may be made, while so many are being made; None: always.
+        """
+        self._has_room = has_room or _always
         # Only now: until here nobody else was to bind it. What is accepted inherits it, and a later start needs that.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -61,13 +73,22 @@ class Listener:
             self._loop.remove_reader(self._socket.fileno())
         self._loop = None
         self._socket.close()
+        if self._tls is not None:
+            for task in self._beginning:
+                task.cancel()  # who has not ended its handshake has asked for nothing
 
     async def wait_closed(self, timeout: float) -> None:
-        """Until the connections that were being made are made, or `timeout` seconds have passed."""
+        """After `close`: until the connections that were being made are made, at most `timeout` seconds."""
         if self._beginning:
             _, late = await asyncio.wait(self._beginning, timeout=timeout)
             for task in late:
                 task.cancel()
+
+    def freed(self) -> None:
+        """A connection has ended: there may be a descriptor for one that waits."""
+        if self._paused is not None:
+            self._paused.cancel()
+            self._try_again()
 
     def _accept_all(self) -> None:
         assert self._loop is not None
@@ -79,10 +100,11 @@ class Listener:
             except OSError as error:
                 if error.errno not in _OUT_OF_SOMETHING:
                     raise
-                _log.error("no connection can be accepted for %g s: %s", RETRY_SECONDS, error.strerror)
-                self._loop.remove_reader(self._socket.fileno())
-                self._loop.call_later(RETRY_SECONDS, self._try_again)
+                self._pause(error)
                 return
+            if not self._has_room(len(self._beginning), self._tls is not None):
+                connection.close()
+                continue
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = self._loop.create_task(self._begin(connection))
@@ -99,7 +121,17 @@ class Listener:
             connection.close()
             _log.debug("a connection ended while it was made: %s", error)
 
+    def _pause(self, error: OSError) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        if not self._said or now - self._said >= RETRY_SECONDS:
+            self._said = now
+            _log.error("no connection can be accepted until one has ended: %s", error.strerror)
+        self._loop.remove_reader(self._socket.fileno())
+        self._paused = self._loop.call_later(RETRY_SECONDS, self._try_again)
+
     def _try_again(self) -> None:
+        self._paused = None
         if self._loop is not None:
             self._loop.add_reader(self._socket.fileno(), self._accept_all)
 
@@ -131,3 +163,7 @@ class Listener:
     def _taken(self, error: OSError) -> PortTaken:
         why = error.strerror or error
         return PortTaken(f"{self._flag} {self._asked}: {why}; give another one, or port 0 for a free one")
+
+
+def _always(_making: int, _encrypted: bool) -> bool:
+    return True

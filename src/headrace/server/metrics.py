@@ -19,7 +19,7 @@ from headrace.log import lost_lines
 from headrace.model.model import Model
 from headrace.server.lag import LoopLag
 from headrace.server.system import System
-from headrace.server.traffic import Traffic
+from headrace.server.traffic import LEFT, Traffic
 from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.service import Service
@@ -48,7 +48,7 @@ OURS = (
     Metric(
         "headrace_requests_total", COUNTER, (*_MODEL, "code"), "requests",
         "answered requests by HTTP status; 499: the client left before its answer. Without a model: health, metadata, "
-        "paths that lead nowhere, refusals before a model was found",
+        "paths that lead nowhere, refusals for no model that is there",
     ),
     Metric(
         "headrace_request_body_bytes_total", COUNTER, _MODEL, "bytes", "bodies of requests",
@@ -179,7 +179,8 @@ class Metrics:
                 yield "ts_queue_latency_microseconds", theirs, round(queued * 1e6)
 
     def _of_the_server(self) -> Iterator[Sample]:
-        for reason, count in sorted(dict(self._traffic.refused).items()):
+        # The one that matters most is there from the start: an alert on its rate needs a zero to begin with.
+        for reason, count in sorted({"Overloaded": 0, **self._traffic.refused}.items()):
             yield "headrace_refusals_total", {"reason": reason}, count
         inside = self._service.statistics()
         yield "headrace_in_flight", {}, inside.inside
@@ -215,7 +216,8 @@ class Metrics:
         classes: Counter[int] = Counter()
         for measures in (self._traffic.others, *(one.measures for one in served if one.measures is not None)):
             for status, count in dict(measures.statuses).items():
-                classes[status // 100] += count
+                if status != LEFT:  # which was never sent
+                    classes[status // 100] += count
         for each in 2, 4, 5:
             yield f"Requests{each}XX", host, classes[each]
         usage = self._system.usage()
@@ -266,8 +268,9 @@ _HEAD = """\
 # Metrics
 
 `GET http://127.0.0.1:8082/metrics` (`--metrics-address`; `off` closes the door), as Prometheus text, or as OpenMetrics
-to who asks for it. `?name[]=A&name[]=B` gives only these. Counting costs a request about 4 microseconds of
-CPU (`make bench-overhead EXTRA="headrace headrace:quiet"`); with the door off, nothing.
+to who asks for it. `?name[]=A&name[]=B` gives only these. Pages are written one after the other: who comes while 16
+wait is told 503 with `Retry-After`. Counting costs a request about 4 microseconds of CPU
+(`make bench-overhead EXTRA="headrace headrace:quiet"`); with the door off, nothing.
 [deploy/grafana/headrace.json](../deploy/grafana/headrace.json) is a dashboard of them, for Grafana 10 and later.
 
 ```yaml

@@ -5,10 +5,8 @@ The door stays open while the inference API drains: that is when one wants to lo
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable
 
 from headrace.server.access import access_log
@@ -55,12 +53,9 @@ class Observing:
 
     def open(self) -> None:
         """On the loop of the server."""
-        if self._access is not None and self._reopens:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._access.reopen)
         if self._listener is not None and self._front is not None:
             self._lag.begin()
-            self._front.open()
-            self._listener.open(self._front.connection)
+            self._front.listen(self._listener)
             _log.info("metrics API on %s/metrics", self.url)
 
     async def drain(self) -> None:
@@ -70,6 +65,11 @@ class Observing:
             self._listener.close()
             await self._listener.wait_closed(LAST_WORDS)
             await self._front.drain(LAST_WORDS)
+
+    def reopen(self) -> None:
+        """The access log's file, if it has one, was moved away. Takes no lock."""
+        if self._access is not None and self._reopens:
+            self._access.reopen()
 
     def flush(self) -> None:
         """Before an end that leaves no time."""

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config import Checked, option, settings_page
+from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.log import FORMATS, LEVELS
 
 KIB, MIB = 1 << 10, 1 << 20
+
+
+def _scheduler(name: str) -> str:
+    try:
+        return Scheduler.from_str(name).value
+    except InvalidOption as error:  # it names all there are, and a server has no use for the last one
+        raise InvalidOption(str(error).removesuffix(", naive")) from None
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,10 @@ class ServeOptions(Checked):
         None, "bytes of address space each worker may have; beyond that its callable gets MemoryError", low=1 << 20
     )
     scheduler: str = option(
-        "single_stream", "how requests share a model's cores", choices=("single_stream", "multi_stream", "elastic")
+        "single_stream",
+        "how requests share a model's cores",
+        choices=("single_stream", "multi_stream", "elastic"),
+        read=lambda name: _scheduler(name),
     )
     num_cores: int | None = option(None, "cores each model may use; none: all", low=1)
     num_streams: int | None = option(
@@ -72,7 +83,10 @@ class ServeOptions(Checked):
         75.0, "seconds a connection without a request is kept open; longer, and it is closed", low=0.01, high=86400
     )
     write_timeout: float = option(
-        60.0, "seconds a client may take nothing of its reply; longer, and it is cut off", low=0.01, high=86400
+        60.0,
+        "seconds a client may take nothing of its reply; longer, or while `--max-bytes` wait so, it is cut off",
+        low=0.01,
+        high=86400,
     )
     tls_cert: str | None = option(None, "PEM file of the certificate; with it, the inference API speaks https")
     tls_key: str | None = option(None, "PEM file of the certificate's private key; none: it is in the same file")

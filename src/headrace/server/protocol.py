@@ -7,7 +7,8 @@ Rule 3: whatever is wrong with the framing ends the connection, because nobody k
         What came before it is answered first.
 Rule 4: a client that sends more than is answered, or does not read, is not read from; one that does nothing is cut off
         (`look`). Nothing a client does makes us hold more than a bounded part of it.
-Rule 5: what a reply says does not depend on how the bytes of its request were cut into pieces.
+Rule 5: what a reply says does not depend on how the bytes of its request were cut into pieces. (But for an extension of
+        a chunk far beyond the limits: whether it is told of may.)
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ IDLE, HEAD, BODY, LINGERING, LOST = range(5)
 """What a connection is doing: between requests; within the headers of one; within its body; ended by us, and read from
 so that the reply is not lost; gone."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+OTHERS = frozenset(
+    ("SOURCE", "DESCRIBE", "ANNOUNCE", "SETUP", "PLAY", "PAUSE", "TEARDOWN", "GET_PARAMETER", "SET_PARAMETER",
+     "REDIRECT", "RECORD", "FLUSH")
+)  # fmt: skip
+"""Methods of ICE and RTSP, which the parser takes as well, and of which it does not tell us."""
 
 
 class _Ended(Exception):
@@ -47,8 +53,8 @@ class _Ended(Exception):
 class Connection(asyncio.Protocol):
     __slots__ = (
         "_before", "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase",
-        "_pipeline", "_resumed", "_since", "_size", "_stopping", "_target", "_transport", "_turned_away", "_unfed",
-        "_unsent", "front", "limits",
+        "_pipeline", "_resumed", "_since", "_size", "_stopping", "_taken", "_target", "_transport", "_turned_away",
+        "_unfed", "_written", "front", "limits",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -64,14 +70,17 @@ class Connection(asyncio.Protocol):
         self._stopping = False  # the server is
         self._held = False  # not read from
         self._choked = False  # the client does not read
-        self._unsent = 0  # bytes that were waiting for the client at the last look
+        self._written = 0  # bytes that were handed to the transport
+        self._taken = 0  # those of them that had left it at the last look at which some had not
+        self._late = 0.0  # when the client, if it takes nothing until then, is cut off; 0 where nothing waits for it
         self._unfed: memoryview | None = None  # bytes that have come, and have not been parsed
         self._resumed = False  # the parser is fed a head of ours
         self._turned_away = False
         self._target = b""
         self._before = b""  # the head of the last request that came in one piece
         self._headers: list[tuple[bytes, bytes]] = []
-        self._size = self._came = 0  # bytes of the headers: of those that are whole; of all that came
+        # Bytes of the headers, or of the trailers: of those that are whole; of all that came and was no body.
+        self._size = self._came = 0
 
     # ---- what the transport calls
 
@@ -102,8 +111,10 @@ class Connection(asyncio.Protocol):
                 if known is not None and len(data) - end == known.length + len(END):
                     self._take_whole(known, data[end + len(END) :])
                 else:
+                    before = len(self._pipeline)
                     self._feed(data)
-                    self._learn(data)
+                    if len(self._pipeline) == before + 1:
+                        self._learn(data)
             else:
                 self._feed(data)
             if len(self._pipeline) >= PIPELINED:
@@ -129,10 +140,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._choked = True
+        self.front.choked.setdefault(self, 0)
         self.hold()
 
     def resume_writing(self) -> None:
         self._choked = False
+        self.front.choked.pop(self, None)
         for exchange in self._pipeline:
             if exchange.bridge is not None:
                 exchange.bridge.wake()
@@ -156,15 +169,18 @@ class Connection(asyncio.Protocol):
             raise ConnectionEnds(414, f"a request target may have at most {self.limits.url_length:,} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Of a request, or a trailer behind its chunks: those are held to the same limits, and dropped."""
         headers, limits = self._headers, self.limits
         headers.append((name.lower(), value))
         self._size += len(name) + len(value) + 4
         if self._size > limits.header_size:
             raise self._too_many_bytes()
         if len(headers) > limits.header_count:
-            raise ConnectionEnds(431, f"a request may have at most {limits.header_count:,} headers")
+            raise ConnectionEnds(431, f"a request may have at most {limits.header_count:,} {self._lines}")
 
     def on_headers_complete(self) -> None:
+        headers, self._headers = self._headers, []  # trailers are not headers: the app has the list of these
+        self._size = self._came = 0
         if self._resumed:
             self._resumed = False
             return
@@ -178,13 +194,14 @@ class Connection(asyncio.Protocol):
         self._pipeline.append(exchange)
         self._phase, self._since = BODY, self.front.watch.now
         try:
-            self._open(exchange, version)
+            self._open(exchange, version, headers)
         except Exception as error:
             self.refuse(exchange, error)
 
     def on_body(self, part: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
+        self._came = 0
         if exchange.stage == COMING:
             try:
                 exchange.take(part)
@@ -231,15 +248,16 @@ class Connection(asyncio.Protocol):
             self.refuse(exchange, error)
 
     def _learn(self, data: bytes) -> None:
-        """What was parsed is the head of `data`, if that was one request of one piece."""
-        if self._phase != IDLE or self._ended or len(self._pipeline) == 0:
+        """One request has begun within `data`: what was parsed is its head, if it is all of `data`."""
+        if self._phase != IDLE or self._ended:
             return
         exchange = self._pipeline[-1]
         head, route = exchange.head, exchange.route
         if head is None or route is None or exchange.inside is None or not head.is_plain or exchange.old:
             return
         size = size_of_head(data, exchange.size)
-        if size and head.content_length == exchange.size:
+        # The parser skips empty lines before a request: they are not of its head.
+        if size and head.content_length == exchange.size and data.startswith(b"%b " % exchange.method.encode()):
             raw = data[:size]
             if raw == self._before:
                 known = Known(exchange.method, exchange.path, exchange.target, head, route, exchange.size)
@@ -270,7 +288,7 @@ class Connection(asyncio.Protocol):
         while self._parser is not None:
             try:
                 self._parser.feed_data(data)
-                if self._phase == HEAD:
+                if self._phase == HEAD or self._phase == BODY:
                     self._count(len(data))
                 return
             except HttpParserUpgrade as upgrade:
@@ -284,15 +302,27 @@ class Connection(asyncio.Protocol):
                 return
 
     def _count(self, nbytes: int) -> None:
-        """The headers have not ended: the parser keeps what it has of one, and says nothing of it until it is whole."""
+        """The headers, or the trailers, have not ended: the parser keeps what it has of one, puts each piece of it to
+        that, and says nothing of it until it is whole. Extensions of chunks it passes over, without an end."""
+        exchange = self._exchange
+        if exchange is not None and (exchange.head is None or not exchange.head.chunked):
+            return  # all that comes is body
         self._came += nbytes  # with what came before them in the same slice
         limits = self.limits
         if self._came > limits.header_size + limits.url_length + SLICE and not self._ended:
-            self._fail(self._too_many_bytes())
+            if exchange is None:
+                self._fail(self._too_many_bytes())
+            else:
+                said = "the trailers, and the extensions of a chunk, may have at most"
+                self._fail(ConnectionEnds(431, f"{said} {limits.header_size:,} bytes"))
 
     def _too_many_bytes(self) -> ConnectionEnds:
         limit = self.limits.header_size
-        return ConnectionEnds(431, f"the headers of a request may have at most {limit:,} bytes")
+        return ConnectionEnds(431, f"the {self._lines} of a request may have at most {limit:,} bytes")
+
+    @property
+    def _lines(self) -> str:
+        return "trailers" if self._phase == BODY else "headers"
 
     def _resume(self) -> None:
         """The parser has stopped behind headers that offer another protocol. We speak the one we have: the body of that
@@ -308,14 +338,17 @@ class Connection(asyncio.Protocol):
             self._resumed = True
             parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
 
-    def _open(self, exchange: Exchange, version: str) -> None:
+    def _open(self, exchange: Exchange, version: str, headers: list[tuple[bytes, bytes]]) -> None:
         """Its headers are here. Raises what is wrong with it."""
+        if exchange.method in OTHERS:
+            said = "HTTP/1.1 and HTTP/1.0 are spoken here"
+            raise ConnectionEnds(505, f"{exchange.method} is not a method of HTTP, and {said}")
         if version not in ("1.1", "1.0"):
             raise ConnectionEnds(505, f"HTTP/1.1 and HTTP/1.0 are spoken here, not HTTP/{version}")
         front = self.front
         exchange.target = self._target
         exchange.path, route = front.find(self._target)
-        head = Head(exchange.method, exchange.path, self._headers)
+        head = Head(exchange.method, exchange.path, headers)
         if head.hosts != 1 and (head.hosts or not exchange.old):
             raise ConnectionEnds(400, f"a request has one Host header, {head.hosts} came")
         if head.chunked and exchange.old:
@@ -330,15 +363,16 @@ class Connection(asyncio.Protocol):
         elif exchange.path in front.told:
             self.answer(exchange, tell(front.service, exchange.method, exchange.path))
         else:
-            exchange.bridge = Bridge(exchange, self._target, self._headers)
+            exchange.bridge = Bridge(exchange, self._target, headers)
 
     def go_on(self, exchange: Exchange) -> None:
         """Tell a client that waits for it that its body is wanted; but not in the middle of another's reply."""
         head = exchange.head
-        if head is None or head.expects is None or exchange.old or exchange.size or not head.has_body:
+        if head is None or not head.expects or exchange.old or exchange.size or not head.has_body:
             return
         if self._pipeline and self._pipeline[0] is exchange:
-            head.expects = None
+            head.expects = b""  # not None: it is not plain, and nobody may take it for that
+            self._written += len(CONTINUE)
             self._transport.write(CONTINUE)
 
     # ---- replies out
@@ -378,6 +412,8 @@ class Connection(asyncio.Protocol):
         if error is None and status != LEFT and served is not None and served.measures is not None:  # most are
             served.measures.add(status, exchange.size, sent, monotonic() - began, exchange.decoding, exchange.encoding)
         else:
+            if served is None and exchange.route is not None:  # refused at its headers
+                served = self.front.service.registered(exchange.route.name, exchange.route.version)
             traffic.answered(served, status, exchange.size, sent, began, error, exchange.decoding, exchange.encoding)
         if traffic.access is not None:
             target = exchange.target.decode("latin-1") or exchange.path
@@ -395,7 +431,7 @@ class Connection(asyncio.Protocol):
         if head is None or not head.has_body:
             return
         # A client that asked whether to send it may leave it out: then nobody knows what comes next.
-        if head.expects is not None or (head.content_length or 0) - exchange.size > DISCARDED:
+        if head.expects or (head.content_length or 0) - exchange.size > DISCARDED:
             exchange.last = self._ended = True
 
     def flush(self) -> None:
@@ -405,6 +441,7 @@ class Connection(asyncio.Protocol):
             exchange = pipeline[0]  # what happens most
             if exchange.out is not None and not exchange.last and not exchange.rest:
                 pipeline.popleft()
+                self._written += len(exchange.out)
                 self._transport.write(exchange.out)
                 self._since = self.front.watch.now
                 return
@@ -423,6 +460,8 @@ class Connection(asyncio.Protocol):
             if exchange.rest:
                 writes.append(exchange.rest)
             last = exchange.last
+        for each in writes:
+            self._written += len(each)
         if len(writes) == 1:
             self._transport.write(writes[0])
         elif writes:
@@ -497,13 +536,13 @@ class Connection(asyncio.Protocol):
         limits, tick = self.limits, self.front.watch.tick
         unsent = self._transport.get_write_buffer_size()
         if unsent:
-            if not self._unsent or unsent < self._unsent:
-                self._late = now + limits.write_timeout
-            self._unsent = unsent
+            taken = self._written - unsent  # what is unsent says nothing by itself: more replies may have come to it
+            if not self._late or taken > self._taken:
+                self._late, self._taken = now + limits.write_timeout, taken
             if now > self._late + tick:
                 self._transport.abort()
             return
-        self._unsent = 0
+        self._late = 0.0
         since = now - self._since - tick
         if self._phase == LINGERING:
             if since > LINGER:
@@ -557,6 +596,11 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of its replies that the client has not taken, as far as the transport knows."""
+        return self._transport.get_write_buffer_size()
+
 
 def _why(error: HttpParserError) -> Exception:
     """What is wrong with the bytes: what a callback of ours said, or the parser."""
@@ -565,4 +609,6 @@ def _why(error: HttpParserError) -> Exception:
         return cause
     if "PRI" in str(error):
         return ConnectionEnds(505, "HTTP/2 is not spoken here: send HTTP/1.1")
+    if "Invalid HTTP version" in str(error):
+        return ConnectionEnds(505, "HTTP/1.1 and HTTP/1.0 are spoken here, not the version of this request")
     return ConnectionEnds(400, f"this is not HTTP/1.1: {error}")

@@ -72,8 +72,9 @@ def tell(service: Service, method: str, path: str) -> Reply:
     if found is None:
         raise NotFound(f"there is no {path!r:.200}; GET /api-description says what there is")
     declared, (name, version) = found
-    if method not in declared.methods and not (method == "HEAD" and "GET" in declared.methods):
-        raise MethodNotAllowed(method, path, ", ".join(declared.methods))
+    allowed = (*declared.methods, "HEAD") if "GET" in declared.methods else declared.methods
+    if method not in allowed:
+        raise MethodNotAllowed(method, path, ", ".join(allowed))
     assert declared.tell is not None
     return declared.tell(service, name, version)
 

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import ssl
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from headrace.errors import InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
 from headrace.server.descriptors import make_room
-from headrace.server.front import TURNED_AWAY, Front
+from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
+from headrace.server.hangup import hangups
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
@@ -49,6 +49,17 @@ def serve(options: ServeOptions) -> int:
     address = Address.parse("--inference-address", options.inference_address)
     if address is None:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
+    observed: list[Observing] = []  # once it is there
+
+    def reopen() -> None:
+        for each in observed:
+            each.reopen()
+
+    with hangups(reopen):
+        return _serve(options, address, observed)
+
+
+def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -> int:
     _tell_what_comes_later(options)
     _clear(options.ready_file)
     listener = Listener("--inference-address", address, _tls(options), options.header_timeout)
@@ -58,6 +69,7 @@ def serve(options: ServeOptions) -> int:
     except BaseException:
         listener.close()
         raise
+    observed.append(observing)
     app = App(
         service,
         max_body_size=options.max_body_size,
@@ -120,8 +132,7 @@ class _Server:
             await self._observing.drain()
 
     async def _serve(self) -> None:
-        self.front.open()
-        self._listener.open(self.front.connection)
+        self.front.listen(self._listener)
         try:
             self._observing.open()
             self._write_ready_file()
@@ -131,7 +142,7 @@ class _Server:
             await self._stop.wait()
         finally:
             self._listener.close()
-        await self._listener.wait_closed(max(0.0, self._left()))
+        await self._listener.wait_closed(min(LAST_WORDS, max(0.0, self._left())))
         await self.front.drain(max(0.0, self._left()))
 
     def _left(self) -> float:
@@ -242,15 +253,15 @@ def load(service: Service, options: ServeOptions) -> None:
 
 
 def _tell_what_comes_later(options: ServeOptions) -> None:
-    doors = {
-        "--management-address": options.management_address,
-        "--grpc-address": options.grpc_address,
-    }
-    later = [flag for flag, text in doors.items() if Address.parse(flag, text) is not None]
+    later = []
+    for flag, text, default in (
+        ("--management-address", options.management_address, ServeOptions.management_address),
+        ("--grpc-address", options.grpc_address, ServeOptions.grpc_address),
+    ):
+        if Address.parse(flag, text) is not None and text != default:  # which nobody has asked for
+            later.append(flag)
     if later:
-        print(  # noqa: T201
-            f"headrace: {', '.join(later)}: these doors come in a later version and stay closed", file=sys.stderr
-        )
+        _log.warning("%s: these doors come in a later version and stay closed", ", ".join(later))
 
 
 def _memory() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.engine.admission import Budget, BudgetStatistics
-from headrace.errors import Closed
+from headrace.errors import Closed, ModelNotFound
 from headrace.model.model import Model
 from headrace.serving.inflight import InFlight
 from headrace.serving.registry import Registry
@@ -35,6 +35,13 @@ class Service:
         if self._refuses:
             raise Closed("the server is stopping")
         return InFlight(served, self.budget.admit(nbytes))
+
+    def registered(self, name: str, version: str | None) -> Served | None:
+        """What `open` would have pinned, in whatever state it is: to count a refusal under its model. None: no such."""
+        try:
+            return self.registry.find(name, version).served
+        except ModelNotFound:
+            return None
 
     def start(
         self,

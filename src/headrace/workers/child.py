@@ -442,6 +442,7 @@ def main() -> None:
     if os.getppid() != parent:  # its owner went before that
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's: it drains
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and it does not end the owner
     os.set_inheritable(sock_fd, False)
     os.set_inheritable(arena_fd, False)
     faulthandler.enable()
