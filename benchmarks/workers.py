@@ -1,11 +1,12 @@
 """What worker processes cost, and what they save.
 
-    python benchmarks/workers.py [--only http,trips,start,kills,faults] [--secs 4] [--rounds 3]
+    python benchmarks/workers.py [--only http,trips,start,kills,faults,restarts] [--secs 4] [--rounds 3]
 
 `http`: a model that does nothing, one worker, beside the peers that are installed and beside the server's own process.
 `trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
 worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
-beside its p99 while that one is healthy and as busy. Writes benchmarks/results/workers.md.
+beside its p99 while that one is healthy and as busy. `restarts`, only when asked for: what is left of a thousand.
+Writes benchmarks/results/workers.md.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ HANDLERS = """
 import os, signal, sys, time
 def steady(x): return "OK"
 def echo(x): return x
+def own_pid(x): return os.getpid()
 def healthy(x):
     until = time.perf_counter() + 0.002
     while time.perf_counter() < until: pass
@@ -80,6 +82,8 @@ def main() -> int:
             parts.append(kills(folder, options.secs))
         if "faults" in chosen:
             parts.append(faults(folder, options.secs))
+        if "restarts" in chosen:
+            parts.append(restarts())
     if "http" in chosen:
         plan = Plan(levels=[1, 100, 200], secs=options.secs, warm_secs=2, tries=1)
         rows, _ = measure(NAMES, plan, rounds=options.rounds, out=None)
@@ -122,6 +126,20 @@ def start() -> str:
         times.append(time.perf_counter() - began)
         model.close()
     return f"Start of a worker until it is ready: {median(times):.2f} s (median of {len(times)}; gate 0.5 s)."
+
+
+def restarts(count: int = 1000) -> str:
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    with hr.compile_model("bench_handlers:own_pid", isolation="process") as model:
+        model(0)
+        before, began = held(), time.perf_counter()
+        for _ in range(count):
+            os.kill(model(0), signal.SIGKILL)
+        model(0)
+        seconds, after = (time.perf_counter() - began) / count, held()
+    return f"{count:,} restarts, {seconds:.2f} s each: descriptors and threads {before} before, {after} after."
 
 
 class Client:

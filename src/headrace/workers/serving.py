@@ -84,6 +84,8 @@ class Serving:
             self._exchange([])
             if hand.sent:
                 self._listen_here()
+            if len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE:
+                return False  # the worker's thread sleeps longer than what lies behind a long run may wait
             return self._is_free and self._stream.alarm is None
         finally:
             self._turn.release()
