@@ -123,15 +123,19 @@ def test_a_worker_that_dies_while_a_loop_listens_costs_its_own_request_alone(com
     asyncio.run(main())
 
 
-def test_one_that_is_killed_between_two_requests_is_replaced(compiled: Compile) -> None:
+def test_one_that_is_killed_between_two_requests_is_replaced_and_nothing_is_left(compiled: Compile) -> None:
     model = compiled("pid")
 
     async def main() -> None:
-        for _ in range(3):
-            first = await model.asubmit(0)
+        held = []
+        for _ in range(4):
+            for _ in range(50):
+                first = await model.asubmit(0)
+            held.append(descriptors())
             os.kill(first, signal.SIGKILL)
             while await model.asubmit(0) == first:
                 pass
+        assert held[1:] == held[:-1]
 
     asyncio.run(main())
 

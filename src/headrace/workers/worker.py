@@ -143,8 +143,8 @@ class Worker:
             self._serving = None
             how = None
             if process is not None:
-                if why is not None and "ended" not in why:
-                    process.kill()
+                if died is not None and why != GONE:
+                    process.kill()  # it would not end by itself, or not soon
                 how = process.end(END)
             if output is not None:
                 output.close(1.0)
@@ -165,11 +165,13 @@ class Worker:
         while True:
             self._bell.rung = False
             if self.is_to_stop:
+                process.kill()
                 return "was told to stop while it started"
             left = until - time.monotonic()
             if left <= 0:
                 process.show_stack()
                 time.sleep(STACK)
+                process.kill()
                 return f"did not load its model within {pool.options.start_timeout:g} s"
             came, gone = connection.wait(left)
             for frame in came:
