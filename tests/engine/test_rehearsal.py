@@ -13,6 +13,7 @@ from headrace.engine.dispatch import Port
 from headrace.engine.operations import OperationSource
 from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.topology import made_up
+from headrace.model.model import Model
 from headrace.testing import Gate
 
 PATIENCE = 30.0
@@ -178,13 +179,19 @@ def test_what_arrives_meanwhile_waits_is_seen_and_is_run_after_it(engine: hr.Eng
     assert engine._leases.leased == 0
 
 
-def test_who_drains_waits_for_what_arrived_meanwhile(engine: hr.Engine) -> None:
-    model = hr.compile_model(None, backend="null", engine=engine)
+def in_rehearsal(engine: hr.Engine, model: Model) -> tuple[Gate, Port, threading.Thread]:
+    """One goes on, on the model's first stream, until the gate is opened."""
     gate, port = Gate(), model.port
     assert port is not None
     rehearsing = threading.Thread(target=engine.rehearse, args=(port.streams[0], gate, PATIENCE))
     rehearsing.start()
     gate.wait()
+    return gate, port, rehearsing
+
+
+def test_who_drains_waits_for_what_arrived_meanwhile(engine: hr.Engine) -> None:
+    model = hr.compile_model(None, backend="null", engine=engine)
+    gate, port, rehearsing = in_rehearsal(engine, model)
     came = model.submit(7)
     closing = threading.Thread(target=model.close)
     closing.start()
@@ -199,11 +206,7 @@ def test_who_drains_waits_for_what_arrived_meanwhile(engine: hr.Engine) -> None:
 
 def test_what_arrived_meanwhile_is_refused_where_the_port_is_detached(engine: hr.Engine) -> None:
     model = hr.compile_model(None, backend="null", engine=engine)
-    gate, port = Gate(), model.port
-    assert port is not None
-    rehearsing = threading.Thread(target=engine.rehearse, args=(port.streams[0], gate, PATIENCE))
-    rehearsing.start()
-    gate.wait()
+    gate, port, rehearsing = in_rehearsal(engine, model)
     came = model.submit(7)
     engine.abandon(port)
     with pytest.raises(hr.Closed):

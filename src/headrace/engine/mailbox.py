@@ -8,7 +8,8 @@ Rule 2: no lock. What is relied on is that `deque.append`, `deque.popleft` and s
 Rule 3: a loop that was closed has nobody left to tell: its messages are dropped.
 Rule 4: a stream that ends one short run after the other holds its wake-ups back (`Hold`) for a moment: each would have
         the loop fight it for the interpreter. Only while the loop ticks, so that what is held is found within TICK
-        seconds even if the stream's next run never ends. Clear first, here too: the tick clears its flag, then drains.
+        seconds even if the stream's next run never ends. Clear first, here too: the tick clears its flags, then drains.
+        Others who post while a wake-up is held back leave it to that one (`promised`).
 """
 
 from __future__ import annotations

@@ -52,24 +52,11 @@ def compile_model(
     name: str | None = None,
     warm_up: bool = True,
 ) -> Model:
-    """Load a model, and start its streams.
+    """Load a model, and start its streams in this process.
 
-    `model`: the path or the bytes of an ONNX file, or a callable. `batch_size` fixes dimension 0 of every input (None
-    leaves it as it is), `input_shapes` whole shapes: a dict by name, or a list in input order. `scheduler`:
-    "single_stream" (one request at a time on all cores, the default), "multi_stream" (`num_streams` at once on
-    disjoint cores; one for each core by default), "elastic" (at most one on each NUMA node, with the weights there; on
-    each L3 where there is one node) or "naive" (runs in the caller; for debugging). `num_cores`: how many of the
-    engine's cores it uses; hyperthreads do not count. `engine`: share one; None: the process's own. `devices`: "cpu".
+    `hr.compile_model` says what the arguments mean: it hands them on to here.
 
-    Up to `max_batch_size` rows (a callable: requests, given as a list) are joined into one run; None: 32 where a batch
-    gives what its members give alone, else 1. `max_batch_delay`, in seconds, is how long a free stream waits for
-    company while another one runs; an idle model never waits.
-
-    `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
-    most, so that the first requests do not pay for it. Callables are not run.
-
-    Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
-    DeepSparse's `compile_model`, and more.
+    Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores.
     """
     check_batching(max_batch_size, max_batch_delay)
     if batch_size is not None and not _is_count(batch_size):

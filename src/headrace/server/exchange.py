@@ -135,15 +135,12 @@ class Exchange:
 
     def start(self) -> None:
         """Have it run. Raises what is wrong with it."""
-        (inputs, names, self.context), self.decoded = self.decoded, None
-        inside, front = self.inside, self.connection.front
-        assert inside is not None
-        self.stage = RUNNING
+        inside, front = self.prepare(), self.connection.front
         front.box.expect()
-        front.service.start(inside, inputs, self.deliver, names)
+        front.service.start(inside, inside.inputs, self.deliver, inside.names)
 
     def prepare(self) -> InFlight:
-        """The first half of `start`: for `Service.start_all`. It has been counted by `expect`."""
+        """The first half of `start`; whoever calls it counts it by `expect`, and has it run."""
         inside = self.inside
         assert inside is not None
         (inside.inputs, inside.names, self.context), self.decoded = self.decoded, None

@@ -67,7 +67,6 @@ class InFlight(Pending):
 
     def complete(self, now: float) -> None:
         if self._done or self.failure is not None or self._guard.finished is not None or self.rows != 1:
-            self._ran = not self._done  # else it was cancelled meanwhile, and whoever did that replied
             super().complete(now)
             return
         # What happens most, as `Pending.complete` and `finish`, without their calls: this is the hot path.
@@ -84,13 +83,14 @@ class InFlight(Pending):
         self._done = self._ran = True
 
     def run(self) -> None:
+        """As `Pending.run`; the outputs are given as they are."""
         instance = self.instance
         assert instance is not None, "it was pulled"
         if not self._done:  # else it was cancelled while its stream had it in hand
             instance.run_one(self, self if instance.stoppable else None)  # type: ignore[arg-type]
 
     def finish(self, now: float) -> None:
-        self._ran = not self._done
+        self._ran = not self._done  # else it was cancelled meanwhile, and whoever did that replied
         super().finish(now)
 
     def deliver(self) -> None:
@@ -98,12 +98,7 @@ class InFlight(Pending):
         self.inputs = ()
         self.permit.release()
         if self._ran:
-            self._seen = True
-            receiver = self.receiver
-            if receiver is not None:
-                receiver(self)
-            if self._callbacks is not None:
-                self._tell()
+            self._reply()
 
     @staticmethod
     def deliver_all(requests: Sequence[InFlight]) -> None:

@@ -150,30 +150,30 @@ class Lifecycle:
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
     def _compile(self, model: Any, name: str) -> Model:
-        options = self._options
-        return compile_model(
-            model,
-            num_cores=options.num_cores,
-            num_streams=options.num_streams,
-            scheduler=options.scheduler,
-            max_batch_size=options.max_batch_size,
-            max_batch_delay=options.max_batch_delay,
-            name=name,
-        )
+        return self._compiled(model, name, scheduler=self._options.scheduler, num_streams=self._options.num_streams)
 
     def _start_workers(self, source: str, name: str) -> Model:
         options = self._options
-        return compile_model(
+        return self._compiled(
             source,
-            num_cores=options.num_cores,
-            max_batch_size=options.max_batch_size,
-            max_batch_delay=options.max_batch_delay,
-            name=name,
+            name,
             isolation="process",
             workers=options.workers,
             response_timeout=options.response_timeout,
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
+        )
+
+    def _compiled(self, model: Any, name: str, **more: Any) -> Model:
+        """With the options that say something wherever it runs, and `more`."""
+        options = self._options
+        return compile_model(
+            model,
+            num_cores=options.num_cores,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            name=name,
+            **more,
         )
 
     def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
