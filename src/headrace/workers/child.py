@@ -1,8 +1,8 @@
-"""The worker's side: a process that loads one callable, and runs it for its owner until its owner goes.
+"""The worker's side: a process that loads one thing, and runs it for its owner until its owner goes.
 
 It is started by executing this file with its environment's Python (3.8 or later), and imports the standard library and
-NumPy (1.22 or later) alone: it lives in somebody else's environment, and Headrace need not be there. So it stays one
-file, that shares `frames`, `messages` and `values` with its owner by loading the files that lie beside it.
+NumPy (1.22 or later) alone: it lives in somebody else's environment, and Headrace need not be there. So it loads the
+files it shares with its owner (`frames`, `messages`, `values`), and the one that loads what it runs, by their paths.
 
 Rule 1: one thread. What it is sent is run in order; which run has begun is written to the arena before it begins.
 Rule 2: an answer leaves before the next run, unless runs are short and it was not told to be CAREFUL: then several
@@ -23,7 +23,6 @@ import ctypes
 import faulthandler
 import importlib
 import importlib.util
-import inspect
 import json
 import mmap
 import os
@@ -48,12 +47,15 @@ IDLE = 0.05
 BUFFER = 256 << 10
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
+LOADERS = {"callable": "callables"}
+"""By what a worker is told it is to load: the file that does. Each has `load(setup)`, which answers with something that
+has `function` and `about`, and raises something called Refused where the message is all there is to say."""
 
 
 def _neighbour(name: str) -> Any:
-    """A file beside this one, as a module that nothing of the environment's can be taken for."""
+    """A file beside this one, or at a path from here: a module that nothing of the environment's is taken for."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
-    full = "_headrace_" + name
+    full = "_headrace_" + os.path.basename(name)
     spec = importlib.util.spec_from_file_location(full, path)
     assert spec is not None and spec.loader is not None  # noqa: PT018
     module = importlib.util.module_from_spec(spec)
@@ -145,7 +147,7 @@ class Child:
             self.prepare(setup)
             self.values = _neighbour("values")
             self.encoder = self.values.Encoder()
-            self.load(setup)
+            about = self.load(setup)
         except BaseException as error:
             said = {
                 "type": type(error).__name__,
@@ -155,8 +157,7 @@ class Child:
             self.send(self.frames.FAILED, json.dumps(said).encode())
             self.flush()
             return False
-        named, required = _parameters(self.function)
-        about = {"parameters": named, "required": required, "python": sys.version.split()[0]}
+        about["python"] = sys.version.split()[0]
         self.send(self.frames.READY, json.dumps(about).encode())
         self.flush()
         return True
@@ -176,23 +177,11 @@ class Child:
             sys.path.insert(0, setup["folder"])
         sys.argv = setup.get("argv", [""])
 
-    def load(self, setup: dict[str, Any]) -> None:
-        module_name, _, name = setup["callable"].partition(":")
-        value: Any = _module_of_file(setup["file"], module_name) if setup.get("file") else _imported(module_name)
-        for part in name.split("."):
-            if not hasattr(value, part):
-                raise Refused(f"module {module_name} has no {name!r}")
-            value = getattr(value, part)
-        if not callable(value):
-            raise Refused("{} is a {}, not a callable".format(setup["callable"], type(value).__name__))
-        functions = (value, getattr(value, "__call__", None))  # noqa: B004 - an object may be called by its method
-        if any(map(inspect.iscoroutinefunction, functions)):
-            raise Refused("{} is a coroutine function; pass a plain function".format(setup["callable"]))
-        if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in functions):
-            raise Refused(
-                "{} is a generator function; pass a function that returns its answer".format(setup["callable"])
-            )
-        self.function, self.in_lists = value, setup["in_lists"]
+    def load(self, setup: dict[str, Any]) -> Any:
+        """What READY says of what was loaded."""
+        loaded = _neighbour(LOADERS[setup["loader"]]).load(setup)
+        self.function, self.in_lists = loaded.function, setup["in_lists"]
+        return loaded.about
 
     def serve(self) -> None:
         waiting, run = self.waiting, self.frames.RUN
@@ -385,46 +374,6 @@ class Child:
                 self.send(self.frames.FREED, self.messages.pack_piece(offset, 0))
         self.kept = still
         self.flush()
-
-
-class Refused(Exception):
-    """Says all there is to say of what cannot be loaded."""
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise Refused(
-                f"no module named {error.name!r} (looked in {os.getcwd()} and the Python path of {sys.executable})"
-            ) from None
-        raise Refused(f"importing {name} failed: {error}") from error
-    except (Exception, SystemExit) as error:  # a script that ends itself must not do so without a word
-        raise Refused(f"importing {name} failed: {type(error).__name__}: {error}") from error
-
-
-def _parameters(function: Any) -> tuple[Any, Any]:
-    """As the python backend's: the names it can be called by, and those it cannot be called without."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return None, ()
-    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    required = tuple(p.name for p in by_name if p.default is p.empty)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return (None if takes_any else tuple(p.name for p in by_name)), required
-
-
-def _module_of_file(path: str, name: str) -> Any:
-    """A script's module, without what it does when it is run: its name is not `__main__`."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _offer(child: Child) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.backends.base import Loaded
 from headrace.engine.engine import Engine
-from headrace.engine.ownership import default_engine
-from headrace.engine.placement import plan
 from headrace.engine.scheduler import Scheduler
-from headrace.engine.timeouts import is_number
 from headrace.errors import InvalidOption
 from headrace.model import compile as in_process
 from headrace.model.model import Model
 from headrace.workers.naming import named
-from headrace.workers.pool import Pool, WorkerOptions, check_workers
+from headrace.workers.pool import WorkerOptions
+from headrace.workers.start import start_workers
 
 ISOLATIONS = ("thread", "process")
 
@@ -106,55 +103,20 @@ def compile_model(
         )
     if scheduler is not None and Scheduler.of(scheduler) is Scheduler.naive:
         raise InvalidOption("scheduler='naive' runs in the caller, isolation='process' in other processes: choose one")
-    size = 1 if max_batch_size is None else max_batch_size
-    in_process.check_batching(size, max_batch_delay)
-    in_process.check_engine_and_name(engine, name)
-    check_workers(1 if workers is None else workers)
-    for what, seconds in (("response_timeout", response_timeout), ("cancel_grace", cancel_grace)):
-        if not is_number(seconds) or not 0 < seconds <= 1e6:
-            raise InvalidOption(f"{what} is in seconds, above 0, not {seconds!r}")
-    if memory_limit is not None and (isinstance(memory_limit, bool) or not isinstance(memory_limit, int)):
-        raise InvalidOption(f"memory_limit is a whole number of bytes, or None, not {memory_limit!r}")
-    found = named(model)
-    engine = engine or default_engine()
-    engine.check_process()
-    placements = plan(Scheduler.single_stream, engine.cores, num_cores, None)  # as many cores as there are
-    name = name or found.name
-    options = WorkerOptions(
-        python=python,
-        response_timeout=response_timeout,
-        cancel_grace=cancel_grace,
-        idempotent=idempotent,
-        memory_limit=memory_limit,
-    )
-    pool = Pool(
-        engine,
-        found,
-        name,
-        options,
-        num_cores=placements[0].width,
-        max_batch_size=size,
-        max_batch_delay=max_batch_delay,
-    )
-    pool.start(1 if workers is None else workers)
-    loaded = Loaded(
-        "python",
-        "python",
-        name,
-        (),
-        inputs=None,
-        outputs=None,
-        parameters=pool.parameters,
-        required=pool.required,
-        spreads=True,
-    )
-    return Model(
-        loaded,
+    return start_workers(
+        named(model),
+        WorkerOptions(
+            python=python,
+            response_timeout=response_timeout,
+            cancel_grace=cancel_grace,
+            idempotent=idempotent,
+            memory_limit=memory_limit,
+        ),
+        1 if workers is None else workers,
+        num_cores=num_cores,
         scheduler=Scheduler.of(scheduler),
-        placements=(),
         engine=engine,
-        max_batch_size=size,
+        max_batch_size=max_batch_size,
         max_batch_delay=max_batch_delay,
-        batching="as asked" if max_batch_size is not None else "a callable is batched when it is asked for",
-        crew=pool,
+        name=name,
     )

@@ -25,6 +25,13 @@ class Named:
     def name(self) -> str:
         return self.callable.rpartition(":")[2].rpartition(".")[2]
 
+    def told(self) -> dict[str, Any]:
+        """What a worker is told of it (`workers/callables`)."""
+        return {"loader": "callable", "callable": self.callable, "file": self.file}
+
+    def __str__(self) -> str:
+        return self.callable
+
 
 def named(model: Any) -> Named:
     """InvalidModel for what no worker could find, with what to do."""

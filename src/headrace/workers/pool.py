@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from headrace.engine.engine import Engine
@@ -19,7 +20,6 @@ from headrace.model.batcher import Batcher
 from headrace.model.pending import Pending
 from headrace.model.run import Run
 from headrace.workers.arena import SIZE, Arena
-from headrace.workers.naming import Named
 from headrace.workers.requests import WorkerRequests
 from headrace.workers.sharing import cpus_of_worker, environment, shares
 from headrace.workers.supervision import State
@@ -46,6 +46,17 @@ class WorkerOptions:
     arena: int = SIZE
 
 
+class Loadable(Protocol):
+    """What workers load. Its text is what it is called in messages."""
+
+    @property
+    def name(self) -> str:
+        """Its own, for a model that is given none."""
+
+    def told(self) -> dict[str, Any]:
+        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
+
+
 @dataclass(frozen=True)
 class WorkerStatus:
     index: int
@@ -61,7 +72,7 @@ class Pool:
     def __init__(
         self,
         engine: Engine,
-        model: Named,
+        model: Loadable,
         name: str,
         options: WorkerOptions,
         *,
@@ -172,8 +183,7 @@ class Pool:
         options = self.options
         nodes = [[core.cpu for core in cores] for cores in grouped(self.engine.cores, lambda core: core.node)]
         told = {
-            "callable": self.model.callable,
-            "file": self.model.file,
+            **self.model.told(),
             "in_lists": self.in_lists,
             "folder": os.getcwd(),
             "path": sys.path if options.python is None else None,
@@ -195,7 +205,7 @@ class Pool:
         about = json.loads(payload)
         if about["type"] == "Refused":
             return str(about["message"])
-        why = f"{self.model.callable} cannot be loaded in a worker: {about['type']}: {about['message']}"
+        why = f"{self.model} cannot be loaded in a worker: {about['type']}: {about['message']}"
         _log.error("%s\n%s", why, about["traceback"], extra={"model": self.name, "request_id": None})
         return why
 

@@ -1,0 +1,75 @@
+"""Loads a callable, in a worker: by its name, or from the script it is in. Loaded by its path there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from typing import Any, NamedTuple
+
+
+class Loaded(NamedTuple):
+    function: Any
+    about: dict[str, Any]
+    """`parameters`: the names it can be called by, None for any; `required`: those it cannot be called without."""
+
+
+class Refused(Exception):
+    """Says all there is to say of what cannot be loaded."""
+
+
+def load(setup: dict[str, Any]) -> Loaded:
+    """`callable`: `module:function`; `file`: its script, where its module is one that was run."""
+    module_name, _, name = setup["callable"].partition(":")
+    value: Any = _module_of_file(setup["file"], module_name) if setup.get("file") else _imported(module_name)
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise Refused(f"module {module_name} has no {name!r}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise Refused("{} is a {}, not a callable".format(setup["callable"], type(value).__name__))
+    functions = (value, getattr(value, "__call__", None))  # noqa: B004 - an object may be called by its method
+    if any(map(inspect.iscoroutinefunction, functions)):
+        raise Refused("{} is a coroutine function; pass a plain function".format(setup["callable"]))
+    if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in functions):
+        raise Refused("{} is a generator function; pass a function that returns its answer".format(setup["callable"]))
+    named, required = _parameters(value)
+    return Loaded(value, {"parameters": named, "required": required})
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise Refused(
+                f"no module named {error.name!r} (looked in {os.getcwd()} and the Python path of {sys.executable})"
+            ) from None
+        raise Refused(f"importing {name} failed: {error}") from error
+    except (Exception, SystemExit) as error:  # a script that ends itself must not do so without a word
+        raise Refused(f"importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _parameters(function: Any) -> tuple[Any, Any]:
+    """As the python backend's: the names it can be called by, and those it cannot be called without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None, ()
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = tuple(p.name for p in by_name if p.default is p.empty)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return (None if takes_any else tuple(p.name for p in by_name)), required
+
+
+def _module_of_file(path: str, name: str) -> Any:
+    """A script's module, without what it does when it is run: its name is not `__main__`."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
