@@ -3,7 +3,9 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
+│                                                         AlreadyRegistered, IsDefaultVersion,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
+├── StillBusy           what is inside a model did not end in time; it was not unloaded
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout
 ├── BackendError        the model or its runtime failed; `__cause__` says how
@@ -74,6 +76,36 @@ class InvalidModel(SetupError, ValueError):
 
 class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
+
+
+class AlreadyRegistered(InvalidOption):
+    """There is a model of that name and version."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"Model version {version} is already registered for model {name}")
+        self.name, self.version = name, version
+
+
+class IsDefaultVersion(InvalidOption):
+    """The default version goes last: requests that name none would go nowhere."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(
+            f"Cannot remove default version for model {name}: {version} is the default, and there are others; set "
+            "another default first"
+        )
+        self.name, self.version = name, version
+
+
+class StillBusy(HeadraceError, TimeoutError):
+    """A model was to be unloaded, and what is inside did not end within `timeout` seconds. It serves on."""
+
+    def __init__(self, name: str, version: str, timeout: float) -> None:
+        super().__init__(
+            f"Timed out while cleaning resources: {name}: requests to version {version} did not end within "
+            f"{timeout:g} s; it serves on"
+        )
+        self.name, self.version, self.timeout = name, version, timeout
 
 
 class BackendNotInstalled(SetupError, ImportError):

@@ -120,13 +120,13 @@ def service(folder: Path) -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "path", list(sys.path))
-        lifecycle = Lifecycle(service.registry, CompileOptions())
+        lifecycle = Lifecycle(service, CompileOptions())
         models = [f"served_by_the_app:{name}" for name in SERVED]
         lifecycle.load_all(
             map(Wanted.parse, [f"digits={BUNDLED_DIGITS}", f"raw={BUNDLED_DIGITS}/digits.onnx", *models])
         )
         options = CompileOptions(max_batch_size=4)
-        Lifecycle(service.registry, options).load(Wanted.parse("served_by_the_app:batched"))
+        Lifecycle(service, options).load(Wanted.parse("served_by_the_app:batched"))
     yield service
     assert service.statistics().inside == 0
     assert service.stop(30)

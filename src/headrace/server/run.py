@@ -242,7 +242,7 @@ def load(service: Service, options: ServeOptions) -> None:
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
     )
-    lifecycle = Lifecycle(service.registry, compile_options, store)
+    lifecycle = Lifecycle(service, compile_options, store)
     asked = options.models
     if not asked:
         asked = ("all",) if store is not None else (f"digits={BUNDLED_DIGITS}",)
