@@ -5,9 +5,8 @@ HeadraceError
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         AlreadyRegistered, IsDefaultVersion,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
-├── StillBusy           what is inside a model did not end in time; it was not unloaded
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
-│                                                         WorkerDied, ResponseTimeout
+│                                                         WorkerDied, ResponseTimeout, StillBusy
 ├── BackendError        the model or its runtime failed; `__cause__` says how
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
@@ -97,17 +96,6 @@ class IsDefaultVersion(InvalidOption):
         self.name, self.version = name, version
 
 
-class StillBusy(HeadraceError, TimeoutError):
-    """A model was to be unloaded, and what is inside did not end within `timeout` seconds. It serves on."""
-
-    def __init__(self, name: str, version: str, timeout: float) -> None:
-        super().__init__(
-            f"Timed out while cleaning resources: {name}: requests to version {version} did not end within "
-            f"{timeout:g} s; it serves on"
-        )
-        self.name, self.version, self.timeout = name, version, timeout
-
-
 class BackendNotInstalled(SetupError, ImportError):
     """The backend's package cannot be imported. `backend` names it."""
 
@@ -174,6 +162,17 @@ class ResponseTimeout(Unavailable, TimeoutError):
     def __init__(self, model: str, timeout: float, stack: str = "") -> None:
         super().__init__(f"model {model} did not answer within {timeout:g} s; its worker was ended")
         self.model, self.timeout, self.stack = model, timeout, stack
+
+
+class StillBusy(Unavailable, TimeoutError):
+    """A model was to be unloaded, and what is inside did not end within `timeout` seconds. It serves on."""
+
+    def __init__(self, name: str, version: str, timeout: float) -> None:
+        super().__init__(
+            f"Timed out while cleaning resources: {name}: requests to version {version} did not end within "
+            f"{timeout:g} s; it serves on"
+        )
+        self.name, self.version, self.timeout = name, version, timeout
 
 
 class BackendError(HeadraceError):

@@ -103,9 +103,11 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.SetupError) == {
         "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
     }  # fmt: skip
+    assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
+            "StillBusy",
         }  # fmt: skip
 
 
@@ -119,6 +121,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         (hr.BackendNotInstalled, ImportError),
         (hr.DeviceNotFound, LookupError),
         (hr.DeadlineExceeded, TimeoutError),
+        (hr.StillBusy, TimeoutError),
         (hr.WouldDeadlock, RuntimeError),
     ],
 )
