@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def test_more_come_within_a_short_look_and_go_one_by_one_after_a_long_one() -> N
     fewer = [i for i in range(1, len(history)) if history[i] < history[i - 1]]
     assert fewer[0] > 100 + FEW, "not as soon as it is quiet"
     assert all(history[i - 1] - history[i] == 1 for i in fewer)
-    assert all(after - before >= LONG for before, after in zip(fewer, fewer[1:]))
+    assert all(after - before >= LONG for before, after in itertools.pairwise(fewer))
 
 
 def test_a_moment_without_load_costs_no_worker_and_a_moment_of_it_starts_none() -> None:

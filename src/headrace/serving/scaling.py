@@ -1,8 +1,8 @@
 """How many workers a model should have, between its bounds, by what is inside it. Pure.
 
 Rule 1: wanted are as many as would be busy TARGET of the time with the requests that were inside on average.
-Rule 2: more come as soon as a short look says so, many at once; fewer only when a long look says so, one at a time: what
-        is started for nothing costs seconds, what is missing costs requests.
+Rule 2: more come as soon as a short look says so, many at once; fewer only when a long look says so, one at a time:
+        what is started for nothing costs seconds, what is missing costs requests.
 Rule 3: the bounds hold at every moment, whatever was seen. By itself it never goes below one: from none no load would
         bring it back, since a model without workers takes no requests.
 
