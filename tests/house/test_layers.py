@@ -54,7 +54,6 @@ ONLY_FOR_TYPES = {
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
-    ("model/model", "headrace.model.rebatching"),
     ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
     ("workers/serving", "headrace.workers.worker"),
