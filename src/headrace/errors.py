@@ -1,8 +1,9 @@
 """What can go wrong.
 
 HeadraceError
-├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
+├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound, InvalidToken
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
+│                                                         SourceNotFound, SourceNotAllowed, CannotLoad,
 │                                                         AlreadyRegistered, IsDefaultVersion,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
@@ -61,6 +62,13 @@ class ModelNotFound(RequestError, LookupError):
         self.name, self.version = name, version
 
 
+class InvalidToken(RequestError):
+    """The request has no token, or not the one that is wanted, or one that has expired."""
+
+    def __init__(self) -> None:
+        super().__init__("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
+
+
 class SetupError(HeadraceError):
     """A model, an option or the machine is not what was asked for; nothing was started."""
 
@@ -75,6 +83,31 @@ class InvalidModel(SetupError, ValueError):
 
 class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
+
+
+class SourceNotFound(InvalidModel):
+    """There is nothing where a model was said to be. `source` is what was said."""
+
+    def __init__(self, source: str, looked: str) -> None:
+        super().__init__(f"{source:.200} does not exist (looked in {looked})")
+        self.source, self.looked = source, looked
+
+
+class SourceNotAllowed(InvalidModel):
+    """A manager may not have a model from there. `source` is what was said."""
+
+    def __init__(self, source: str, why: str) -> None:
+        super().__init__(why)
+        self.source = source
+
+
+class CannotLoad(InvalidModel):
+    """A registered model was to have workers, and could not be loaded; `__cause__` says why. `out_of_memory`: for want of
+    memory."""
+
+    def __init__(self, name: str, version: str, reason: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(f"model {name}:{version} cannot be loaded: {reason}")
+        self.name, self.version, self.reason, self.out_of_memory = name, version, reason, out_of_memory
 
 
 class AlreadyRegistered(InvalidOption):

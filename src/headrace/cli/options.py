@@ -11,6 +11,7 @@ import typer
 from headrace.config import Declared, declared
 
 _TYPES: dict[str, Any] = {
+    "bool": bool,
     "str": str,
     "int": int,
     "float": float,

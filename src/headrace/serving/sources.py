@@ -11,14 +11,14 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.handlers.image_classifier import ImageClassifier
-from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
+from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, SourceNotFound
 from headrace.model.model import Model
 from headrace.workers.compile import compile_model
 
@@ -29,10 +29,13 @@ _log = logging.getLogger("headrace.serving")
 
 @dataclass(frozen=True)
 class Wanted:
-    """One model to serve: its name (None: the source's own), and where it is."""
+    """One model to serve: its name (None: the source's own), and where it is. `version`, `handler`: in place of the
+    source's own."""
 
     name: str | None
     source: str
+    version: str | None = None
+    handler: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -64,6 +67,8 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    startup_timeout: float | None = None
+    """Seconds a load may take; None: as many as it likes."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,14 @@ class Sources:
     """Finds what is wanted."""
 
     def __init__(self, store: Path | None = None) -> None:
-        self._store = store
+        self.store = store
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
-        if self._store is None:
+        if self.store is None:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
         found: list[Wanted] = []
-        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
+        for path in sorted(self.store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
             if path.name.startswith("."):
                 continue
             if path.is_file() and is_archive(path):
@@ -109,28 +114,56 @@ class Sources:
             elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
                 found.append(Wanted(None, str(path)))
         if not found:
-            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
+            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self.store}")
         return found
 
+    def names(self) -> list[str]:
+        """Of what is in the model store and can be served; `named` finds it."""
+        if self.store is None:
+            return []
+        try:
+            paths = [path for path in self.store.iterdir() if not path.name.startswith(".")]
+        except OSError:  # it has gone meanwhile
+            return []
+        return sorted({path.stem if path.suffix in (".onnx", ".mar") else path.name for path in paths if
+                       path.suffix == ".onnx" or is_archive(path)})
+
+    def named(self, name: str) -> str:
+        """Where in the model store the model is that is called so; as an archive, or a file. SourceNotFound."""
+        if self.store is not None and NAME.match(name):
+            for file in (name, f"{name}.mar", f"{name}.onnx"):
+                path = self.store.absolute() / file
+                if path.is_file() or is_archive(path):
+                    return str(path)
+        raise SourceNotFound(name, str(self.store) if self.store is not None else "no model store: there is none")
+
     def locate(self, wanted: Wanted) -> Located:
-        """InvalidModel, InvalidArchive."""
+        """SourceNotFound, InvalidModel, InvalidArchive; InvalidOption where it takes no `handler`."""
+        found = self._locate(wanted)
+        return found if wanted.version is None else replace(found, version=wanted.version)
+
+    def _locate(self, wanted: Wanted) -> Located:
         path = self._path(wanted.source)
         if path is None:
             if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
                 return Located(name, "1", partial(_build_callable, wanted.source))
-            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
-            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+            looked = f"{self.store} and {Path.cwd()}" if self.store else str(Path.cwd())
+            raise SourceNotFound(wanted.source, looked)
         if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
             archive = open_archive(path)
+            if wanted.handler is not None:
+                archive = replace(archive, manifest=replace(archive.manifest, handler=wanted.handler))
             manifest = archive.manifest
             return Located(wanted.name or manifest.name, manifest.version, partial(_build_archive, archive))
+        if wanted.handler is not None:
+            raise InvalidOption(f"handler {wanted.handler!r}: archives have handlers, {path.name} is none")
         return Located(wanted.name or path.stem, "1", partial(_build_file, path))
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
-        if self._store is not None and not Path(source).is_absolute():
-            candidates.insert(0, self._store / source)
+        if self.store is not None and not Path(source).is_absolute():
+            candidates.insert(0, self.store / source)
         try:
             return next((path for path in candidates if path.exists()), None)
         except OSError as error:  # a folder that may not be entered, a name that is too long
@@ -181,6 +214,7 @@ def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
+        start_timeout=120.0 if options.startup_timeout is None else options.startup_timeout,
     )
 
 

@@ -39,6 +39,7 @@ def compile_model(
     cancel_grace: float = 5.0,
     idempotent: bool = True,
     memory_limit: int | None = None,
+    start_timeout: float = 120.0,
     python: str | None = None,
 ) -> Model:
     """Load a model, and start its streams; or, with `isolation="process"`, its workers.
@@ -63,8 +64,9 @@ def compile_model(
     more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A cancelled run may
     see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a process dies,
     what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A process may have
-    `memory_limit` bytes of address space; beyond that its callable gets MemoryError. `python`: the interpreter of
-    another environment (3.8 or later, with NumPy), which need not have Headrace.
+    `memory_limit` bytes of address space; beyond that its callable gets MemoryError. One that has not loaded it after
+    `start_timeout` seconds is ended. `python`: the interpreter of another environment (3.8 or later, with NumPy), which
+    need not have Headrace.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -111,6 +113,7 @@ def compile_model(
             cancel_grace=cancel_grace,
             idempotent=idempotent,
             memory_limit=memory_limit,
+            start_timeout=start_timeout,
         ),
         1 if workers is None else workers,
         num_cores=num_cores,
