@@ -102,8 +102,8 @@ class SourceNotAllowed(InvalidModel):
 
 
 class CannotLoad(InvalidModel):
-    """A registered model was to have workers, and could not be loaded; `__cause__` says why. `out_of_memory`: for want of
-    memory."""
+    """A registered model was to have workers, and could not be loaded; `__cause__` says why. `out_of_memory`: for want
+    of memory."""
 
     def __init__(self, name: str, version: str, reason: str, *, out_of_memory: bool = False) -> None:
         super().__init__(f"model {name}:{version} cannot be loaded: {reason}")

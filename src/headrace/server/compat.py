@@ -1,7 +1,7 @@
 """What Multi Model Server, TorchServe and Triton say of the same thing where they differ. Pure.
 
-Rule 1: which one is spoken is one option (`--compat`). Headrace speaks TorchServe, adds the reason where TorchServe has none, and
-        says 400 of what the caller can mend and 429 of what is too busy.
+Rule 1: which one is spoken is one option (`--compat`). Headrace speaks TorchServe, adds the reason where TorchServe
+        has none, and says 400 of what the caller can mend and 429 of what is too busy.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def registered(compat: Compat, name: str, version: str, workers: int) -> str:
     if workers:
         return f'Model "{name}" Version: {version} registered with {workers} initial workers'
     return (
-        f'Model "{name}" Version: {version} registered with 0 initial workers. Use scale workers API to add workers for '
-        "the model."
+        f'Model "{name}" Version: {version} registered with 0 initial workers. Use scale workers API to add workers '
+        "for the model."
     )
 
 
@@ -62,7 +62,9 @@ def default_set(name: str, version: str) -> str:
     return f'Default version successfully updated for model "{name}" to "{version}"'
 
 
-def refused(compat: Compat, error: BaseException, *, setting_default: bool = False, url: str = "") -> tuple[Status, str]:
+def refused(
+    compat: Compat, error: BaseException, *, setting_default: bool = False, url: str = ""
+) -> tuple[Status, str]:
     """(status and type, message) of what a manager asked for and did not get. `setting_default`: that was asked for;
     `url`: of the model that was to be registered."""
     status = status_of_managing(error)

@@ -9,6 +9,7 @@ from headrace.errors import TooLarge
 from headrace.server.head import Head
 from headrace.server.heads import Known
 from headrace.server.parts import gather
+from headrace.server.tokens import INFERENCE
 from headrace.serving.inflight import InFlight
 from headrace.serving.served import Served
 
@@ -62,8 +63,10 @@ class Exchange:
     def open(self, head: Head, route: Route) -> None:
         """Its headers are here. Pin a model and hold a permit for its body, or raise why not."""
         self.head, self.route = head, route
-        route.door.check(head)
         front = self.connection.front
+        if front.tokens is not None:
+            front.tokens.check(INFERENCE, head.authorization)
+        route.door.check(head)
         length, limit = head.content_length or 0, front.limits.body_size
         if length > limit:
             raise TooLarge("a request body", limit=limit, size=length)

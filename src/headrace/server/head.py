@@ -20,7 +20,8 @@ class Head:
     """
 
     __slots__ = (
-        "authorization", "chunked", "content_length", "content_type", "expects", "hosts", "json_length", "method", "path", "upgrades",
+        "authorization", "chunked", "content_length", "content_type", "expects", "hosts", "json_length", "method",
+        "path", "upgrades",
     )  # fmt: skip
 
     def __init__(self, method: str, path: str, headers: Headers) -> None:

@@ -50,7 +50,8 @@ _SCALE = (
 )  # fmt: skip
 _REPOSITORY = "/v2/repository/models/{model}"
 ROUTES = (
-    Managed("POST", "/models", "register", "Register a model", "Status", _REGISTER, "Register", change=True, later=True),
+    Managed("POST", "/models", "register", "Register a model", "Status", _REGISTER, "Register",
+            change=True, later=True),
     Managed("GET", "/models", "list", "The models, by name", "Models", ("limit", "next_page_token")),
     Managed("GET", _MODEL, "describe", "What there is to say of the default version", "Described", ("customized",)),
     Managed("GET", _VERSION, "describe", "The same of one version, or of `all`", "Described", ("customized",)),
@@ -212,7 +213,9 @@ _NUMBER: Json = {"oneOf": [_WHOLE, {"type": "string", "pattern": "^[0-9]{1,9}$"}
 _YES: Json = {"oneOf": [{"type": "boolean"}, {"type": "string", "enum": ["true", "false"]}], "nullable": True}
 _MAYBE_TEXT: Json = {"type": "string", "nullable": True}
 _OF_BODY: dict[str, Json] = {
-    **dict.fromkeys(("batch_size", "max_batch_delay", "initial_workers", "response_timeout", "startup_timeout"), _NUMBER),
+    **dict.fromkeys(
+        ("batch_size", "max_batch_delay", "initial_workers", "response_timeout", "startup_timeout"), _NUMBER
+    ),
     "synchronous": _YES,
 }
 _SCHEMAS: dict[str, Any] = {

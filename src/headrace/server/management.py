@@ -1,10 +1,11 @@
 """The management API: models come, change and go while the server serves. In the form of TorchServe and MMS.
 
-Rule 1: what takes its time is done by `serving.management` on its threads; what reads processes or is long, on a thread for
-        that: the event loop is the inference API's, too.
-Rule 2: who asks with `synchronous=false` hears at once what is wrong with what was asked, and of what has begun where to look
-        how it goes (202, `Location`).
-Rule 3: a web page of another origin is refused: a browser would let it ask a server that only listens to its own machine.
+Rule 1: what takes its time is done by `serving.management` on its threads; what reads processes or is long, on a
+        thread for that: the event loop is the inference API's, too.
+Rule 2: who asks with `synchronous=false` hears at once what is wrong with what was asked, and of what has begun where
+        to look how it goes (202, `Location`).
+Rule 3: a web page of another origin is refused: a browser would let it ask a server that only listens to its own
+        machine.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class ManagementDoor:
         model_api: bool = True,
         shared: bool = False,
     ) -> None:
-        """`options`: what a model is compiled with where nothing else is said. `shared`: the inference API is on the same
-        port."""
+        """`options`: what a model is compiled with where nothing else is said. `shared`: the inference API is on the
+        same port."""
         self.management, self.service, self.compat = management, management.service, compat
         self.registry = management.registry
         self._options, self._tokens, self._model_api, self._shared = options, tokens, model_api, shared
@@ -119,7 +120,9 @@ class ManagementDoor:
         found = next((each for each in there if each[0].method == verb and each[0].does not in closed), None)
         if found is None:
             allowed = [each.method for each, _ in there if each.does not in closed]
-            raise MethodNotAllowed(head.method, head.path, ", ".join([*allowed, *(["HEAD"] if "GET" in allowed else [])]))
+            raise MethodNotAllowed(
+                head.method, head.path, ", ".join([*allowed, *(["HEAD"] if "GET" in allowed else [])])
+            )
         return found
 
     async def answer(self, route: Managed, asked: Asked) -> Reply:

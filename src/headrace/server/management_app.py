@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterable
 
 from headrace.errors import Closed, TooLarge, TooSlow
@@ -35,8 +36,10 @@ class ManagementApp:
             raise RuntimeError(f"the management API speaks HTTP, not {scope['type']}")
         door, path, head = self.door, scope["path"], scope["method"] == "HEAD"
         request_id = next_request_id()
-        request, asked, error = None, None, None
-        began = asyncio.get_running_loop().time()
+        request: Request | None = None
+        asked: Asked | None = None
+        error: Exception | None = None
+        began = time.monotonic()
         try:
             request = Request(scope, receive)
             route, named = door.check(request.head, _header(scope["headers"], b"origin"))
@@ -66,6 +69,9 @@ class ManagementApp:
         close = error is not None and ends_the_connection(error)
         await send_reply(reply, send, request_id, head=head, close=close)
 
+    def takes(self, path: str) -> bool:
+        return self.door.takes(path)
+
     async def _body(self, request: Request) -> bytes:
         length = request.head.content_length or 0
         if length > BODY:
@@ -76,9 +82,7 @@ class ManagementApp:
         except TimeoutError:
             raise TooSlow(self._body_timeout) from None
 
-    def _tell(
-        self, scope: Scope, reply: Reply | None, began: float, request_id: str, error: Exception | None
-    ) -> None:
+    def _tell(self, scope: Scope, reply: Reply | None, began: float, request_id: str, error: Exception | None) -> None:
         """Whoever counts and logs. `reply` None: the client has left."""
         traffic = self._traffic
         if traffic is None:
@@ -93,8 +97,8 @@ class ManagementApp:
 class ManagementPort:
     """Where it listens, where that is a port of its own."""
 
-    def __init__(self, app: ManagementApp, listener: Listener, limits: Limits) -> None:
-        self.url = f"http://{listener.address}"
+    def __init__(self, app: ManagementApp, listener: Listener, limits: Limits, url: str) -> None:
+        self.url = url
         self._listener, self._front = listener, Front(app, limits)
 
     def open(self) -> None:

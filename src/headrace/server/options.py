@@ -26,7 +26,9 @@ class ServeOptions(Checked):
     models: tuple[str, ...] = option((), "what to serve: [NAME=]SOURCE, or `all` of the model store")
     model_store: str | None = option(None, "folder in which relative sources are looked for first")
     inference_address: str = option("127.0.0.1:8080", "HOST:PORT of the inference API; port 0 takes a free one")
-    management_address: str = option("127.0.0.1:8081", "HOST:PORT of the management API, or `off`; as the inference API: both on one port")
+    management_address: str = option(
+        "127.0.0.1:8081", "HOST:PORT of the management API, or `off`; as the inference API: both on one port"
+    )
     compat: str = option(
         "headrace",
         "whose texts, statuses and shapes managers get where the old servers differ",

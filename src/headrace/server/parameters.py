@@ -1,9 +1,10 @@
 """What managers say in a query, or in a JSON body. Pure.
 
-Rule 1: the old servers' query parameters are read as they read them: a number that is none is as if it had not been given, only
-        `true` (in any case) is true, of a name that comes twice the first counts, and what is not known is ignored.
-Rule 2: JSON has types, so there it is told what is wrong; a number may be written as text. Parameters of our own are strict
-        in both.
+Rule 1: the old servers' query parameters are read as they read them: a number that is none is as if it had not been
+        given, only `true` (in any case) is true, of a name that comes twice the first counts, and what is not known is
+        ignored.
+Rule 2: JSON has types, so there it is told what is wrong; a number may be written as text. Parameters of our own are
+        strict in both.
 """
 
 from __future__ import annotations

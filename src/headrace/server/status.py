@@ -74,7 +74,8 @@ MANAGING: dict[type[BaseException], Status] = {
     AlreadyRegistered: Status(409, "ConflictStatusException"),
     IsDefaultVersion: Status(403, "InvalidModelVersionException"),
 }
-"""Where a manager is told; elsewhere these are nobody's fault but ours. `compat` has what the old servers say of some."""
+"""Where a manager is told; elsewhere these are nobody's fault but ours. `compat` has what the old servers say of
+some."""
 UNEXPECTED = Status(500, "InternalServerException")
 
 

@@ -52,8 +52,8 @@ class Tokens:
             raise InvalidToken
 
     def renew(self, kind: str | None) -> None:
-        """A new key from now on. InvalidInput for what is no kind; InvalidOption if the file cannot be written: then the
-        old one stays."""
+        """A new key from now on. InvalidInput for what is no kind; InvalidOption if the file cannot be written: then
+        the old one stays."""
         if kind not in KINDS:
             raise InvalidInput(f"type is {' or '.join(KINDS)}, not {kind!r:.40}")
         with self._renewing:

@@ -1,7 +1,8 @@
 """The model repository of the v2 protocol, as Triton has it under explicit model control: index, load, unload.
 
-A model that was registered is loaded as it was; another one is looked for in the model store by its name. Unloading lets go of
-its workers; it stays known, and can be loaded again. Files and settings that come with the request are refused.
+A model that was registered is loaded as it was; another one is looked for in the model store by its name. Unloading
+lets go of its workers; it stays known, and can be loaded again. Files and settings that come with the request are
+refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Where a manager may have a model from. What the command line says is whoever started the server's; this came by network.
+"""Where a manager may have a model from. What the command line says is whoever started the server's; this came by
+network.
 
 Rule 1: a relative url is of the model store, where there is one, and no url leads out of it by `..`.
-Rule 2: `module:function` is any code that can be imported, so it is refused unless whoever started the server allows it.
+Rule 2: `module:function` is any code that can be imported, so it is refused unless whoever started the server allows
+        it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from headrace.serving.sources import CALLABLE
 
 
 def source_of(url: str, store: Path | None, *, callables: bool = False) -> str:
-    """What `Sources.locate` is to look for. SourceNotAllowed; SourceNotFound for what is no file, folder or callable."""
+    """What `Sources.locate` is to look for. SourceNotAllowed; SourceNotFound for what is no file, folder or
+    callable."""
     if not url:
         raise SourceNotFound("", "nothing: the url is empty")
     if ".." in url:

@@ -1,8 +1,8 @@
 """What is told of models, in the forms of TorchServe, of Multi Model Server and of the v2 repository. Pure.
 
 Rule 1: facts in, JSON values out: what was measured, and when, is whoever looks' business (`looking`).
-Rule 2: what there is not is left out, as the old servers do; what they name and we do not have is what they would say of a
-        model that does not use it.
+Rule 2: what there is not is left out, as the old servers do; what they name and we do not have is what they would say
+        of a model that does not use it.
 """
 
 from __future__ import annotations

@@ -72,6 +72,11 @@ class Lifecycle:
         self._changing = threading.Lock()
         """Held for each change of a state: workers that die change it too."""
 
+    @property
+    def options(self) -> CompileOptions:
+        """What models are compiled with where nothing else is said."""
+        return self._options
+
     # ---- comes
 
     def register(

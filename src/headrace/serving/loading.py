@@ -1,7 +1,7 @@
 """A load under a limit of time.
 
-Rule 1: who waits for a load hears within its limit that it took too long. What cannot be interrupted (a runtime that reads a
-        file) goes on, on a thread of its own, and what it makes in the end is closed at once.
+Rule 1: who waits for a load hears within its limit that it took too long. What cannot be interrupted (a runtime that
+        reads a file) goes on, on a thread of its own, and what it makes in the end is closed at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from headrace.errors import InvalidModel
 
 GRACE = 1.0
-"""Seconds more than the limit: a worker process that is over it is ended by its own supervisor, which says where it hung."""
+"""Seconds more than the limit: a worker process that is over it is ended by its own supervisor, which says where it
+hung."""
 _log = logging.getLogger("headrace.serving")
 B = TypeVar("B")
 
@@ -50,8 +51,8 @@ class _Load:
 
 
 def within(seconds: float | None, build: Callable[[], B], close: Callable[[B], object]) -> B:
-    """What `build` makes, or raises. InvalidModel if that takes longer than `seconds` and a little; `close` is given what
-    comes later. None: it takes what it takes, on this thread."""
+    """What `build` makes, or raises. InvalidModel if that takes longer than `seconds` and a little; `close` is given
+    what comes later. None: it takes what it takes, on this thread."""
     if seconds is None:
         return build()
     load = _Load(build, close)

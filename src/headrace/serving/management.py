@@ -2,7 +2,8 @@
 
 Rule 1: changes are made on a few threads of its own, never on an event loop; what waits for one is bounded, and refused
         beyond (Overloaded).
-Rule 2: what is asked of one model is done in the order in which it was asked, and does not hold up what is asked of others.
+Rule 2: what is asked of one model is done in the order in which it was asked, and does not hold up what is asked of
+        others.
 Rule 3: each change is an Operation: it can be waited for, and looked up later. A bounded number is kept.
 Rule 4: each change leaves one line in the log: who, what, and how it ended.
 """
@@ -214,7 +215,8 @@ class Management:
     # ---- life
 
     def close(self, timeout: float | None = None) -> bool:
-        """No more changes: what has not begun is refused. False if one that has did not end within `timeout` seconds."""
+        """No more changes: what has not begun is refused. False if one that has did not end within `timeout`
+        seconds."""
         with self._told:
             self._closed = True
             refused, self._waiting = self._waiting, deque()

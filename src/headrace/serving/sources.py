@@ -125,8 +125,13 @@ class Sources:
             paths = [path for path in self.store.iterdir() if not path.name.startswith(".")]
         except OSError:  # it has gone meanwhile
             return []
-        return sorted({path.stem if path.suffix in (".onnx", ".mar") else path.name for path in paths if
-                       path.suffix == ".onnx" or is_archive(path)})
+        return sorted(
+            {
+                path.stem if path.suffix in (".onnx", ".mar") else path.name
+                for path in paths
+                if path.suffix == ".onnx" or is_archive(path)
+            }
+        )
 
     def named(self, name: str) -> str:
         """Where in the model store the model is that is called so; as an archive, or a file. SourceNotFound."""
