@@ -12,6 +12,7 @@ from headrace.errors import (
     AlreadyRegistered,
     CannotLoad,
     InvalidOption,
+    IsDefaultVersion,
     ModelNotFound,
     Overloaded,
     SourceNotFound,
@@ -80,6 +81,8 @@ def refused(
         return status, message if old else f"{message} (looked in {error.looked})"
     if isinstance(error, AlreadyRegistered) and compat is Compat.mms:
         return status, f"Model {error.name} is already registered."
+    if isinstance(error, IsDefaultVersion) and old:
+        return status, f"Cannot remove default version for model {error.name}"
     if isinstance(error, StillBusy) and old:
         return status, f"Timed out while cleaning resources: {error.name}"
     if isinstance(error, Overloaded) and old:

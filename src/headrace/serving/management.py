@@ -47,6 +47,8 @@ class Operation:
     """None: not known before it was located."""
     version: str | None
     who: str
+    detail: str = ""
+    """What else was asked: the url, how many workers."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = RUNNING
     error: BaseException | None = None
@@ -108,7 +110,7 @@ class Management:
                 wanted, options=options, min_workers=workers, url=url, on_known=lambda entry: _know(operation, entry)
             )
 
-        operation = Operation("register", name, version, who)
+        operation = Operation("register", name, version, who, f"{url!r:.200}, {workers} workers")
         return self._begin(operation, work, key)
 
     def scale(
@@ -126,7 +128,8 @@ class Management:
                 name, version, min_workers=min_workers, max_workers=max_workers, timeout=timeout
             )
 
-        return self.begin("scale", name, version, work, who=who)
+        asked = f"{min_workers} to {min_workers if max_workers is None else max_workers} workers"
+        return self._begin(Operation("scale", name, version, who, asked), work, None)
 
     def set_default(self, name: str, version: str, *, who: str = "") -> Operation:
         return self.begin("set-default", name, version, lambda: self.lifecycle.set_default(name, version), who=who)
@@ -269,6 +272,7 @@ class Management:
         if isinstance(result, Entry):
             operation.entry, operation.model, operation.version = result, result.name, result.version
         what = f"{operation.kind} {operation.model or '?'}:{operation.version or 'default'}"
+        what += f" ({operation.detail})" if operation.detail else ""
         took = operation.ended - operation.started
         if error is None:
             operation.state = DONE
