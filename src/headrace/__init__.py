@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headrace.errors import BackendError as BackendError
     from headrace.errors import BackendNotInstalled as BackendNotInstalled
     from headrace.errors import Cancelled as Cancelled
+    from headrace.errors import CannotLoad as CannotLoad
     from headrace.errors import Closed as Closed
     from headrace.errors import DeadlineExceeded as DeadlineExceeded
     from headrace.errors import DeviceNotFound as DeviceNotFound
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from headrace.errors import RequestError as RequestError
     from headrace.errors import ResponseTimeout as ResponseTimeout
     from headrace.errors import SetupError as SetupError
+    from headrace.errors import SourceNotAllowed as SourceNotAllowed
+    from headrace.errors import SourceNotFound as SourceNotFound
     from headrace.errors import StillBusy as StillBusy
     from headrace.errors import TooLarge as TooLarge
     from headrace.errors import TooSlow as TooSlow
@@ -80,6 +83,9 @@ _ERRORS = (
     "IsDefaultVersion",
     "InvalidModel",
     "InvalidArchive",
+    "SourceNotFound",
+    "SourceNotAllowed",
+    "CannotLoad",
     "BackendNotInstalled",
     "DeviceNotFound",
     "NotEnoughCores",

@@ -1,7 +1,7 @@
 """What can go wrong.
 
 HeadraceError
-├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound, InvalidToken
+├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         SourceNotFound, SourceNotAllowed, CannotLoad,
 │                                                         AlreadyRegistered, IsDefaultVersion,
@@ -60,13 +60,6 @@ class ModelNotFound(RequestError, LookupError):
         which = f"{name}:{version}" if version is not None else name
         super().__init__(f"model not found: {which}")
         self.name, self.version = name, version
-
-
-class InvalidToken(RequestError):
-    """The request has no token, or not the one that is wanted, or one that has expired."""
-
-    def __init__(self) -> None:
-        super().__init__("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
 
 
 class SetupError(HeadraceError):

@@ -13,7 +13,10 @@ NAMES = [
     "BackendError",
     "BackendNotInstalled",
     "Cancelled",
+    "CannotLoad",
     "Closed",
+    "SourceNotAllowed",
+    "SourceNotFound",
     "DeadlineExceeded",
     "DeviceNotFound",
     "Engine",
@@ -107,7 +110,9 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
     }  # fmt: skip
     assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
-    assert below(hr.InvalidModel) == {"InvalidArchive"}
+    assert below(hr.InvalidModel) == {
+        "InvalidArchive", "SourceNotFound", "SourceNotAllowed", "CannotLoad",
+    }  # fmt: skip
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
             "StillBusy",

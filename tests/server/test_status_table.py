@@ -21,7 +21,6 @@ from headrace.errors import (
     InvalidInput,
     InvalidModel,
     InvalidOption,
-    InvalidToken,
     IsDefaultVersion,
     ModelNotFound,
     ModelNotReady,
@@ -42,6 +41,7 @@ from headrace.errors import (
 )
 from headrace.server.status import (
     TABLE,
+    InvalidToken,
     MethodNotAllowed,
     NotFound,
     Status,

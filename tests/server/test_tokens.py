@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.errors import InvalidInput, InvalidOption, InvalidToken
+from headrace.errors import InvalidInput, InvalidOption
+from headrace.server.status import InvalidToken
 from headrace.server.tokens import API, INFERENCE, MANAGEMENT, Tokens
 from headrace.testing import FakeClock
 
@@ -107,7 +108,7 @@ def test_a_file_that_cannot_be_written_leaves_the_key_as_it_was(path: Path, toke
 
 
 def test_a_folder_that_is_not_there_is_told_at_the_start(tmp_path: Path, clock: FakeClock) -> None:
-    with pytest.raises(InvalidOption, match="--key-file .*No such file"):
+    with pytest.raises(InvalidOption, match=r"--key-file .*No such file"):
         Tokens(tmp_path / "nowhere" / "keys", 60.0, clock.now)
 
 

@@ -29,7 +29,7 @@ from headrace.server.managed import Managed
 from headrace.server.parameters import Parameters
 from headrace.server.refusing import error_reply, refusal
 from headrace.server.reply import Reply
-from headrace.server.status import MethodNotAllowed, NotFound, Status
+from headrace.server.status import InvalidToken, MethodNotAllowed, NotFound, Status
 from headrace.server.tokens import API, MANAGEMENT, Tokens
 from headrace.serving import describe
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT
@@ -133,7 +133,7 @@ class ManagementDoor:
         """In the words of the server that is spoken."""
         if isinstance(error, OtherOrigin):
             return error_reply(path, Status(403, "BadRequestException"), str(error))
-        if not isinstance(error, HeadraceError | NotFound | MethodNotAllowed):
+        if not isinstance(error, HeadraceError | NotFound | MethodNotAllowed | InvalidToken):
             return refusal(error, path, request_id)
         setting_default = path.rstrip("/").endswith("/set-default")
         url = "" if asked is None or path.rstrip("/") != "/models" else str(asked.parameters.told("url") or "")

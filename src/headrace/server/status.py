@@ -19,7 +19,6 @@ from headrace.errors import (
     InvalidInput,
     InvalidModel,
     InvalidOption,
-    InvalidToken,
     IsDefaultVersion,
     ModelNotFound,
     ModelNotReady,
@@ -50,7 +49,6 @@ TABLE: dict[type[BaseException], Status] = {
     InvalidInput: Status(400, "BadRequestException"),
     TooLarge: Status(413, "RequestEntityTooLargeException"),
     TooSlow: Status(408, "RequestTimeoutException"),
-    InvalidToken: Status(400, "InvalidKeyException"),
     ModelNotFound: Status(404, "ModelNotFoundException"),
     Overloaded: Status(429, "ServiceUnavailableException", retry_after=1),
     ModelNotReady: Status(503, "ServiceUnavailableException", retry_after=1),
@@ -91,6 +89,13 @@ class MethodNotAllowed(Exception):
         self.allowed = allowed
 
 
+class InvalidToken(Exception):
+    """The request has no token, or not the one that is wanted, or one that has expired."""
+
+    def __init__(self) -> None:
+        super().__init__("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
+
+
 class ConnectionEnds(Exception):
     """What came is not HTTP as we take it; what comes after it cannot be read. `code` is the status that says why."""
 
@@ -110,6 +115,7 @@ _OF_CONNECTIONS = {
 }
 
 TABLE[NotFound] = Status(404, "ResourceNotFoundException")
+TABLE[InvalidToken] = Status(400, "InvalidKeyException")
 TABLE[MethodNotAllowed] = Status(405, "MethodNotAllowedException")
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from headrace.errors import InvalidInput, InvalidOption, InvalidToken
+from headrace.errors import InvalidInput, InvalidOption
+from headrace.server.status import InvalidToken
 
 MANAGEMENT, INFERENCE, API = "management", "inference", "API"
 KINDS = (MANAGEMENT, INFERENCE)
