@@ -89,6 +89,16 @@ def test_one_that_fails_says_so_and_keeps_no_frames(management: Management) -> N
         operation.known.result(PATIENCE)
 
 
+def test_an_error_that_is_its_own_cause_is_an_error(management: Management) -> None:
+    def fail() -> None:
+        error = ValueError("round and round")
+        error.__cause__ = error
+        raise error
+
+    with pytest.raises(ValueError, match="round"):
+        management.begin("x", "m", "1", fail).future.result(PATIENCE)
+
+
 def test_what_is_asked_of_one_model_is_done_in_order(management: Management) -> None:
     gate, did = Gate(), []
     first = management.begin("x", "m", None, lambda: (gate(), did.append(0)))

@@ -122,7 +122,7 @@ class Lifecycle:
                 if at_startup:
                     raise
                 self._forget(entry)
-                raise _told(entry, error) from error
+                raise _told(entry, error)
             self._forget_failures(name, version)
         return entry
 
@@ -163,7 +163,7 @@ class Lifecycle:
                 try:
                     self._start(entry, count)
                 except BaseException as error:
-                    raise _told(entry, error) from error
+                    raise _told(entry, error)
             else:
                 self._resize(entry, entry.served.model, count, timeout)
             entry.about = replace(entry.about, min_workers=low, max_workers=high)
@@ -325,7 +325,10 @@ def _told(entry: Entry[Served], error: BaseException) -> BaseException:
     """What a manager is told of a load that failed. What was asked for and cannot be had stays what it is."""
     if not isinstance(error, Exception) or isinstance(error, InvalidOption | NotEnoughCores):
         return error
-    return CannotLoad(entry.name, entry.version, str(error) or type(error).__name__, out_of_memory=wants_memory(error))
+    reason = str(error) or type(error).__name__
+    told = CannotLoad(entry.name, entry.version, reason, out_of_memory=wants_memory(error))
+    told.__cause__ = error
+    return told
 
 
 def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:

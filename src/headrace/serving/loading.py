@@ -18,6 +18,7 @@ GRACE = 1.0
 hung."""
 _log = logging.getLogger("headrace.serving")
 B = TypeVar("B")
+_WANTS_MEMORY = ("MemoryError", "bad_alloc", "Failed to allocate memory")
 
 
 class _Load:
@@ -72,11 +73,11 @@ def within(seconds: float | None, build: Callable[[], B], close: Callable[[B], o
 def wants_memory(error: BaseException) -> bool:
     """Whether a load failed for want of memory. Of a worker, and of a runtime, only the text says so."""
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError):
-            return True
+    for _ in range(10):  # nothing forbids a circle
+        if seen is None:
+            break
         text = str(seen)
-        if "MemoryError" in text or "bad_alloc" in text or "Failed to allocate memory" in text:
+        if isinstance(seen, MemoryError) or any(said in text for said in _WANTS_MEMORY):
             return True
         seen = seen.__cause__
     return False

@@ -298,7 +298,11 @@ def _know(operation: Operation, entry: Entry[Served] | None) -> None:
 
 def _let_go_of_frames(error: BaseException) -> None:
     """An operation is kept for long; what a failed load had in hand is not."""
-    seen: BaseException | None = error
-    while seen is not None:
-        seen.__traceback__ = None
-        seen = seen.__cause__ or seen.__context__
+    there: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and one not in there:  # nothing forbids a circle
+            there.append(one)
+            one.__traceback__ = None
+            todo += [one.__cause__, one.__context__]

@@ -23,6 +23,7 @@ from headrace.model.model import Model
 from headrace.workers.compile import compile_model
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
@@ -143,7 +144,12 @@ class Sources:
         raise SourceNotFound(name, str(self.store) if self.store is not None else "no model store: there is none")
 
     def locate(self, wanted: Wanted) -> Located:
-        """SourceNotFound, InvalidModel, InvalidArchive; InvalidOption where it takes no `handler`."""
+        """SourceNotFound, InvalidModel, InvalidArchive; InvalidOption for a version that cannot be one, and where it takes
+        no `handler`."""
+        if wanted.version is not None and not VERSION.match(wanted.version):
+            raise InvalidOption(
+                f"{wanted.version!r:.80} cannot be a version: letters, digits, '_', '.', '+' and '-', and not `all`"
+            )
         found = self._locate(wanted)
         return found if wanted.version is None else replace(found, version=wanted.version)
 
