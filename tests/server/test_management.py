@@ -96,7 +96,9 @@ def managed(folder: Path, *arguments: str) -> Iterator[Manager]:
     environment = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     doors = ("--management-address=127.0.0.1:0", "--model-store=store", "--models=digits", "--manage-callables=yes")
     with run_server(*doors, *arguments, env=environment, cwd=folder) as server:
-        yield Manager(server, folder)
+        manager = Manager(server, folder)
+        with manager.client:
+            yield manager
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,8 @@ def test_a_handler_takes_the_place_of_the_archives(manager: Manager) -> None:
         ({"url": "net.onnx", "response_timeout": "0"}, 400, "BadRequestException", "response_timeout is at least 1"),
         ({"url": "net.onnx", "initial_workers": "-1"}, 400, "BadRequestException", "workers are counted from 0 up"),
         ({"url": "net.onnx", "initial_workers": "900"}, 400, "BadRequestException", "num_streams is 900"),
-        ({"url": "managed_good:f", "initial_workers": "900"}, 400, "BadRequestException", "from 1 to 256"),
+        ({"url": "managed_good:f", "initial_workers": "900"}, 400, "BadRequestException",
+         "workers is a whole number from 1 to 256"),
         ({"url": "corrupt.onnx", "initial_workers": "1"}, 500, "InternalServerException",
          "Failed to start workers for model corrupt version: 1"),
         ({"url": "managed_broken:f", "model_name": "broken", "initial_workers": "1"}, 500, "InternalServerException",
@@ -569,7 +572,7 @@ def test_the_v2_repository_lists_loads_and_unloads(manager: Manager) -> None:
         ("models/nobody/unload", {}, 404, "Model not found: nobody"),
         ("models/corrupt/load", {}, 500, "Failed to start workers for model corrupt version: 1"),
         ("models/net/load", {"parameters": {"config": "{}"}}, 400, "the parameter 'config' is not taken"),
-        ("models/net/load", [], 400, "the body is a JSON object, not list"),
+        ("models/net/load", [], 400, "the body is an object of parameters, not list"),
         ("index", {"ready": "yes"}, 400, "ready is true or false, not 'yes'"),
     ],
 )

@@ -121,10 +121,10 @@ class Lifecycle:
                     entry.about = replace(about, min_workers=have, max_workers=have)
             except BaseException as error:
                 self.failures.append(Failure(name, version, str(error)))
-                if at_startup:
-                    raise
-                self._forget(entry)
-                raise _told(entry, error)
+                if not at_startup:
+                    self._forget(entry)
+                    _tell(entry, error)
+                raise
             self._forget_failures(name, version)
         return entry
 
@@ -165,7 +165,8 @@ class Lifecycle:
                 try:
                     self._start(entry, count)
                 except BaseException as error:
-                    raise _told(entry, error)
+                    _tell(entry, error)
+                    raise
             else:
                 self._resize(entry, entry.served.model, count, timeout)
             entry.about = replace(entry.about, min_workers=low, max_workers=high)
@@ -378,14 +379,11 @@ def _close(built: Built) -> None:
     built.model.close()
 
 
-def _told(entry: Entry[Served], error: BaseException) -> BaseException:
-    """What a manager is told of a load that failed. What was asked for and cannot be had stays what it is."""
-    if not isinstance(error, Exception) or isinstance(error, InvalidOption | NotEnoughCores):
-        return error
-    reason = str(error) or type(error).__name__
-    told = CannotLoad(entry.name, entry.version, reason, out_of_memory=wants_memory(error))
-    told.__cause__ = error
-    return told
+def _tell(entry: Entry[Served], error: BaseException) -> None:
+    """Raise what a manager is told of a load that failed. What was asked for and cannot be had stays what it is."""
+    if isinstance(error, Exception) and not isinstance(error, InvalidOption | NotEnoughCores):
+        reason = str(error) or type(error).__name__
+        raise CannotLoad(entry.name, entry.version, reason, out_of_memory=wants_memory(error)) from error
 
 
 def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:

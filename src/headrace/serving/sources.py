@@ -146,8 +146,8 @@ class Sources:
         raise SourceNotFound(name, str(self.store) if self.store is not None else "no model store: there is none")
 
     def locate(self, wanted: Wanted) -> Located:
-        """SourceNotFound, InvalidModel, InvalidArchive; InvalidOption for a version that cannot be one, and where it takes
-        no `handler`."""
+        """SourceNotFound, InvalidModel, InvalidArchive; InvalidOption for a version that cannot be one, and where it
+        takes no `handler`."""
         if wanted.version is not None and not VERSION.match(wanted.version):
             raise InvalidOption(
                 f"{wanted.version!r:.80} cannot be a version: letters, digits, '_', '.', '+' and '-', and not `all`"
