@@ -86,6 +86,7 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
+    *("serving/describe", "server/compat", "server/managed", "server/parameters"),
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing"),
 ]
