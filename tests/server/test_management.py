@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -230,6 +231,8 @@ def test_what_cannot_be_registered_is_told_why_and_changes_nothing(
     answer = manager.ask("POST", "/models", params=parameters)
     assert (answer[0], answer[1]["type"]) == (code, kind), answer
     assert message(answer).startswith(says)
+    if parameters.get("model_name") == "slow":
+        assert "did not load its model within 1 s" in message(answer)  # so its process was ended, too
     assert manager.models() == ["digits"]
     assert httpx.get(f"{manager.server.url}/ping").status_code == 200
     assert sorted(path.name for path in manager.folder.rglob("*") if "__pycache__" not in path.parts) == before
@@ -631,8 +634,6 @@ def test_registering_can_be_switched_off_and_torchserves_switch_is_taken(folder:
 
 
 def test_both_apis_are_on_one_port_where_their_addresses_are_equal(folder: Path) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -671,6 +672,15 @@ def test_tokens_guard_both_apis_and_are_renewed_with_a_key_of_their_own(folder: 
             for _ in range(5):
                 assert client.post(url, content=picture, headers=good).status_code == 200
                 assert client.post(url, content=picture).json()["type"] == "InvalidKeyException"
+            with socket.create_connection(("127.0.0.1", manager.server.port)) as raw:
+                head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nContent-Length: {len(picture)}\r\n"
+                head += f"Authorization: {good['authorization']}\r\n\r\n"
+                for code in (200, 200, 200, 400):
+                    if code == 400:
+                        assert manager.ask("GET", "/token?type=inference", headers=bearer("API"))[0] == 200
+                    raw.sendall(head.encode() + picture)
+                    assert raw.recv(65536).startswith(b"HTTP/1.1 %d " % code)
+            good = bearer("inference")
             meta = f"{manager.server.url}/v2/models/digits"
             assert (client.get(meta).status_code, client.get(meta, headers=good).status_code) == (400, 200)
             assert manager.ask("GET", "/token?type=inference", headers=bearer("management"))[0] == 400

@@ -7,16 +7,10 @@ import threading
 import pytest
 
 from headrace.errors import InvalidModel
-from headrace.serving import loading
 from headrace.serving.loading import wants_memory, within
 from headrace.testing import Gate
 
 PATIENCE = 30
-
-
-@pytest.fixture(autouse=True)
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "GRACE", 0.0)
 
 
 def test_what_is_made_in_time_is_given() -> None:

@@ -24,7 +24,7 @@ from headrace.engine.scheduler import Scheduler
 from headrace.errors import CannotLoad, InvalidOption, NotEnoughCores, StillBusy
 from headrace.model.compile import check_batching
 from headrace.model.model import Model
-from headrace.serving.loading import wants_memory, within
+from headrace.serving.loading import GRACE, wants_memory, within
 from headrace.serving.measures import Measures
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
@@ -271,7 +271,9 @@ class Lifecycle:
         with self._turns.of(_LOADING):
             started = time.monotonic()
             try:
-                built = within(options.startup_timeout, partial(about.located.build, entry.name, options), _close)
+                located, limit = about.located, options.startup_timeout
+                grace = GRACE if located.is_code and options.isolation == "process" else 0.0
+                built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
                 model = built.model
                 try:
                     if model.crew is None and workers > 1 and not about.at_startup:

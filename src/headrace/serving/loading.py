@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from headrace.errors import InvalidModel
 
-GRACE = 1.0
+GRACE = 10.0
 """Seconds more than the limit: a worker process that is over it is ended by its own supervisor, which says where it
 hung."""
 _log = logging.getLogger("headrace.serving")
@@ -51,16 +51,16 @@ class _Load:
             return self._given_up
 
 
-def within(seconds: float | None, build: Callable[[], B], close: Callable[[B], object]) -> B:
-    """What `build` makes, or raises. InvalidModel if that takes longer than `seconds` and a little; `close` is given
-    what comes later. None: it takes what it takes, on this thread."""
+def within(seconds: float | None, build: Callable[[], B], close: Callable[[B], object], *, grace: float = 0.0) -> B:
+    """What `build` makes, or raises. InvalidModel if that takes longer than `seconds`, and `grace` more; `close` is
+    given what comes later. None: it takes what it takes, on this thread."""
     if seconds is None:
         return build()
     load = _Load(build, close)
     if seconds > 0:
         # A daemon: a load that never ends must not keep the server from ending.
         threading.Thread(target=load.run, name="headrace-load", daemon=True).start()
-        load.done.wait(seconds + GRACE)
+        load.done.wait(seconds + grace)
     if load.give_up():
         raise InvalidModel(f"it was not loaded within {seconds:g} s (startup_timeout)")
     load.done.wait()

@@ -96,6 +96,8 @@ class Located:
     """Have it run, under that name. More than once, if it goes in between."""
     close: Callable[[], object] = _nothing
     """It is not needed any more: what was made to look at it goes."""
+    is_code: bool = False
+    """It runs in worker processes, where those are wanted."""
 
 
 class Sources:
@@ -160,7 +162,7 @@ class Sources:
         if path is None:
             if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                return Located(name, "1", partial(_build_callable, wanted.source))
+                return Located(name, "1", partial(_build_callable, wanted.source), is_code=True)
             looked = f"{self.store} and {Path.cwd()}" if self.store else str(Path.cwd())
             raise SourceNotFound(wanted.source, looked)
         if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
