@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from headrace.errors import ModelNotFound as ModelNotFound
     from headrace.errors import ModelNotReady as ModelNotReady
     from headrace.errors import NotEnoughCores as NotEnoughCores
+    from headrace.errors import OutOfMemory as OutOfMemory
     from headrace.errors import Overloaded as Overloaded
     from headrace.errors import PoisonedVar as PoisonedVar
     from headrace.errors import RequestError as RequestError
@@ -86,6 +87,7 @@ _ERRORS = (
     "WorkerDied",
     "ResponseTimeout",
     "BackendError",
+    "OutOfMemory",
     "PoisonedVar",
     "WouldDeadlock",
     "Cancelled",
