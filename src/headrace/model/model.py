@@ -300,9 +300,9 @@ class Model(Owner):
 
     @property
     def workers(self) -> tuple[Any, ...]:
-        """Of each worker process: `index`, `state`, `pid`, `starts`, `reason` (why it failed last), `threads` and `cpus`
-        (its share of the cores), `memory_limit` and what it is `limited_by`, `rss` (resident bytes). () where the model
-        runs in this process."""
+        """Of each worker process: `index`, `state`, `pid`, `starts`, `reason` (why it failed last), `threads` and
+        `cpus` (its share of the cores), `memory_limit` and what it is `limited_by`, `rss` (resident bytes). () where
+        the model runs in this process."""
         return () if self.crew is None else tuple(self.crew.statuses())
 
     def scale(self, workers: int, *, timeout: float | None = None, replan: bool = True) -> None:

@@ -62,8 +62,10 @@ class CompileOptions:
     measured: bool = False
     """Whether times and sizes are counted: for metrics."""
     isolation: str = "thread"
-    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    """Where models run: "process" is worker processes, "thread" this one; "auto": callables in worker processes, what
+    is nobody's code in this one."""
     workers: int = 1
+    share_weights: bool = False
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
@@ -126,8 +128,8 @@ class Lifecycle:
         if path is None:
             if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                if self._options.isolation == "process":
-                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
+                if self._options.isolation != "thread":
+                    return name, "1", lambda name: (self._start_workers(wanted.source, name, "python"), None)
                 return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
@@ -150,18 +152,37 @@ class Lifecycle:
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
     def _compile(self, model: Any, name: str) -> Model:
+        if self._options.isolation == "process":
+            return self._start_workers(model, name, "onnxruntime")
+        if self._options.share_weights:
+            _log.warning(
+                "--share-weights says nothing of model %s, which runs in the server's own process; for worker processes: "
+                "--isolation process",
+                name,
+            )
         return self._compiled(model, name, scheduler=self._options.scheduler, num_streams=self._options.num_streams)
 
-    def _start_workers(self, source: str, name: str) -> Model:
+    def _start_workers(self, source: str, name: str, backend: str) -> Model:
         options = self._options
+        share = options.share_weights and backend == "onnxruntime"
+        for flag, says_nothing in (
+            ("--num-streams", options.num_streams is not None),
+            ("--scheduler", options.scheduler != "single_stream"),
+        ):
+            if says_nothing:
+                _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
+        if options.share_weights and not share:
+            _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
         return self._compiled(
             source,
             name,
             isolation="process",
+            backend=backend,
             workers=options.workers,
             response_timeout=options.response_timeout,
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
+            share_weights=share,
         )
 
     def _compiled(self, model: Any, name: str, **more: Any) -> Model:

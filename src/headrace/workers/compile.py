@@ -63,15 +63,15 @@ def compile_model(
     most, so that the first requests do not pay for it. Callables are not run.
 
     `isolation="process"`: the model runs in `workers` processes (1 by default), and cannot crash, stop or block this
-    one. They import a callable by name: it is a function at the top of a module, or "module:function". What it is given may be
-    anything that can be pickled, what it gives is data: numbers, text, bytes, lists, dicts, arrays. A run that takes
-    more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A cancelled run may
-    see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a process dies,
-    what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A process may have
-    `memory_limit` bytes: the kernel ends it beyond that, or, where no cgroup may be made, they are its address space,
-    and a run that wants more fails with OutOfMemory. `python`: the interpreter of another environment (3.8 or later,
-    with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace. `share_weights`: the workers of an
-    ONNX model use one copy of its weights. The log says what that costs.
+    one. A callable is imported there by name: it is a function at the top of a module, or "module:function". What it is
+    given may be anything that can be pickled, what it gives is data: numbers, text, bytes, lists, dicts, arrays. A run
+    that takes more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A
+    cancelled run may see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a
+    process dies, what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A
+    process may have `memory_limit` bytes: the kernel ends it beyond that, or, where no cgroup may be made, they are its
+    address space, and a run that wants more fails with OutOfMemory. `python`: the interpreter of another environment
+    (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace. `share_weights`: the
+    workers of an ONNX model use one copy of its weights; the log says what that costs.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -106,8 +106,8 @@ def compile_model(
         )
     if num_streams is not None or scheduler is not None:
         raise InvalidOption(
-            "num_streams and scheduler are of models that run in this process (isolation='thread'): in worker processes "
-            "as many requests run at once as there are workers=N"
+            "num_streams and scheduler are of models that run in this process (isolation='thread'); with "
+            "isolation='process' as many requests run at once as there are workers=N"
         )
     check_engine_and_name(engine, name)
     check_model_options(batch_size, precision, devices, engine)

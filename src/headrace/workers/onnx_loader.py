@@ -25,12 +25,16 @@ WARM_UP = 1.0
 LARGEST = 256 << 20
 """Bytes of made-up inputs: what takes more is not run unasked."""
 DTYPES = {
-    **{"tensor(bool)": "?", "tensor(float16)": "f2", "tensor(float)": "f4", "tensor(double)": "f8"},
+    "tensor(bool)": "?",
+    "tensor(float16)": "f2",
+    "tensor(float)": "f4",
+    "tensor(double)": "f8",
     **{f"tensor(int{8 * n})": f"i{n}" for n in (1, 2, 4, 8)},
     **{f"tensor(uint{8 * n})": f"u{n}" for n in (1, 2, 4, 8)},
     "tensor(string)": "O",
 }
-ELEMENTS = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
+ELEMENTS = dict(zip(range(1, 8), ("f4", "u1", "i1", "u2", "i2", "i4", "i8")))
+ELEMENTS.update({9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"})
 """ONNX's numbers of element types that NumPy has."""
 
 
@@ -180,12 +184,14 @@ def contents(fd: int) -> bytes:
 
 
 def _specs(tensors: Any) -> list[Any]:
-    return [[each.name, each.type, [n if isinstance(n, int) and n >= 0 else None for n in each.shape]] for each in tensors]
+    return [
+        [each.name, each.type, [n if isinstance(n, int) and n >= 0 else None for n in each.shape]] for each in tensors
+    ]
 
 
 def made_up(inputs: Any, rows: Any = None) -> Any:
     """Something of each input's kind and shape; None where that would be too much. `rows`: of a free dimension 0."""
-    values = []
+    values: list[Any] = []
     for _, kind, shape in inputs:
         if kind not in DTYPES:
             return None
@@ -193,7 +199,7 @@ def made_up(inputs: Any, rows: Any = None) -> Any:
         sizes = [(rows or 1 if i == 0 else 1) if n is None else n for i, n in enumerate(shape)]
         if sum(value.nbytes for value in values) + int(np.prod(sizes, dtype=float)) * dtype.itemsize > LARGEST:
             return None
-        values.append(np.full(sizes, "" if dtype == object else 0.5 if dtype.kind == "f" else 0, dtype))
+        values.append(np.full(sizes, "" if dtype.kind == "O" else 0.5 if dtype.kind == "f" else 0, dtype))
     return tuple(values)
 
 
@@ -207,7 +213,7 @@ def warm_up(model: Model, inputs: Any, rows: Any) -> None:
     timer.start()
     try:
         model.run(values)
-    except Exception:  # noqa: S110 - whatever it is, a request will be told
+    except Exception:
         pass
     finally:
         timer.cancel()

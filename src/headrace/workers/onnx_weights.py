@@ -56,7 +56,9 @@ def make(told: dict[str, Any]) -> dict[str, Any]:
         raise loader.NotLoaded(str(error)) from error
     strange = sorted({str(tensor.type) for tensor in tensors if tensor.type not in loader.ELEMENTS})
     if strange:
-        raise loader.NotShared(f"it has weights of element types that NumPy lacks (ONNX's numbers {', '.join(strange)})")
+        raise loader.NotShared(
+            f"it has weights of element types that NumPy lacks (ONNX's numbers {', '.join(strange)})"
+        )
     shared = write(told["memory"], graph, tensors, told["folder"])
     try:
         session, weights = loader.shared_session(onnxruntime, shared, threads)

@@ -21,9 +21,9 @@ from headrace.model.pending import Pending
 from headrace.model.run import Run
 from headrace.wording import count_of
 from headrace.workers.arena import SIZE, Arena
+from headrace.workers.loadable import Loadable
 from headrace.workers.process import resident_bytes
 from headrace.workers.requests import WorkerRequests
-from headrace.workers.loadable import Loadable
 from headrace.workers.sharing import Share, environment, plan
 from headrace.workers.supervision import State
 from headrace.workers.worker import Worker

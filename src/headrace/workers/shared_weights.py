@@ -82,7 +82,9 @@ def shared_weights(
                 errors="replace",
             )
         except subprocess.TimeoutExpired:
-            raise InvalidModel(f"{model} was not loaded within {timeout:g} s, so its weights cannot be shared") from None
+            raise InvalidModel(
+                f"{model} was not loaded within {timeout:g} s, so its weights cannot be shared"
+            ) from None
         except OSError as error:
             raise InvalidModel(f"{command[0]} cannot be started: {error.strerror}") from error
         try:
