@@ -183,7 +183,7 @@ class OutOfMemory(BackendError):
     """A run needed more memory than its worker may have. `limit`: its `memory_limit`, in bytes."""
 
     def __init__(self, what: str, limit: int) -> None:
-        super().__init__(f"the model ran out of memory: {what}; its worker may have {limit:,} bytes (memory_limit)")
+        super().__init__(f"the model raised {what}: its worker may have {limit:,} bytes (memory_limit)")
         self.limit = limit
 
 

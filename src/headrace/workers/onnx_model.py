@@ -85,9 +85,7 @@ class OnnxModel(Loadable):
                 self.outputs_given = len(specs[1])
                 self._specs = specs
             elif specs != self._specs:
-                raise InvalidModel(
-                    f"{self._source!s} has other inputs or outputs than when it was compiled: load it anew"
-                )
+                raise InvalidModel(f"the file of {self._name} has other inputs or outputs than it had: compile it anew")
 
     def refusal(self, about: dict[str, Any]) -> HeadraceError:
         kind, message = about["type"], about["message"]

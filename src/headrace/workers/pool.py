@@ -148,7 +148,7 @@ class Pool:
                 self.source.use(self.workers)
                 self._start(new)
                 with self._told:
-                    self._told.wait_for(lambda: self.ready == len(self.workers), timeout)
+                    self._told.wait_for(lambda: self.ready == len(self.workers) or not self.port.attached, timeout)
         if replan:
             self.replan(None if until is None else max(0.0, until - time.monotonic()))
 
