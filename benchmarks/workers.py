@@ -6,7 +6,8 @@
 `trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
 worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
 beside its p99 while that one is healthy and as busy. `weights`: what 4 workers of ResNet-18 have of its weights, each
-with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what is left of a thousand.
+with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what is left of a
+thousand.
 Writes benchmarks/results/workers.md.
 """
 
@@ -146,7 +147,7 @@ def restarts(count: int = 1000) -> str:
 
 
 def weights(folder: Path, rounds: int, workers: int = 4) -> str:
-    """Memory: the sum over the workers of what is proportionally theirs (PSS), less the same with a model of no weights.
+    """Memory: what is proportionally theirs (PSS) of all workers, beside the same with a model of no weights.
     Speed: one request at a time, models taking turns, the median of the rounds' medians."""
     import onnx
     from make_resnet18 import resnet18

@@ -310,7 +310,8 @@ class Model(Owner):
 
         Those that go finish what they have; new ones are waited for. Those that stay have another share of the cores
         then: they are replaced one after the other, each once it has finished what it has; with `replan=False` they go
-        on as they are. All of it takes `timeout` seconds at most; who has not been replaced by then keeps his share.
+        on as they are. Waiting for new ones and replacing takes `timeout` seconds at most; who has not been replaced by
+        then keeps its share.
         InvalidOption where the model runs in this process.
         """
         self._workers().scale(workers, timeout, replan=replan)

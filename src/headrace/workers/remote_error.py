@@ -36,9 +36,8 @@ def made(raised: Raised, memory_limit: int | None = None) -> HeadraceError:
     if raised.trace:
         cause.add_note(f"in the worker:\n{raised.trace.rstrip()}")
     if memory_limit is not None and (raised.kind == "MemoryError" or any(word in raised.text for word in _NO_MEMORY)):
-        failure: HeadraceError = OutOfMemory(
-            f"{raised.kind}: {raised.text}" if raised.text else raised.kind, memory_limit
-        )
+        what = f"{raised.kind}: {raised.text}" if raised.text else raised.kind
+        failure = OutOfMemory(what, memory_limit)
         failure.__cause__ = cause
         return failure
     return failure_of("raised", cause)
