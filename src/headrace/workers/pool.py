@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakSet
 
 from headrace.engine.engine import Engine
@@ -177,6 +177,12 @@ class Pool:
                     if not self._told.wait_for(is_back, left):
                         return False
         return True
+
+    def set_response_timeout(self, seconds: float) -> None:
+        """For what runs now, too."""
+        self.options = replace(self.options, response_timeout=seconds)
+        for worker in self.workers:
+            worker.wake()
 
     def restart(self) -> None:
         """Replace every process by a new one, each once it has finished what it has."""
