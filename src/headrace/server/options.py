@@ -45,6 +45,9 @@ class ServeOptions(Checked):
     memory_limit: int | None = option(
         None, "bytes of address space each worker may have; beyond that its callable gets MemoryError", low=1 << 20
     )
+    concurrency: int = option(
+        32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
+    )
     scheduler: str = option(
         "single_stream",
         "how requests share a model's cores",

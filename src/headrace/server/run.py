@@ -240,6 +240,7 @@ def load(service: Service, options: ServeOptions) -> None:
         response_timeout=options.response_timeout,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
+        concurrency=options.concurrency,
     )
     lifecycle = Lifecycle(service.registry, compile_options, store)
     asked = options.models

@@ -67,6 +67,7 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    concurrency: int = 32
 
 
 class Lifecycle:
@@ -162,6 +163,7 @@ class Lifecycle:
             response_timeout=options.response_timeout,
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
+            concurrency=options.concurrency,
         )
 
     def _compiled(self, model: Any, name: str, **more: Any) -> Model:

@@ -39,6 +39,7 @@ def compile_model(
     cancel_grace: float = 5.0,
     idempotent: bool = True,
     memory_limit: int | None = None,
+    concurrency: int | None = None,
     python: str | None = None,
 ) -> Model:
     """Load a model, and start its streams; or, with `isolation="process"`, its workers.
@@ -63,8 +64,9 @@ def compile_model(
     more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A cancelled run may
     see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a process dies,
     what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A process may have
-    `memory_limit` bytes of address space; beyond that its callable gets MemoryError. `python`: the interpreter of
-    another environment (3.8 or later, with NumPy), which need not have Headrace.
+    `memory_limit` bytes of address space; beyond that its callable gets MemoryError. Where the callable is a coroutine
+    function, `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: the
+    interpreter of another environment (3.8 or later, with NumPy), which need not have Headrace.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -75,6 +77,7 @@ def compile_model(
         strange = {
             "workers": workers is not None,
             "memory_limit": memory_limit is not None,
+            "concurrency": concurrency is not None,
             "python": python is not None,
         }
         if any(strange.values()):
@@ -111,6 +114,7 @@ def compile_model(
             cancel_grace=cancel_grace,
             idempotent=idempotent,
             memory_limit=memory_limit,
+            concurrency=32 if concurrency is None else concurrency,
         ),
         1 if workers is None else workers,
         num_cores=num_cores,

@@ -43,6 +43,8 @@ class WorkerOptions:
     idempotent: bool = True
     """Whether a run that was begun may be begun once more, where its worker died."""
     memory_limit: int | None = None
+    concurrency: int = 32
+    """Runs of a coroutine function that go on at once in one worker."""
     arena: int = SIZE
 
 
@@ -90,6 +92,8 @@ class Pool:
         """Requests whose worker died once; what became of them is not known yet."""
         self.parameters: tuple[str, ...] | None = None
         self.required: tuple[str, ...] = ()
+        self.at_once = 0
+        """Runs that go on at once in one worker, where its callable is a coroutine function; 0: one after the other."""
         self.on_change: Callable[[], object] = lambda: None
         """Called when a worker has another state, on its thread."""
         self._num_cores = num_cores
@@ -199,6 +203,7 @@ class Pool:
         named = about["parameters"]
         self.parameters = None if named is None else tuple(map(str, named))
         self.required = tuple(map(str, about["required"]))
+        self.at_once = self.options.concurrency if about.get("awaits") else 0
 
     def cannot_load(self, payload: bytes) -> str:
         """Why it could not. The traceback is for the operator."""

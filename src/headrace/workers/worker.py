@@ -135,7 +135,7 @@ class Worker:
                 assert arena is not None
                 supervision.ready(time.monotonic())
                 pool.is_ready(self, time.monotonic() - began)
-                hand = InHand(arena, process.generation, pool.in_lists)
+                hand = InHand(arena, process.generation, pool.in_lists, reserves=not pool.at_once)
                 self._serving = Serving(self, process, connection, hand)
                 died = self._serving.serve()
                 why = None if died is None else died.how if isinstance(died, WorkerDied) else str(died)
