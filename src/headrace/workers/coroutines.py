@@ -60,7 +60,7 @@ class _Serving:
     def _hear(self) -> None:
         try:
             if not self._child.receive():
-                raise EOFError("the owner has gone")  # noqa: TRY301
+                raise EOFError("the owner has gone")
         except Exception as error:
             self._end(error)
             return
@@ -119,7 +119,7 @@ class _Serving:
     def _begin(self, id: int, frame: Any, values: list[Any], owner: Any) -> None:
         """In place of the plain way: the last of `values` is the run's alone from then on."""
         WORD.pack_into(self._child.page, 0, id)
-        self._loop.create_task(self._run_one(id, frame, [values.pop()], owner))  # noqa: RUF006 - `_tasks` has it then
+        self._loop.create_task(self._run_one(id, frame, [values.pop()], owner))
 
     async def _run_one(self, id: int, frame: Any, value: list[Any], owner: Any) -> None:
         child, clock = self._child, time.perf_counter
