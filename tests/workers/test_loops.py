@@ -220,7 +220,7 @@ def test_what_lies_behind_a_long_run_that_a_loop_sent_is_looked_at_soon(
                 await model.asubmit(i)  # one by one: a loop sends and hears
         long = asyncio.ensure_future(model.asubmit(str(tmp_path)))
         others = [asyncio.ensure_future(model.asubmit(i)) for i in range(300)]
-        done, waiting = await asyncio.wait(others, timeout=10)
+        _, waiting = await asyncio.wait(others, timeout=10)
         assert not waiting, f"{len(waiting)} wait behind the long one"
         assert [other.result() for other in others] == list(range(300))
         reached(tmp_path)
