@@ -11,6 +11,7 @@ import pytest
 from worker_watching import descriptors, is_alive, reached, wait_for
 
 import headrace as hr
+from headrace.workers.serving import Serving
 
 Compile = Callable[..., hr.Model]
 
@@ -113,7 +114,7 @@ def test_an_object_may_be_called_by_a_coroutine_method(loops: Compile) -> None:
 
 
 def test_cancelling_reaches_the_coroutine_at_once_and_nobody_else(loops: Compile, tmp_path: Path) -> None:
-    model = loops("heeds", cancel_grace=1000.0)
+    model = loops("heeds", cancel_grace=30.0)
     (tmp_path / "other").mkdir()
     other = model.submit(str(tmp_path / "other"))
     future = model.submit(str(tmp_path))
@@ -144,7 +145,7 @@ def test_one_that_takes_too_long_is_cancelled_alone_and_says_where_it_was(
     loops: Compile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="headrace.workers")
-    model = loops("hangs", response_timeout=0.3, cancel_grace=1000.0)
+    model = loops("hangs", response_timeout=0.3, cancel_grace=30.0)
     future = model.submit(f"waits {tmp_path}")
     (pid,) = reached(tmp_path)
     while not future.can_read():
@@ -154,6 +155,18 @@ def test_one_that_takes_too_long_is_cancelled_alone_and_says_where_it_was(
     stack = caught.value.stack
     assert stack.index("in _until") < stack.index("in inner_wait") < stack.index("in hangs")
     wait_for(lambda: any("in inner_wait" in record.getMessage() for record in caplog.records))
+    assert starts(model) == [1]
+
+
+def test_its_time_is_looked_at_though_others_answer_all_the_while(
+    loops: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = Serving._hear
+    monkeypatch.setattr(Serving, "_hear", lambda self: (True, hear(self)[1]))
+    model = loops("hangs", response_timeout=0.1)
+    future = model.submit(f"waits {tmp_path}")
+    with pytest.raises(hr.ResponseTimeout):
+        future.result(10)
     assert starts(model) == [1]
 
 

@@ -15,6 +15,7 @@ from worker_watching import descriptors, reached
 import headrace as hr
 from headrace.workers.answers import Answers
 from headrace.workers.connection import Connection
+from headrace.workers.watch import Watch
 
 Compile = Callable[..., hr.Model]
 
@@ -211,6 +212,14 @@ def test_what_lies_behind_a_long_run_that_a_loop_sent_is_looked_at_soon(
 ) -> None:
     """The worker's thread sleeps, with nothing in hand, when a loop sends something: it has to be woken."""
     monkeypatch.setattr("headrace.workers.watch.IDLE", 1000.0)
+    asleep: dict[int, float] = {}
+    patience = Watch.patience
+
+    def watched(self: Watch) -> float:
+        asleep[threading.get_ident()] = seconds = patience(self)
+        return seconds
+
+    monkeypatch.setattr(Watch, "patience", watched)
     model = compiled("gate_if", workers=2)
 
     async def main() -> None:
@@ -218,6 +227,8 @@ def test_what_lies_behind_a_long_run_that_a_loop_sent_is_looked_at_soon(
             await asyncio.gather(*map(model.asubmit, range(2000)))  # runs are short, and many are sent ahead
             for i in range(100):
                 await model.asubmit(i)  # one by one: a loop sends and hears
+            while list(asleep.values()) != [1000.0] * 2:
+                await asyncio.sleep(0.001)
         long = asyncio.ensure_future(model.asubmit(str(tmp_path)))
         others = [asyncio.ensure_future(model.asubmit(i)) for i in range(300)]
         _, waiting = await asyncio.wait(others, timeout=10)
