@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 
+import numpy as np
+
 INSIDE = []
 MOST = [0]
 VALUE = contextvars.ContextVar("value", default="none")
@@ -51,6 +53,8 @@ async def gate(folder):
 async def heeds(folder):
     import headrace_worker
 
+    if headrace_worker.cancelled():
+        return "cancelled before it began"
     _say(folder, "reached")
     try:
         await _until(folder, "open")
@@ -61,7 +65,14 @@ async def heeds(folder):
 
 
 async def ignores(folder):
+    """But for numbers: those wait for the gate, and for so many of them inside."""
     if not isinstance(folder, str):
+        folder, count = folder
+        INSIDE.append(1)
+        _say(folder, f"reached-{os.getpid()}-{len(INSIDE)}")
+        await _until(folder, "open")
+        while len(INSIDE) < count:
+            await asyncio.sleep(0.005)
         return os.getpid()
     _say(folder, f"reached-{os.getpid()}")
     while not os.path.exists(os.path.join(folder, "open")):
@@ -126,6 +137,15 @@ async def batch(xs):
 async def double(x):
     await asyncio.sleep(0)
     return x * 2
+
+
+async def room(folder, x):
+    """An array of `x` bytes; or, where it is an array, nothing, once the gate is open."""
+    if isinstance(x, int):
+        return np.ones(x, np.uint8)
+    _say(folder, f"reached-{os.getpid()}")
+    await _until(folder, "open")
+    return None
 
 
 KEPT = []

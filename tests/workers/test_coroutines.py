@@ -11,6 +11,7 @@ import pytest
 from worker_watching import descriptors, is_alive, reached, wait_for
 
 import headrace as hr
+from headrace.workers.answers import Answers
 from headrace.workers.serving import Serving
 
 Compile = Callable[..., hr.Model]
@@ -65,6 +66,23 @@ def test_answers_that_do_not_fit_side_by_side_wait_for_each_other(loops: Compile
         model(np.zeros(129 << 20, np.uint8))
     assert model(1) == 2
     assert starts(model) == [1]
+
+
+def test_an_answer_waits_for_room_that_others_have(
+    loops: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    grant = Answers._grant
+    monkeypatch.setattr(Answers, "_grant", lambda self, frame: (asked.append(frame), grant(self, frame))[1])
+    model = loops("room")
+    first = model.submit([str(tmp_path), np.zeros(100 << 20, np.uint8)])
+    reached(tmp_path)
+    second = model.submit([str(tmp_path), 180 << 20])
+    wait_for(lambda: asked)
+    (tmp_path / "open").touch()
+    assert first.result(20) is None
+    assert second.result(20).nbytes == 180 << 20
+    assert len(asked) == 2
 
 
 def test_what_one_keeps_of_its_input_stays_what_it_was_and_the_rest_is_used_again(loops: Compile) -> None:
@@ -130,15 +148,16 @@ def test_cancelling_reaches_the_coroutine_at_once_and_nobody_else(loops: Compile
 def test_one_that_does_not_leave_is_ended_and_its_neighbours_begin_once_more(loops: Compile, tmp_path: Path) -> None:
     model = loops("ignores", cancel_grace=0.1)
     (tmp_path / "other").mkdir()
-    other = model.submit(str(tmp_path / "other"))
+    others = [model.submit([(str(tmp_path / "other"), 2)]) for _ in range(2)]
     future = model.submit(str(tmp_path))
     (pid,) = reached(tmp_path)
-    reached(tmp_path / "other")
+    wait_for(lambda: len(list((tmp_path / "other").glob("reached-*"))) == 2)
     assert future.cancel()
     wait_for(lambda: not is_alive(pid))
     assert (tmp_path / "ignored").exists()
     (tmp_path / "other" / "open").touch()
-    assert other.result(20) != pid
+    (other,) = {each.result(20) for each in others}  # together: nobody suspects them
+    assert other != pid
 
 
 def test_one_that_takes_too_long_is_cancelled_alone_and_says_where_it_was(

@@ -227,7 +227,7 @@ def test_what_lies_behind_a_long_run_that_a_loop_sent_is_looked_at_soon(
             await asyncio.gather(*map(model.asubmit, range(2000)))  # runs are short, and many are sent ahead
             for i in range(100):
                 await model.asubmit(i)  # one by one: a loop sends and hears
-            while list(asleep.values()) != [1000.0] * 2:
+            while list(asleep.values()) != [1000.0] * 2:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.001)
         long = asyncio.ensure_future(model.asubmit(str(tmp_path)))
         others = [asyncio.ensure_future(model.asubmit(i)) for i in range(300)]

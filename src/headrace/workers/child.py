@@ -222,7 +222,7 @@ class Child:
 
     def cancelled(self) -> bool:
         """Whether that is so of the run that asks."""
-        return self.is_unwanted(self.current)
+        return bool(self.current) and self.is_unwanted(self.current)
 
     def run(self, frame: Any) -> None:
         """All the runs of a frame, one after the other."""

@@ -191,7 +191,8 @@ class _Serving:
 
     def _cancelled(self) -> bool:
         """`headrace_worker.cancelled()`, of the run that asks: also from threads that have its context."""
-        return bool(self._child.is_unwanted(_run.get()))
+        id = _run.get()
+        return bool(id and self._child.is_unwanted(id))
 
     def _show_stacks(self) -> None:
         with contextlib.suppress(OSError, ValueError):
