@@ -73,6 +73,7 @@ SAYS = {
     "large": "does not fit",
 }
 """What the log has to say of each fault."""
+OPTIONS = {"hogs": ("--memory-limit", str(1 << 30)), "short": ("--max-batch-size", "4")}
 PACE = 400.0
 """Requests a second, at most, of the model beside the steady one: about what the healthy one does."""
 
@@ -233,13 +234,7 @@ def faults(folder: str, secs: int, chosen: Sequence[str]) -> str:
     for name in chosen:
         lists = "lists_" if name == "short" else ""
         models = [f"steady=bench_handlers:{lists}steady", f"healthy=bench_handlers:{lists}healthy"]
-        options = (
-            "--response-timeout",
-            "1",
-            "--memory-limit",
-            str(1 << 30),
-            *(("--max-batch-size", "4") * bool(lists)),
-        )
+        options = [*OPTIONS.get(name, ()), "--response-timeout", "1"]
         with run_server(*models, f"bench_handlers:{name}", *options, cwd=folder) as server:
             client = Client(server)
             began, count = time.perf_counter(), 2000

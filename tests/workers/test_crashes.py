@@ -92,6 +92,18 @@ def test_a_stopped_worker_is_found_and_replaced(compiled: Compile, tmp_path: Pat
     assert not is_alive(pid)
 
 
+def test_a_stopped_worker_does_not_hang_it_was_stopped(
+    compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.workers.watch.STOPPED", 1000.0)  # it is overdue before that
+    model = compiled("gate", idempotent=False, response_timeout=0.1)
+    future = model.submit(str(tmp_path))
+    (pid,) = reached(tmp_path)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(hr.WorkerDied, match="SIGSTOP"):
+        future.result(20)
+
+
 def test_one_that_is_stopped_with_nothing_to_do_is_found_too(
     compiled: Compile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

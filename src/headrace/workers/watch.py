@@ -84,6 +84,9 @@ class Watch:
         return WorkerDied(self._pool.name, "ran what was cancelled, did not leave it in time, and was ended")
 
     def _hangs(self, error: ResponseTimeout) -> HeadraceError:
+        stopped = self._was_stopped(STOPPED)  # then it is no fault of the callable's, and there is nobody to ask
+        if stopped is not None:
+            return stopped
         self._process.show_stack()
         time.sleep(STACK)
         return error
