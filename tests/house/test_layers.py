@@ -55,6 +55,7 @@ ONLY_FOR_TYPES = {
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
     ("workers/at_once", "headrace.workers.pool"),
+    ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),
