@@ -234,7 +234,7 @@ def faults(folder: str, secs: int, chosen: Sequence[str]) -> str:
     for name in chosen:
         lists = "lists_" if name == "short" else ""
         models = [f"steady=bench_handlers:{lists}steady", f"healthy=bench_handlers:{lists}healthy"]
-        options = [*OPTIONS.get(name, ()), "--response-timeout", "1"]
+        options = ["--response-timeout", "1" if name in ("stopped", "loops") else "20", *OPTIONS.get(name, ())]
         with run_server(*models, f"bench_handlers:{name}", *options, cwd=folder) as server:
             client = Client(server)
             began, count = time.perf_counter(), 2000
