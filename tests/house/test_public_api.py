@@ -33,6 +33,7 @@ NAMES = [
     "ModelNotReady",
     "NaiveEngine",
     "NotEnoughCores",
+    "OutOfMemory",
     "Overloaded",
     "PoisonedVar",
     "RequestError",

@@ -272,7 +272,8 @@ class Lifecycle:
             started = time.monotonic()
             try:
                 located, limit = about.located, options.startup_timeout
-                grace = GRACE if located.is_code and options.isolation == "process" else 0.0
+                isolation = options.isolation
+                grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
                 built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
                 model = built.model
                 try:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from headrace.errors import InvalidModel
+from headrace.errors import InvalidModel, OutOfMemory
 
 GRACE = 10.0
 """Seconds more than the limit: a worker process that is over it is ended by its own supervisor, which says where it
@@ -77,7 +77,7 @@ def wants_memory(error: BaseException) -> bool:
         if seen is None:
             break
         text = str(seen)
-        if isinstance(seen, MemoryError) or any(said in text for said in _WANTS_MEMORY):
+        if isinstance(seen, MemoryError | OutOfMemory) or any(said in text for said in _WANTS_MEMORY):
             return True
         seen = seen.__cause__
     return False
