@@ -11,7 +11,6 @@ import typer
 from headrace.config import Declared, declared
 
 _TYPES: dict[str, Any] = {
-    "bool": bool,
     "str": str,
     "int": int,
     "float": float,
