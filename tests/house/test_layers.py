@@ -56,6 +56,7 @@ ONLY_FOR_TYPES = {
     ("model/model", "headrace.model.rescheduling"),
     ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
+    ("workers/caller", "headrace.workers.serving"),
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),
     ("workers/worker", "headrace.workers.pool"),

@@ -6,8 +6,16 @@ import contextlib
 import os
 import select
 import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
 
 from headrace.engine.future import Waiter
+from headrace.engine.uninterrupted import uninterrupted
+from headrace.model.pending import Pending
+
+if TYPE_CHECKING:
+    from headrace.workers.serving import Serving
 
 
 class Caller(Waiter):
@@ -23,11 +31,12 @@ class Caller(Waiter):
         self._poll.register(self._fd, select.POLLIN)
 
     @classmethod
-    def here(cls) -> Caller:
-        """This thread's. OSError where there are no descriptors left."""
+    def here(cls) -> Caller | None:
+        """This thread's. None where there are no descriptors left."""
         found = _local.caller
         if found is None:
-            found = _local.caller = cls()
+            with contextlib.suppress(OSError):
+                found = _local.caller = cls()
         return found
 
     def __call__(self, _: object) -> None:
@@ -47,7 +56,35 @@ class Caller(Waiter):
                 os.eventfd_read(self._fd)
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        with contextlib.suppress(AttributeError):  # it could not be made
+            os.close(self._fd)
+
+
+def hear(serving: Serving, request: Pending, until: float | None) -> None:
+    """The thread waits for `request`, at most until then. Where nothing else is with the process, it hears the answer
+    itself. It may return before that has come, and is to wait as usual then."""
+    caller = Caller.here()
+    if caller is None:
+        return
+    try:
+        hears = serving.is_lent_to(caller)
+        if not hears:
+            hears = uninterrupted(partial(serving.lend_to, caller, request))
+        if not hears:
+            return
+        request.add_done_callback(caller)
+        while not request._done:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            caller.listen(serving.fd, left)
+            if not (request._done or uninterrupted(partial(serving.hear_for, caller, request))):
+                break
+    finally:
+        if serving.is_lent_to(caller):
+            uninterrupted(serving.caller_has_left)
+        if not request._done:
+            request.remove_done_callback(caller)
 
 
 class _Local(threading.local):

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import as_a_stream
 from headrace.engine.remote import exchange
-from headrace.engine.uninterrupted import uninterrupted
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending
 from headrace.model.run import Run
@@ -61,7 +60,7 @@ class Serving:
         self._worker, self._process, self._connection, self._hand = worker, process, connection, hand
         self._answers = Answers(hand, worker.pool.name, worker.pool.options.memory_limit)
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
-        self._bell = connection.bell
+        self._bell, self.fd = connection.bell, connection.fd
         self._window = Window()
         self._turn = threading.Lock()
         self._serves = False
@@ -90,7 +89,7 @@ class Serving:
                 return False
             self._exchange([])
             if len(hand.sent) == 1 and self._ear is None and self._is_awaited_here():
-                self._caller = self._caller_here()
+                self._caller = Caller.here()
             elif hand.sent:
                 self._listen_here()
             self._connection.leave(self._by_loop or self._caller is not None)
@@ -104,32 +103,11 @@ class Serving:
         work = next(iter(self._hand.sent.values())).work
         return not isinstance(work, Run) and work.heard_by == threading.get_ident()
 
-    def hear(self, request: Pending, until: float | None) -> None:
-        """The caller waits for `request`, at most until then. Where nothing else is with the process, it hears the
-        answer itself. It may return before that has come, and is to wait as usual then."""
-        caller = self._caller_here()
-        if caller is None:
-            return
-        try:
-            lent: bool = self._caller is caller or uninterrupted(lambda: self._lend_to(caller, request))
-            if not lent:
-                return
-            request.add_done_callback(caller)
-            while not request._done:
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                caller.listen(self._connection.fd, left)
-                if not (request._done or uninterrupted(lambda: self._hear_for(caller, request))):
-                    break
-        finally:
-            if self._caller is caller:
-                uninterrupted(self._caller_has_left)
-            if not request._done:
-                request.remove_done_callback(caller)
+    def is_lent_to(self, caller: Caller) -> bool:
+        return self._caller is caller
 
-    def _lend_to(self, caller: Caller, request: Pending) -> bool:
-        """Whether it hears from now on."""
+    def lend_to(self, caller: Caller, request: Pending) -> bool:
+        """The caller waits for `request`. Whether it hears what comes from now on: nothing else is with the process."""
         if not self._turn.acquire(False):
             return False
         try:
@@ -144,7 +122,7 @@ class Serving:
         finally:
             self._turn.release()
 
-    def _hear_for(self, caller: Caller, request: Pending) -> bool:
+    def hear_for(self, caller: Caller, request: Pending) -> bool:
         """There may be something to hear. Whether it goes on to hear."""
         if not self._turn.acquire(False):  # the worker's thread is at something, and will find that it is left alone
             return False
@@ -161,16 +139,10 @@ class Serving:
         finally:
             self._turn.release()
 
-    def _caller_has_left(self) -> None:
+    def caller_has_left(self) -> None:
+        """It hears no more, whatever comes."""
         self._caller = None
         self._bell.ring()
-
-    @staticmethod
-    def _caller_here() -> Caller | None:
-        try:
-            return Caller.here()
-        except OSError:
-            return None
 
     @property
     def _is_free(self) -> bool:

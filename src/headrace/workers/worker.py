@@ -21,6 +21,7 @@ from headrace.errors import HeadraceError, ModelNotReady, ResponseTimeout, Worke
 from headrace.model.pending import Pending
 from headrace.workers import burial, frames
 from headrace.workers.arena import Arena
+from headrace.workers.caller import hear
 from headrace.workers.connection import Bell, Connection
 from headrace.workers.in_hand import InHand
 from headrace.workers.output import Output
@@ -82,7 +83,7 @@ class Worker:
         if serving is None or loop_runs_here():
             return seconds
         until = None if seconds is None else time.monotonic() + seconds
-        serving.hear(request, until)
+        hear(serving, request, until)
         return None if until is None else max(0.0, until - time.monotonic())
 
     def _kill(self, id: Any) -> None:
