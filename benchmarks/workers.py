@@ -6,7 +6,7 @@
 `trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
 worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
 beside its p99 while that one is healthy and as busy. `restarts`, only when asked for: what is left of a thousand.
-Writes benchmarks/results/workers.md.
+Writes benchmarks/results/workers.md, where what was not run stays.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def prints(x):
 def short(xs): return xs[1:]
 def large(x): return bytes(1_000_000_000)
 """
+ORDER = ("trips", "start", "kills", "faults", "weights", "restarts", "http")
 FAULTS = ("stopped", "loops", "hogs", "exits", "prints", "large")
 
 
@@ -88,14 +90,22 @@ def main() -> int:
         plan = Plan(levels=[1, 100, 200], secs=options.secs, warm_secs=2, tries=1)
         rows, _ = measure(NAMES, plan, rounds=options.rounds, out=None)
         parts.append(f"{markdown(rows)}\n\n{measured_on(rows)}")
-    text = "\n\n".join(parts)
-    print(text)
-    where = surroundings()
-    (HERE / "results" / "workers.md").write_text(
-        f"# Worker processes\n\n`python benchmarks/workers.py {' '.join(sys.argv[1:])}`\n\n{text}\n\n"
-        f"{', '.join(f'{key} {value}' for key, value in where.items())}\n"
-    )
+    print("\n\n".join(parts))
+    keep(dict(zip([name for name in ORDER if name in chosen], parts)))
     return 0
+
+
+def keep(ran: dict[str, str]) -> None:
+    """Into the file of results. A section that was not run stays as it is, with what it was measured at."""
+    path = HERE / "results" / "workers.md"
+    kept = dict(re.findall(r"^## (\w+)\n\n(.*?)\s*(?=^## |\Z)", path.read_text() if path.exists() else "", re.M | re.S))
+    where = ", ".join(f"{key} {value}" for key, value in surroundings().items())
+    kept |= {
+        name: f"{text}\n\n`python benchmarks/workers.py {' '.join(sys.argv[1:])}`; {where}"
+        for name, text in ran.items()
+    }
+    sections = [f"## {name}\n\n{kept[name]}\n" for name in ORDER if name in kept]
+    path.write_text("\n".join(["# Worker processes\n", *sections]))
 
 
 def trips() -> str:

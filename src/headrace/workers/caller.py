@@ -67,19 +67,18 @@ def hear(serving: Serving, request: Pending, until: float | None) -> None:
     if caller is None:
         return
     try:
-        hears = serving.is_lent_to(caller)
-        if not hears:
-            hears = uninterrupted(partial(serving.lend_to, caller, request))
-        if not hears:
+        if not serving.is_lent_to(caller):
+            uninterrupted(partial(serving.lend_to, caller, request))
+        if not serving.is_lent_to(caller):
             return
         request.add_done_callback(caller)
-        while not request._done:
+        hears = True
+        while hears and not request._done:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 break
             caller.listen(serving.fd, left)
-            if not (request._done or uninterrupted(partial(serving.hear_for, caller, request))):
-                break
+            hears = uninterrupted(partial(serving.hear_for, caller, request))
     finally:
         if serving.is_lent_to(caller):
             uninterrupted(serving.caller_has_left)

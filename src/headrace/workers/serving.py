@@ -4,7 +4,8 @@ Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, a
         something for it: an event loop's, which then hears the answers too (`ear`), or a caller's. Nobody but the
         worker's thread ever waits for a turn.
 Rule 2: a turn is one step of the engine (`engine.remote.exchange`) and one system call for what it sends.
-Rule 3: no loop has to hear: what one leaves for GRACE seconds the worker's thread takes in. What ends the process, and
+Rule 3: nobody else has to hear: what a loop leaves for GRACE seconds, and what comes when its caller has left, the
+        worker's thread takes in; at the latest when it looks whether the process hangs. What ends the process, and
         whatever is to be looked at again, is the thread's alone.
 Rule 4: whatever the process says is checked against what it was sent: what is no answer is its end.
 """
@@ -88,6 +89,7 @@ class Serving:
             if not self._is_free or (hand.sent and self._ear is None):
                 return False
             self._exchange([])
+            self._caller = None
             if len(hand.sent) == 1 and self._ear is None and self._is_awaited_here():
                 self._caller = Caller.here()
             elif hand.sent:
@@ -106,19 +108,17 @@ class Serving:
     def is_lent_to(self, caller: Caller) -> bool:
         return self._caller is caller
 
-    def lend_to(self, caller: Caller, request: Pending) -> bool:
-        """The caller waits for `request`. Whether it hears what comes from now on: nothing else is with the process."""
+    def lend_to(self, caller: Caller, request: Pending) -> None:
+        """The caller waits for `request`: where nothing else is with the process, it hears what comes from now on."""
         if not self._turn.acquire(False):
-            return False
+            return
         try:
             sent = self._hand.sent
             if self._caller is not None or self._ear is not None or len(sent) != 1 or not self._is_free:
-                return False
-            if next(iter(sent.values())).work is not request:
-                return False
-            self._caller = caller
-            self._connection.leave(True)
-            return True
+                return
+            if next(iter(sent.values())).work is request:
+                self._caller = caller
+                self._connection.leave(True)
         finally:
             self._turn.release()
 

@@ -80,7 +80,7 @@ class Worker:
         """The caller waits for `request`, at most so many seconds: it may hear the answer itself. What is left of them;
         the caller is to wait for the rest of it in the usual way."""
         serving = self._serving
-        if serving is None or loop_runs_here():
+        if serving is None:
             return seconds
         until = None if seconds is None else time.monotonic() + seconds
         hear(serving, request, until)
