@@ -1,4 +1,4 @@
-"""What a handler is told beside its data: the `context` of Multi Model Server and of TorchServe. Loaded by its path in workers.
+"""What a handler is told beside its data: the `context` of both old servers. Loaded by its path in workers.
 
 Rule 1: every name handlers of either server use is here, with the meaning it had there.
 Rule 2: what a handler sets holds for the batch that runs, and for no other.

@@ -1,10 +1,9 @@
-"""Loads the handler of an archive, in a worker, and calls it as Multi Model Server and TorchServe did. Loaded by its path.
+"""Finds and loads the handler of an archive, in a worker, as Multi Model Server and TorchServe did. Loaded by its path.
 
 Rule 1: the archive's folder is first on `sys.path`, then `compat`, where the names are that handlers import of their
         servers (`mms`, `ts`): ours, and of a server that is really installed what we do not have.
 Rule 2: a handler that cannot be loaded is a worker that cannot be: what it raised is said, and its traceback logged.
-Rule 3: a batch that fails is raised, and so is divided by whoever sent it: one bad request fails alone. A request that
-        fails alone is answered, where the contract has an answer for it.
+Rule 3: it is initialised once, before its worker is ready. How it is called is in `calling`.
 """
 
 from __future__ import annotations
@@ -44,10 +43,6 @@ class HandlerNotLoaded(Exception):
     """A handler's own code failed while it was loaded. Its cause is what it raised."""
 
 
-class NotAList(TypeError):
-    """What a handler returned."""
-
-
 def _neighbour(name: str) -> Any:
     """A file beside this one, under a name that nothing of the environment's is taken for."""
     full = "_headrace_" + name
@@ -85,7 +80,9 @@ def load(setup: dict[str, Any]) -> Loaded:
     module = imported(setup["handler"], folder)
     function, owner = entry_of(module, setup["handler"].partition(":")[2] or "handle", context)
     measures.flush()
-    handler = Handler(function, owner, context, envelope, setup["decode_input_request"])
+    handler = _neighbour("calling").Handler(
+        function, owner, context, envelope, setup["decode_input_request"], _neighbour
+    )
     return Loaded(handler, {"parameters": None, "required": (), "describes": handler.describes})
 
 
@@ -204,85 +201,3 @@ def _run(call: Any, what: str) -> Any:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-# ---- calling it
-
-
-class Handler:
-    """Called with a list of requests, `(request_id, headers, body)` each; returns a list of as many answers."""
-
-    def __init__(self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool) -> None:
-        self.function, self.owner, self.context, self.envelope, self.decode = function, owner, context, envelope, decode
-        self.wire, self.measures = _neighbour("wire"), _neighbour("measures")
-        contexts, envelopes = _neighbour("context"), _neighbour("envelopes")
-        self.processor, self.processors = contexts.RequestProcessor, contexts.RequestProcessors
-        self.misformed = envelopes.Misformed
-        self.describes = callable(getattr(owner, "describe_handle", None))
-
-    def __call__(self, requests: list[Any]) -> list[Any]:
-        context, read, decode, processor = self.context, self.wire.read, self.decode, self.processor
-        rows, ids, processors = [], {}, self.processors()
-        for index, (request_id, headers, body) in enumerate(requests):
-            row, about = read(headers, body, decode)
-            rows.append(row)
-            ids[index] = request_id
-            processors.append(processor(about))
-        context.request_ids, context.request_processor = ids, processors
-        begin = getattr(context.metrics, "begin", None)
-        if begin is not None:  # a handler may have put metrics of its own there
-            begin(ids)
-        try:
-            values = self.handled(rows, processors)
-        except (Exception, SystemExit) as error:
-            if len(requests) > 1:
-                raise
-            answer = self.told(error)
-            if answer is None:
-                raise
-            return [answer]
-        finally:
-            self.measures.flush()
-        if len(values) == len(requests):
-            return self.wire.answers(values, processors)  # type: ignore[no-any-return]
-        why = f"a list of {len(requests)} answers was expected, {len(values)} came"
-        if len(requests) > 1:
-            raise ValueError(f"number of batch response mismatched: {why}")
-        return [self.refused("number of batch response mismatched", why)]
-
-    def handled(self, rows: list[Any], processors: Any) -> Any:
-        """What the handler returns, which is a list."""
-        context, envelope = self.context, self.envelope
-        if self.describes and len(rows) == 1 and processors[0]._request_header.get("describe") == "True":
-            return [self.owner.describe_handle()]
-        if envelope is not None:
-            rows = envelope.open(rows, context)
-        values = self.function(rows, context)
-        if envelope is not None:
-            values = envelope.close(values, context)
-        if not isinstance(values, (list, tuple)):
-            raise NotAList(f"a list of {len(rows)} answers was expected, a {type(values).__name__} came")
-        return values
-
-    def told(self, error: BaseException) -> Any | None:
-        """(status, type, message) of what a handler raised, where the contract has one."""
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        if isinstance(error, MemoryError) or "CUDA" in str(error):
-            _log.error("Out of resources", exc_info=error)
-            return (507, self.wire.INTERNAL, "Out of resources")
-        if "PredictionException" in kinds:  # ours, or that of a server that is really installed
-            _log.error("%s", error, exc_info=error)
-            try:
-                code = int(getattr(error, "error_code", 500))
-            except (TypeError, ValueError):
-                code = 500
-            return (code, self.wire.INTERNAL, str(getattr(error, "message", error)))
-        if isinstance(error, self.misformed):
-            return (400, "BadRequestException", str(error))
-        if isinstance(error, NotAList):
-            return self.refused("Invalid model predict output", str(error))
-        return None
-
-    def refused(self, message: str, why: str) -> Any:
-        _log.error("%s: %s", message, why)
-        return (503, self.wire.INTERNAL, f"{message}: {why}")

@@ -1,4 +1,4 @@
-"""From a request to what a handler is given, and from what it returns to an answer. Pure; loaded by its path in workers.
+"""From a request to what a handler is given, and from what it returns to an answer. Loaded by its path in workers.
 
 Rule 1: as both servers do it, byte for byte: the content type decides, and `application/json; charset=utf-8` is not
         `application/json`: handlers were written against that.

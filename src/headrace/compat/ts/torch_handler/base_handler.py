@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import pickle
+import sys
 import time
 from typing import Any
 
@@ -86,6 +87,8 @@ class BaseHandler:
 
     def _loaded(self, model_dir: str, model_file: str) -> Any:
         path = self.model_pt_path
+        if torch is None and (model_file or (path or "").endswith((".pt", ".so", ".pt2"))):
+            raise RuntimeError(f"{model_file or path} needs torch in the environment of its worker ({sys.executable})")
         if model_file:
             model = self._load_pickled_model(model_dir, model_file, path)
             model.to(self.device)
