@@ -76,5 +76,5 @@ digits: .venv/installed-test ## train the digits model again (installs torch and
 	$(BIN)/python examples/digits/train.py $(EXTRA)
 
 clean: ## remove the environment and caches
-	rm -rf .venv .venv-torch .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-torch .venv-mxnet .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find src tests benchmarks examples -name __pycache__ -type d -exec rm -rf {} +

@@ -41,17 +41,25 @@ def serve(handler_engine: hr.Engine, tmp_path_factory: pytest.TempPathFactory) -
         each.close()
 
 
-TORCH = ["torch==2.13.0", "numpy", "pillow"]
+def environment(name: str, packages: list[str]) -> str:
+    """The Python of an environment without Headrace, in `.venv-NAME`. Made once; a stamp says of what."""
+    home = Path(__file__).parents[2] / f".venv-{name}"
+    python, stamp = home / "bin" / "python", home / "installed"
+    wanted = " ".join(packages)
+    if not (stamp.is_file() and stamp.read_text() == wanted):
+        venv.create(home, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        stamp.write_text(wanted)
+    return str(python)
 
 
 @pytest.fixture(scope="session")
 def torch_python() -> str:
-    """The Python of an environment with torch and without Headrace, in `.venv-torch`: made once, in about a minute."""
-    home = Path(__file__).parents[2] / ".venv-torch"
-    python, stamp = home / "bin" / "python", home / "installed"
-    wanted = " ".join(TORCH)
-    if not (stamp.is_file() and stamp.read_text() == wanted):
-        venv.create(home, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *TORCH], check=True)
-        stamp.write_text(wanted)
-    return str(python)
+    """About a minute, the first time."""
+    return environment("torch", ["torch==2.13.0", "numpy", "pillow"])
+
+
+@pytest.fixture(scope="session")
+def mxnet_python() -> str:
+    """15 seconds, the first time."""
+    return environment("mxnet", ["mxnet==1.9.1", "numpy<1.24", "pillow"])
