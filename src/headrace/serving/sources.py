@@ -11,7 +11,8 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,39 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    queue: int | None = None
+    """Requests a model may have inside; None: only the server's own bound."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What answers requests."""
+
+    model: Model
+    handler: ImageClassifier | None = None
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Located:
+    """What was wanted, found and looked at; nothing of it is running."""
+
+    name: str
+    version: str
+    build: Callable[[str, CompileOptions], Built]
+    """Have it run, under that name. More than once, if it goes in between."""
+    close: Callable[[], object] = _nothing
+    """It is not needed any more: what was made to look at it goes."""
 
 
 class Sources:
-    """Finds what is wanted, and builds it."""
+    """Finds what is wanted."""
 
-    def __init__(self, options: CompileOptions, store: Path | None = None) -> None:
-        self._options, self._store = options, store
+    def __init__(self, store: Path | None = None) -> None:
+        self._store = store
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
@@ -87,25 +114,20 @@ class Sources:
             raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
         return found
 
-    def locate(self, wanted: Wanted) -> tuple[str, str, Callable[[str], tuple[Model, ImageClassifier | None]]]:
-        """(name, version, how to build it) of what is wanted."""
+    def locate(self, wanted: Wanted) -> Located:
+        """InvalidModel, InvalidArchive."""
         path = self._path(wanted.source)
         if path is None:
             if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                if self._options.isolation == "process":
-                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
-                return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
+                return Located(name, "1", partial(_build_callable, wanted.source))
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
         if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
             archive = open_archive(path)
-            return (
-                wanted.name or archive.manifest.name,
-                archive.manifest.version,
-                lambda name: self._open(archive, name),
-            )
-        return wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None)
+            manifest = archive.manifest
+            return Located(wanted.name or manifest.name, manifest.version, partial(_build_archive, archive))
+        return Located(wanted.name or path.stem, "1", partial(_build_file, path))
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
@@ -116,52 +138,71 @@ class Sources:
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
-    def _compile(self, model: Any, name: str) -> Model:
-        return self._compiled(model, name, scheduler=self._options.scheduler, num_streams=self._options.num_streams)
 
-    def _start_workers(self, source: str, name: str) -> Model:
-        options = self._options
-        return self._compiled(
-            source,
-            name,
-            isolation="process",
-            workers=options.workers,
-            response_timeout=options.response_timeout,
-            idempotent=options.idempotent,
-            memory_limit=options.memory_limit,
+def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
+    return Built(_in_process(str(path), name, options))
+
+
+def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
+    if options.isolation == "process":
+        return Built(_in_workers(source, name, options))
+    return Built(_in_process(import_callable(source), name, options))
+
+
+def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
+    manifest = archive.manifest
+    if manifest.handler != "image_classifier":
+        raise InvalidArchive(
+            f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
+            "with code of their own come later"
         )
+    if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
+        raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
+    model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
+    config = archive.config.get("handler", {})
+    try:
+        if not isinstance(config, dict):
+            raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
+        return Built(model, ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config))
+    except BaseException:
+        model.close()
+        raise
 
-    def _compiled(self, model: Any, name: str, **more: Any) -> Model:
-        """With the options that say something wherever it runs, and `more`."""
-        options = self._options
-        return compile_model(
-            model,
-            num_cores=options.num_cores,
-            max_batch_size=options.max_batch_size,
-            max_batch_delay=options.max_batch_delay,
-            name=name,
-            **more,
-        )
 
-    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
-        manifest = archive.manifest
-        if manifest.handler != "image_classifier":
-            raise InvalidArchive(
-                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
-                "with code of their own come later"
-            )
-        if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
-            raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
-        model = self._compile(str(archive.folder / manifest.serialized_file), name)
-        config = archive.config.get("handler", {})
-        try:
-            if not isinstance(config, dict):
-                raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
-            handler = ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config)
-        except BaseException:
-            model.close()
-            raise
-        return model, handler
+def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
+    asked = options.max_batch_size
+    tensors = isinstance(model, str)
+    if tensors and asked == 1:  # it is looked at whether its rows may be joined: that may be asked for later
+        options = replace(options, max_batch_size=None)
+    made = _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
+    if tensors and asked == 1:
+        made.rebatch(1)
+    return made
+
+
+def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
+    return _compiled(
+        source,
+        name,
+        options,
+        isolation="process",
+        workers=options.workers,
+        response_timeout=options.response_timeout,
+        idempotent=options.idempotent,
+        memory_limit=options.memory_limit,
+    )
+
+
+def _compiled(model: Any, name: str, options: CompileOptions, **more: Any) -> Model:
+    """With the options that say something wherever it runs, and `more`."""
+    return compile_model(
+        model,
+        num_cores=options.num_cores,
+        max_batch_size=options.max_batch_size,
+        max_batch_delay=options.max_batch_delay,
+        name=name,
+        **more,
+    )
 
 
 def import_callable(source: str) -> Any:
