@@ -37,9 +37,9 @@ class Handler:
             ids[index] = request_id
             processors.append(processor(about))
         context.request_ids, context.request_processor = ids, processors
-        begin = getattr(context.metrics, "begin", None)
-        if begin is not None:  # a handler may have put metrics of its own there
-            begin(ids)
+        metrics = context.metrics
+        if type(metrics) is self.measures.Metrics:  # a handler may have put metrics of its own there
+            metrics.begin(ids)
         try:
             values = self.handled(rows, processors)
         except (Exception, SystemExit) as error:

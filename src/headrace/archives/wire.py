@@ -27,7 +27,7 @@ def value_of(data: Any, content_type: Any, decode: bool) -> Any:
         return bytes(data).decode("utf-8", "replace")
     if decode and content_type == "application/json":
         try:
-            return json.loads(bytes(data))
+            return json.loads(str(data, "utf-8"))  # as bytes, their encoding would be guessed: 1 us
         except (ValueError, RecursionError) as error:
             _log.warning("what came as application/json is none, the handler is given the bytes: %s", error)
     elif decode and content_type.startswith("text"):
@@ -41,11 +41,11 @@ def value_of(data: Any, content_type: Any, decode: bool) -> Any:
 def read(headers: Any, body: Any, decode: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what the handler is given of a request, what the context says of it)."""
     if isinstance(body, (bytes, bytearray, memoryview)):
-        about = dict(headers)
-        content_type = about.get("content-type")
-        if content_type is None:
-            content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
-        return {"body": value_of(body, content_type, decode)}, about
+        content_type = ""
+        for name, value in headers:
+            if len(name) == 12 and name.lower() == "content-type":
+                content_type = value
+        return {"body": value_of(body, content_type, decode)}, dict(headers)
     row, about = {}, {}
     for name, content_type, data in body:
         row[name] = value_of(data, content_type, decode)  # of several with one name the last one stays
