@@ -8,8 +8,8 @@ from typing import Any
 
 import headrace as hr
 from headrace.archives.archive import open_archive
-from headrace.archives.served_handler import HandlerArchive
 from headrace.workers.pool import WorkerOptions
+from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
 JSON = (("Content-Type", "application/json"),)
