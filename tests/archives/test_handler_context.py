@@ -9,6 +9,9 @@ from handler_archives import JSON, Serve, ask, ask_json, together
 import headrace as hr
 
 SOURCE = """
+from gated import gated
+
+@gated
 def handle(data, context):
     if data is None:
         return None

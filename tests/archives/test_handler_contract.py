@@ -11,6 +11,7 @@ import headrace as hr
 
 SOURCE = """
 import numpy as np
+from gated import gated
 from mms.service import PredictionException as MmsException
 from ts.utils.util import PredictionException
 
@@ -45,6 +46,7 @@ def one(row, index, context):
     }
     return values[do]
 
+@gated
 def handle(data, context):
     if data is None:
         return None
@@ -186,6 +188,9 @@ def test_a_batch_that_comes_back_wrong_is_asked_one_by_one(batched: hr.Model) ->
 def test_a_batch_is_one_list(serve: Serve) -> None:
     model = serve(
         """
+        from gated import gated
+
+        @gated
         def handle(data, context):
             if data is None:
                 return None
