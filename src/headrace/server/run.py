@@ -21,6 +21,10 @@ from typing import Any
 
 import psutil
 
+from headrace.archives.cache import Cache
+from headrace.archives.download import DownloadLimits
+from headrace.archives.entries import Bounds
+from headrace.archives.store import Store
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
@@ -223,11 +227,14 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
 
 
 def load(service: Service, options: ServeOptions) -> None:
-    store = None
-    if options.model_store is not None:
-        store = Path(options.model_store)
-        if not store.is_dir():
-            raise InvalidOption(f"--model-store {store} is not a folder")
+    cache = Cache(options.cache_dir)
+    store = Store(
+        options.model_store,
+        allowed=options.allowed_urls,
+        limits=DownloadLimits(options.max_download_size, options.download_timeout),
+        cache=cache,
+    )
+    bounds = Bounds(options.max_archive_files, options.max_archive_size, options.max_archive_ratio)
     compile_options = CompileOptions(
         options.scheduler,
         options.num_cores,
@@ -241,10 +248,10 @@ def load(service: Service, options: ServeOptions) -> None:
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
     )
-    lifecycle = Lifecycle(service.registry, compile_options, store)
+    lifecycle = Lifecycle(service.registry, compile_options, store, cache=cache, bounds=bounds)
     asked = options.models
     if not asked:
-        asked = ("all",) if store is not None else (f"digits={BUNDLED_DIGITS}",)
+        asked = ("all",) if store.is_configured else (f"digits={BUNDLED_DIGITS}",)
     for text in asked:
         if text.lower() == "all":
             lifecycle.load_all(lifecycle.in_store())

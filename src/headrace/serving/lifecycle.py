@@ -1,7 +1,8 @@
 """How a model comes to be served: the one place that changes its state.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive folder, or `module:function`. A relative
-path is looked for in the model store first, where there is one, then from the current folder.
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of them,
+or `module:function`. A relative path is looked for in the model store first, where there is one, then from the current
+folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
+from headrace.archives.cache import Cache
+from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.archives.store import Place, Store
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.model import Crew, Model
 from headrace.serving.measures import Measures
@@ -45,9 +49,28 @@ class Wanted:
         if not source or (equals and not NAME.match(name)):
             raise InvalidOption(
                 f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
-                "file, an archive folder or module:function"
+                "file, an archive, a URL of one, or module:function"
             )
         return cls(name or None, source)
+
+
+Built = tuple[Model, ImageClassifier | None]
+LATER_FILES = (".pt", ".pth", ".pt2")
+"""For the handlers that need no code."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What is to be served, not loaded yet: how to `build(name)` it, and what is `held` until it is served no more."""
+
+    name: str
+    version: str
+    build: Callable[[str], Built]
+    held: tuple[Archive | Place, ...] = ()
+
+    def close(self) -> None:
+        for one in self.held:
+            one.close()
 
 
 @dataclass(frozen=True)
@@ -70,44 +93,59 @@ class CompileOptions:
 
 
 class Lifecycle:
-    def __init__(self, registry: Registry[Served], options: CompileOptions, store: Path | None = None) -> None:
-        self._registry, self._options, self._store = registry, options, store
+    """`store`: where names and URLs lead. `cache` and `bounds`: where packed archives are unpacked, how large they may
+    be."""
+
+    def __init__(
+        self,
+        registry: Registry[Served],
+        options: CompileOptions,
+        store: Store | Path | None = None,
+        *,
+        cache: Cache | None = None,
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> None:
+        self._registry, self._options = registry, options
+        self._store = store if isinstance(store, Store) else Store(store, cache=cache)
+        self._cache, self._bounds = cache, bounds
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
-        if self._store is None:
+        if not self._store.is_configured:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found: list[Wanted] = []
-        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
-            if path.name.startswith("."):
-                continue
-            if path.is_file() and is_archive(path):
-                _log.warning("%s is packed, and not served: this version reads unpacked archive folders", path)
-            elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
-                found.append(Wanted(None, str(path)))
+        found = self._store.names()
         if not found:
-            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
-        return found
+            raise InvalidModel(f"there is no ONNX file and no archive in {self._store}")
+        # Of a folder absolute paths: they are not looked for in the store once more.
+        folder = self._store.folder
+        return [Wanted(None, name if folder is None else str(folder / name)) for name in found]
 
     def load(self, wanted: Wanted) -> Entry[Served]:
         """Load it and make it READY. Raises what is wrong, with the model FAILED and the reason kept.
 
         Nothing is registered where there is no source to load, or no name and version for it.
         """
-        name, version, build = self._locate(wanted)
-        if not NAME.match(name):
-            raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
-        entry = self._registry.add(name, version)
+        located = self._locate(wanted)
+        name, version = located.name, located.version
+        try:
+            if not NAME.match(name):
+                raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
+            entry = self._registry.add(name, version)
+        except BaseException:
+            located.close()
+            raise
         entry.state = State.LOADING
         started = time.monotonic()
         try:
-            model, handler = build(name)
+            model, handler = located.build(name)
         except BaseException as error:
+            located.close()
             entry.state, entry.reason = State.FAILED, str(error)
             raise
         if self._options.measured:
             model.measure()
-        entry.served = Served(name, version, model, handler, Measures() if self._options.measured else None)
+        measures = Measures() if self._options.measured else None
+        entry.served = Served(name, version, model, handler, measures, located.held)
         entry.state = State.READY
         crew = model.crew
         if crew is not None:
@@ -120,30 +158,45 @@ class Lifecycle:
         for wanted in models:
             self.load(wanted)
 
-    def _locate(self, wanted: Wanted) -> tuple[str, str, Callable[[str], tuple[Model, ImageClassifier | None]]]:
-        """(name, version, how to build it) of what is wanted."""
+    def _locate(self, wanted: Wanted) -> Located:
+        """What is wanted, found, fetched and unpacked; nothing of it is loaded yet."""
+        if "://" in wanted.source or "::" in wanted.source:
+            return self._at(self._store.find(wanted.source), wanted)
         path = self._path(wanted.source)
-        if path is None:
-            if CALLABLE.match(wanted.source):
-                name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                if self._options.isolation == "process":
-                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
-                return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
-            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
-            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
-        if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
-            archive = open_archive(path)
-            return (
-                wanted.name or archive.manifest.name,
-                archive.manifest.version,
-                lambda name: self._open(archive, name),
-            )
-        return wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None)
+        if path is not None:
+            return self._at(Place(path), wanted)
+        if CALLABLE.match(wanted.source):
+            name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
+            if self._options.isolation == "process":
+                return Located(name, "1", lambda name: (self._start_workers(wanted.source, name), None))
+            return Located(name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None))
+        if self._store.is_configured and self._store.folder is None:
+            return self._at(self._store.find(wanted.source), wanted)
+        looked = f"{self._store} and {Path.cwd()}" if self._store.is_configured else str(Path.cwd())
+        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+
+    def _at(self, place: Place, wanted: Wanted) -> Located:
+        """The archive or model file there. What `place` holds is let go of where it cannot be used."""
+        path = place.path
+        try:
+            if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
+                archive = open_archive(path, name=wanted.name, cache=self._cache, bounds=self._bounds)
+                name = archive.manifest.name or path.stem
+                held = (archive, place)
+                return Located(name, archive.manifest.version, lambda name: self._open(archive, name), held)
+            if path.suffix in LATER_FILES:
+                raise InvalidModel(
+                    f"{path.name}: this version loads ONNX files by themselves; pack it with a handler: headrace archive"
+                )
+        except BaseException:
+            place.close()
+            raise
+        return Located(wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None), (place,))
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
-        if self._store is not None and not Path(source).is_absolute():
-            candidates.insert(0, self._store / source)
+        if self._store.folder is not None and not Path(source).is_absolute():
+            candidates.insert(0, self._store.folder / source)
         try:
             return next((path for path in candidates if path.exists()), None)
         except OSError as error:  # a folder that may not be entered, a name that is too long
@@ -176,7 +229,9 @@ class Lifecycle:
             **more,
         )
 
-    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
+    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier | None]:
+        """What serves an archive. Here the kinds of handlers part: the built-in one runs at the door; what brings code
+        of its own runs in workers, whose folder is `archive.folder` for as long as the archive is open."""
         manifest = archive.manifest
         if manifest.handler != "image_classifier":
             raise InvalidArchive(

@@ -74,7 +74,7 @@ class Service:
             return False
         for entry in self.registry:
             if entry.served is not None:
-                entry.served.model.close()
+                entry.served.close()
         return True
 
     def statistics(self) -> BudgetStatistics:
