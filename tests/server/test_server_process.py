@@ -300,7 +300,7 @@ def test_it_starts_again_at_once_where_it_was(start: Serve) -> None:
         ({"models": ("a=served:same", "a=served:fail")}, InvalidOption, "registered already"),
         ({"models": ("served:same", "a b=served:same")}, InvalidOption, "is not [NAME=]SOURCE"),
         ({"models": ("all",)}, InvalidOption, "--model-store"),
-        ({"model_store": "empty"}, InvalidModel, "no ONNX file and no unpacked archive folder"),
+        ({"model_store": "empty"}, InvalidModel, "no ONNX file and no archive in"),
         ({"model_store": "nowhere"}, InvalidOption, "--model-store nowhere is not a folder"),
         ({"inference_address": "off"}, InvalidOption, "serves nothing"),
         ({"inference_address": "8080"}, InvalidOption, "HOST:PORT"),

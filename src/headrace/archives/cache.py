@@ -104,30 +104,34 @@ class Cache:
 
 def _take(root: Path, key: str, build: Callable[[Path], None]) -> int:
     """A descriptor that holds a shared lock on `key`, whose folder is there."""
-    folder, building = root / key, root / (key + _BUILDING)
+    folder, building, lock = root / key, root / (key + _BUILDING), root / (key + _LOCK)
     while True:
-        descriptor = os.open(root / (key + _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            # Shared: who uses the folder has it, and only builders and removers make others wait.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if _is_at(descriptor, lock) and folder.is_dir():
+                return descriptor
+            # What was shared is let go of first, so that two who want to build do not wait for each other.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, root / (key + _LOCK)):
-                if not folder.is_dir():
-                    _remove(building)  # of one that was killed
-                    building.mkdir(0o700)
-                    try:
-                        build(building)
-                        building.rename(folder)
-                    except BaseException:
-                        _remove(building)
-                        os.unlink(root / (key + _LOCK))
-                        raise
+            if _is_at(descriptor, lock) and not folder.is_dir():
+                _remove(building)  # of one that was killed
+                building.mkdir(0o700)
+                try:
+                    build(building)
+                    building.rename(folder)
+                except BaseException:
+                    _remove(building)
+                    lock.unlink()
+                    raise
                 # Not one step: another one may come in between, and remove it all. So we look once more.
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_at(descriptor, root / (key + _LOCK)) and folder.is_dir():
+                if _is_at(descriptor, lock) and folder.is_dir():
                     return descriptor
-            os.close(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
+        os.close(descriptor)
 
 
 def _drop(root: Path, key: str, descriptor: int) -> None:

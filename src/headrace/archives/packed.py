@@ -8,9 +8,11 @@ Rule 4: what the file is decides its content, not its name.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -26,7 +28,7 @@ PACKED = (".mar", ".tar.gz", ".tgz", ".model")
 """The endings of packed archives; `.model` is MMS 0.4's."""
 CHUNK = 1 << 18
 _MAX_HEADER = 1 << 20
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, UnicodeError)
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, UnicodeError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +47,27 @@ def members(file: IO[bytes], archive: str, bounds: Bounds = DEFAULT_BOUNDS) -> I
     magic = file.read(4)
     file.seek(0)
     tally = Tally(archive, size, bounds)
+    if magic[:2] == b"\x1f\x8b":
+        found = _of_tar(file, archive, tally)
+    elif magic in (b"PK\x03\x04", b"PK\x05\x06"):
+        found = _of_zip(file, archive, tally, bounds)
+    else:
+        kind = "is empty" if not size else "is neither a zip file nor a gzipped tar file"
+        raise InvalidArchive(f"{archive} {kind}; archives are made with: headrace archive")
+    with _explained(archive):
+        yield from found
+
+
+@contextlib.contextmanager
+def _explained(archive: str) -> Iterator[None]:
+    """What the libraries raise of what is in the file becomes InvalidArchive."""
     try:
-        if magic[:2] == b"\x1f\x8b":
-            yield from _of_tar(file, archive, tally)
-        elif magic in (b"PK\x03\x04", b"PK\x05\x06"):
-            yield from _of_zip(file, archive, tally, bounds)
-        else:
-            kind = "is empty" if not size else "is neither a zip file nor a gzipped tar file"
-            raise InvalidArchive(f"{archive} {kind}; archives are made with: headrace archive")
+        yield
+    except InvalidArchive:
+        raise
     except _BROKEN as error:
         raise InvalidArchive(f"{archive} is damaged, or was cut short: {error}") from error
-    except (NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
-        if isinstance(error, InvalidArchive):
-            raise
+    except (NotImplementedError, RuntimeError, ValueError, OverflowError, OSError) as error:
         raise InvalidArchive(f"{archive} cannot be unpacked: {error}") from error
 
 
@@ -86,10 +96,11 @@ def unpack(file: IO[bytes], archive: str, into: Path, bounds: Bounds = DEFAULT_B
         raise InvalidArchive(f"{archive} has no files in it")
 
 
-def _counted(source: IO[bytes], tally: Tally) -> Iterator[bytes]:
-    while chunk := source.read(CHUNK):
-        tally.came(len(chunk))
-        yield chunk
+def _counted(source: IO[bytes], tally: Tally, archive: str) -> Iterator[bytes]:
+    with _explained(archive):
+        while chunk := source.read(CHUNK):
+            tally.came(len(chunk))
+            yield chunk
 
 
 def _of_zip(file: IO[bytes], archive: str, tally: Tally, bounds: Bounds) -> Iterator[Member]:
@@ -120,7 +131,7 @@ def _of_zip(file: IO[bytes], archive: str, tally: Tally, bounds: Bounds) -> Iter
                 yield Member(parts, True, iter(()))
                 continue
             with packed.open(info) as source:
-                yield Member(parts, False, _counted(source, tally))
+                yield Member(parts, False, _counted(source, tally, archive))
 
 
 def _of_tar(file: IO[bytes], archive: str, tally: Tally) -> Iterator[Member]:
@@ -151,9 +162,10 @@ def _of_tar(file: IO[bytes], archive: str, tally: Tally) -> Iterator[Member]:
 
 def _pieces(source: IO[bytes], size: int, archive: str) -> Iterator[bytes]:
     """What `_Forward` has counted already; short of what its header says, it was cut."""
-    while chunk := source.read(CHUNK):
-        size -= len(chunk)
-        yield chunk
+    with _explained(archive):
+        while chunk := source.read(CHUNK):
+            size -= len(chunk)
+            yield chunk
     if size:
         raise InvalidArchive(f"{archive} is damaged, or was cut short: {size:,} bytes of a file are missing")
 

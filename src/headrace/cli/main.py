@@ -44,7 +44,7 @@ def _serve(options: ServeOptions) -> None:
 _serve_command = command_of(ServeOptions, _serve, positional="models")
 _serve_command.__doc__ = """Serve models over HTTP until a signal ends it.
 
-    A SOURCE is an ONNX file, an archive, a URL of one, or module:function. Without any, the bundled digits model is served.
+    A SOURCE is an ONNX file, an archive, a URL of one, or module:function. Without any, the digits model is served.
     """
 app.command("serve")(_serve_command)
 

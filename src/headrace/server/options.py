@@ -27,7 +27,7 @@ class ServeOptions(Checked):
     model_store: str | None = option(None, "folder, or URL for fsspec, in which relative sources are looked for first")
     allowed_urls: tuple[str, ...] = option(
         (),
-        "regular expression that the whole URL of a model to fetch must match, one of several; none: nothing is fetched",
+        "regular expression that the whole URL of a model may match to be fetched; several may be given; none: none is",
     )
     max_download_size: int = option(16 * GIB, "bytes of one model that is fetched", low=1)
     download_timeout: float = option(600.0, "seconds in which a model must have been fetched", low=0.01, high=86400)

@@ -1,8 +1,8 @@
 """How a model comes to be served: the one place that changes its state.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of them,
-or `module:function`. A relative path is looked for in the model store first, where there is one, then from the current
-folder.
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of
+these, or `module:function`. A relative path is looked for in the model store first, where there is one, then from the
+current folder.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Lifecycle:
                 return Located(name, archive.manifest.version, lambda name: self._open(archive, name), held)
             if path.suffix in LATER_FILES:
                 raise InvalidModel(
-                    f"{path.name}: this version loads ONNX files by themselves; pack it with a handler: headrace archive"
+                    f"{path.name}: only ONNX files are loaded by themselves; pack it with a handler: headrace archive"
                 )
         except BaseException:
             place.close()
