@@ -137,7 +137,8 @@ def _answer(location: Location, budget: _Budget, same_host: bool) -> Iterator[ht
                 headers["Authorization"] = "Basic " + base64.b64encode(said).decode()
             path = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
             connection.request("GET", path, headers=headers)
-            yield connection.getresponse()
+            with contextlib.closing(connection.getresponse()) as answer:
+                yield answer
     finally:
         connection.close()
 

@@ -68,7 +68,7 @@ def locate(text: str) -> Location:
 def name_in_store(location: Location) -> str:
     """The name, which is directly inside the store. Raises SourceNotFound where it would be elsewhere."""
     url = location.url.rstrip("/")
-    if ".." in re.split(r"[/\\]", url) or "/" in url or "\\" in url or url == ".":
+    if ".." in re.split(r"[/\\]", url) or "/" in url or "\\" in url or url in ("", "."):
         raise SourceNotFound(f"Relative path is not allowed in url: {location.url}", location.url)
     if url.startswith("."):
         raise SourceNotFound(f"Model not found in model store: {location.url}", location.url)

@@ -82,9 +82,12 @@ class Contents:
             if not found:
                 raise InvalidOption(f"--extra-files {word}: nothing is called so")
             for one in found:
-                if os.path.isdir(one):
+                name, is_folder = os.path.basename(one), os.path.isdir(one)
+                if wild and is_left_out((name, "x") if is_folder else (name,)):
+                    continue  # nobody has asked for it by name
+                if is_folder:
                     self.add_folder(Path(one))
-                elif not wild or not is_left_out((os.path.basename(one),)):
+                else:
                     self.add(one)
 
     def add_handler(self, handler: str, runtime: str = "python") -> None:

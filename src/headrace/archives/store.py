@@ -105,7 +105,7 @@ class Store:
         name = name_in_store(location)
         if self.folder is not None:
             path = self.folder / name
-            if not path.exists():
+            if not _exists(path):
                 raise SourceNotFound(f"Model not found in model store: {location.url}", source)
             return self._checked(path, location)
         return self._fetched(Location(f"{self._url}/{name}", name, "store", location.sha256), None)
@@ -118,7 +118,7 @@ class Store:
     def _local(self, location: Location) -> Path:
         parts = urlsplit(location.url)
         path = Path(unquote(parts.path))
-        if parts.netloc not in ("", "localhost") or not path.exists():
+        if parts.netloc not in ("", "localhost") or not _exists(path):
             raise SourceNotFound(f"Model not found at: {location.shown}", location.url)
         return path
 
@@ -139,6 +139,13 @@ class Store:
         return any(
             system.exists(f"{path}/{name}/{manifest}") for manifest in ("MAR-INF/MANIFEST.json", "MANIFEST.json")
         )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def _is_model(path: Path) -> bool:
