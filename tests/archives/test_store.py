@@ -240,7 +240,7 @@ def test_a_folder_as_a_store_has_files_and_folders_by_name(tmp_path: Path, cache
         store.find(f"b#sha256={digest}")
     with pytest.raises(SourceNotFound, match=r"^Model not found in model store: z\.mar$"):
         store.find("z.mar")
-    with pytest.raises(SourceNotFound, match="^Model not found in model store: x"):
+    with pytest.raises(SourceNotFound, match=r"^Model not found in model store: x"):
         store.find("x" * 5000)
     with pytest.raises(SourceNotFound, match=r"^Relative path is not allowed in url: b/service\.py$"):
         store.find("b/service.py")

@@ -296,7 +296,7 @@ def test_it_starts_again_at_once_where_it_was(start: Serve) -> None:
         ({"models": ("nowhere.onnx",)}, InvalidModel, "nowhere.onnx does not exist"),
         ({"models": ("served:same", "cat=corrupt.onnx")}, InvalidModel, "cannot be loaded as an ONNX model"),
         ({"models": ("served:same", "served:missing")}, InvalidModel, "has no 'missing'"),
-        ({"models": ("old.mar",)}, InvalidModel, "unpack it with"),
+        ({"models": ("old.mar",)}, InvalidModel, "neither a zip file nor"),
         ({"models": ("a=served:same", "a=served:fail")}, InvalidOption, "registered already"),
         ({"models": ("served:same", "a b=served:same")}, InvalidOption, "is not [NAME=]SOURCE"),
         ({"models": ("all",)}, InvalidOption, "--model-store"),
