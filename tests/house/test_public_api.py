@@ -21,10 +21,12 @@ NAMES = [
     "Engine",
     "Future",
     "HeadraceError",
+    "AlreadyRegistered",
     "InvalidArchive",
     "InvalidInput",
     "InvalidModel",
     "InvalidOption",
+    "IsDefaultVersion",
     "Model",
     "ModelNotFound",
     "ModelNotReady",
@@ -37,6 +39,7 @@ NAMES = [
     "Scheduler",
     "SetupError",
     "SourceNotFound",
+    "StillBusy",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
@@ -110,8 +113,10 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     }  # fmt: skip
     assert below(hr.InvalidModel) == {"InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed"}
     assert below(hr.InvalidArchive) == {"UnsafeArchive", "ArchiveTooLarge"}
+    assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
+            "StillBusy",
         }  # fmt: skip
 
 
@@ -125,6 +130,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         (hr.BackendNotInstalled, ImportError),
         (hr.DeviceNotFound, LookupError),
         (hr.DeadlineExceeded, TimeoutError),
+        (hr.StillBusy, TimeoutError),
         (hr.WouldDeadlock, RuntimeError),
     ],
 )

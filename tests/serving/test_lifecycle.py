@@ -25,9 +25,11 @@ from headrace.errors import (
     UrlNotAllowed,
 )
 from headrace.server.options import BUNDLED_DIGITS
-from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
+from headrace.serving.service import Service
+from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.testing import make_archive
 
 MODULE = """
@@ -85,23 +87,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def load(folder: Path) -> Iterator[Load]:
     """Load sources into a registry; what was loaded is closed at the end."""
-    registry: Registry[Served] = Registry()
+    service = Service(100, None)
+    registry = service.registry
 
     def load(*texts: str, store: Path | None = None, options: CompileOptions | None = None) -> Registry[Served]:
-        lifecycle = Lifecycle(registry, options or CompileOptions(), store)
+        lifecycle = Lifecycle(service, options or CompileOptions(), store)
         lifecycle.load_all(map(Wanted.parse, texts))
         return registry
 
-    load.registry = registry  # type: ignore[attr-defined]
+    load.service = service  # type: ignore[attr-defined]
     yield load
-    for entry in registry:
-        if entry.served is not None:
-            entry.served.model.close()
+    assert service.stop(30)
+
+
+def service_of(load: Load) -> Service:
+    service: Service = load.service  # type: ignore[attr-defined]
+    return service
 
 
 def registry_of(load: Load) -> Registry[Served]:
-    registry: Registry[Served] = load.registry  # type: ignore[attr-defined]
-    return registry
+    return service_of(load).registry
 
 
 def add_one(path: Path, rows: int | str = "n") -> None:
@@ -254,56 +259,81 @@ def test_a_packed_archive_that_is_none_is_not_registered(load: Load, text: str) 
     assert list(registry_of(load)) == []
 
 
+@pytest.fixture
+def packing(load: Load, tmp_path: Path) -> tuple[Lifecycle, Cache]:
+    """A lifecycle that unpacks into a cache of its own."""
+    cache = Cache(tmp_path / "cache")
+    store = Store(allowed=["file:///.*/made/.*"], cache=cache)
+    return Lifecycle(service_of(load), CompileOptions(), Sources(store, cache=cache)), cache
+
+
+def folders_in(cache: Cache) -> list[Path]:
+    return [path for path in cache.root.iterdir() if path.is_dir()]
+
+
 @pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
 def test_a_packed_archive_is_served_and_its_folder_goes_with_it(
-    load: Load, folder: Path, tmp_path: Path, archive_format: str
+    folder: Path, packing: tuple[Lifecycle, Cache], archive_format: str
 ) -> None:
+    lifecycle, cache = packing
     made = packed_digits(folder / "made", archive_format)
-    cache = Cache(tmp_path / "cache")
-    registry = Registry[Served]()
-    Lifecycle(registry, CompileOptions(), cache=cache).load(Wanted.parse(f"packed={made}"))
-    served = registry.ready("packed")
-    assert (served.handler is not None, served.version) == (True, "1.0")
-    assert len(list((tmp_path / "cache").iterdir()) if archive_format != "no-archive" else [1, 2]) == 2
-    served.close()
-    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+    entry = lifecycle.register(Wanted.parse(f"packed={made}"), min_workers=1)
+    assert entry.served is not None
+    assert (entry.served.handler is not None, entry.version) == (True, "1.0")
+    assert len(folders_in(cache)) == (archive_format != "no-archive")
+    lifecycle.scale("packed", min_workers=0)
+    lifecycle.scale("packed", min_workers=1)  # what it is loaded from once more is still there
+    assert entry.state is State.READY
+    lifecycle.unload("packed")
+    assert list(cache.root.iterdir()) == []
     assert made.exists()
 
 
-def test_versions_of_one_archive_share_its_folder(load: Load, folder: Path, tmp_path: Path) -> None:
+def test_versions_of_one_archive_share_its_folder(folder: Path, packing: tuple[Lifecycle, Cache]) -> None:
+    lifecycle, cache = packing
     made = packed_digits(folder / "made", "default")
-    registry = Registry[Served]()
-    lifecycle = Lifecycle(registry, CompileOptions(), cache=Cache(tmp_path / "cache"))
-    lifecycle.load_all([Wanted("a", str(made)), Wanted("b", str(made))])
-    registry.ready("a").close()
-    (unpacked,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    for name in ("a", "b"):
+        lifecycle.register(Wanted(name, str(made)), min_workers=1)
+    lifecycle.unload("a")
+    (unpacked,) = folders_in(cache)
     assert (unpacked / "digits.onnx").exists()
-    registry.ready("b").close()
-    assert not list((tmp_path / "cache").iterdir())
+    lifecycle.unload("b")
+    assert list(cache.root.iterdir()) == []
 
 
 @pytest.mark.parametrize("why", ["handler", "name", "twice"])
-def test_an_archive_that_cannot_be_served_leaves_no_folder(folder: Path, tmp_path: Path, why: str) -> None:
+def test_an_archive_that_cannot_be_served_leaves_no_folder(
+    folder: Path, packing: tuple[Lifecycle, Cache], why: str
+) -> None:
+    lifecycle, cache = packing
     made = packed_digits(folder / "made", "default", handler="mine.py" if why == "handler" else "image_classifier")
-    registry = Registry[Served]()
-    lifecycle = Lifecycle(registry, CompileOptions(), cache=Cache(tmp_path / "cache"))
     if why == "twice":
-        registry.add("digits", "1.0")
+        lifecycle.register(Wanted("digits", str(folder / "digits")))
     with pytest.raises(HeadraceError):
-        lifecycle.load(Wanted("no such name" if why == "name" else None, str(made)))
-    assert not list((tmp_path / "cache").iterdir())
+        lifecycle.register(Wanted("no such name" if why == "name" else None, str(made)), min_workers=1)
+    assert list(cache.root.iterdir()) == []
 
 
-def test_a_url_needs_a_pattern_and_is_then_fetched_and_let_go(folder: Path, tmp_path: Path) -> None:
+def test_a_server_that_stops_leaves_no_folder_of_what_failed_or_waits(
+    load: Load, folder: Path, packing: tuple[Lifecycle, Cache]
+) -> None:
+    lifecycle, cache = packing
+    with pytest.raises(InvalidArchive):
+        lifecycle.load(Wanted("failed", str(packed_digits(folder / "made", "default", handler="mine.py"))))
+    lifecycle.register(Wanted("waits", str(packed_digits(folder / "made", "tgz"))))
+    assert len(folders_in(cache)) == 2
+    assert service_of(load).stop(30)
+    assert list(cache.root.iterdir()) == []
+
+
+def test_a_url_needs_a_pattern_and_is_then_fetched_and_let_go(folder: Path, packing: tuple[Lifecycle, Cache]) -> None:
+    lifecycle, cache = packing
     made = packed_digits(folder / "made", "default")
-    registry = Registry[Served]()
-    cache = Cache(tmp_path / "cache")
     with pytest.raises(UrlNotAllowed, match=r"^Given URL file://\S+ does not match any allowed URL\(s\)$"):
-        Lifecycle(registry, CompileOptions(), cache=cache).load(Wanted.parse(f"a=file://{made}"))
-    store = Store(allowed=["file:///.*"], cache=cache)
-    Lifecycle(registry, CompileOptions(), store, cache=cache).load(Wanted.parse(f"a=file://{made}"))
-    registry.ready("a").close()
-    assert not list((tmp_path / "cache").iterdir())
+        lifecycle.register(Wanted.parse(f"a=file://{folder}/plus.onnx"))
+    lifecycle.register(Wanted.parse(f"a=file://{made}"), min_workers=1)
+    lifecycle.unload("a")
+    assert list(cache.root.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.pt2"])
@@ -341,7 +371,7 @@ def test_an_archive_whose_handler_is_set_wrong_leaves_no_stream_behind(load: Loa
 
 
 def test_the_same_name_twice_is_refused_and_the_first_goes_on(load: Load) -> None:
-    with pytest.raises(InvalidOption, match="registered already"):
+    with pytest.raises(InvalidOption, match="already registered"):
         load("cat=plus.onnx", "cat=handmade:double")
     registry = registry_of(load)
     assert registry.ready("cat").model.inputs is not None
@@ -386,8 +416,8 @@ def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path) -> No
     shutil.rmtree(store / "c")
     packed_digits(store, "default").rename(store / "c.mar")
     make_archive(store / "elsewhere", "e", files={"m.onnx": (store / "a.onnx").read_bytes()})
-    lifecycle = Lifecycle(registry_of(load), CompileOptions(), store)
-    lifecycle.load_all(lifecycle.in_store())
+    lifecycle = Lifecycle(service_of(load), CompileOptions(), store)
+    lifecycle.load_all(lifecycle.sources.in_store())
     assert [entry.name for entry in registry_of(load)] == ["a", "b", "digits"]
 
 
@@ -395,13 +425,13 @@ def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Loa
     (folder / "store" / "store").mkdir(parents=True)
     add_one(folder / "store" / "plus.onnx")
     (folder / "store" / "store" / "plus.onnx").touch()
-    lifecycle = Lifecycle(registry_of(load), CompileOptions(), Path("store"))
-    lifecycle.load_all(lifecycle.in_store())
-    assert registry_of(load).all_ready()
+    lifecycle = Lifecycle(service_of(load), CompileOptions(), Path("store"))
+    lifecycle.load_all(lifecycle.sources.in_store())
+    assert registry_of(load).is_healthy()
 
 
 def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> None:
     with pytest.raises(InvalidOption, match="--model-store"):
-        Lifecycle(registry_of(load), CompileOptions()).in_store()
+        Lifecycle(service_of(load), CompileOptions()).sources.in_store()
     with pytest.raises(InvalidModel, match="no ONNX file and no archive in"):
-        Lifecycle(registry_of(load), CompileOptions(), folder / "bare").in_store()
+        Lifecycle(service_of(load), CompileOptions(), folder / "bare").sources.in_store()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.engine.admission import Group
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
-
-
-class Holding(Protocol):
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -24,14 +20,8 @@ class Served:
     """Trusted code of ours that turns a body into tensors and tensors into an answer; `/v2` goes around it."""
     measures: Measures | None = None
     """What the doors keep of its requests, where somebody wants to know."""
-    held: tuple[Holding, ...] = ()
-    """The archive it was unpacked from, a file that was fetched: gone once it is closed."""
-
-    def close(self) -> None:
-        """No request is answered any more, and nothing of it is left. Waits for runs, as `model.close()` does."""
-        self.model.close()
-        for one in self.held:
-            one.close()
+    group: Group = field(default_factory=Group)
+    """Its requests, from their headers to their outcome."""
 
     def has_decoded(self, began: float) -> None:
         """One of its bodies has become inputs; `began`: monotonic."""

@@ -24,6 +24,11 @@ class Service:
         self.budget = Budget(max_requests, max_bytes)
         self._stopping = threading.Event()
         self._refuses = False  # the same, where each request looks at it
+        self._when_stopped: list[Callable[[], object]] = []
+
+    def when_stopped(self, call: Callable[[], object]) -> None:
+        """`call()` once every model is closed. It may be called more than once."""
+        self._when_stopped.append(call)
 
     def open(self, name: str, version: str | None, nbytes: int) -> InFlight:
         """A request for `name` has begun to come in; it holds `nbytes`.
@@ -31,10 +36,14 @@ class Service:
         ModelNotFound and ModelNotReady before Overloaded: absence is not told as business. End it with `start`, or
         with `refuse`.
         """
-        served = self.registry.ready(name, version)
-        if self._refuses:
-            raise Closed("the server is stopping")
-        return InFlight(served, self.budget.admit(nbytes))
+        while True:
+            served = self.registry.ready(name, version)
+            if self._refuses:
+                raise Closed("the server is stopping")
+            permit = self.budget.admit_to(served.group, nbytes)
+            if permit is not None:
+                return InFlight(served, permit)
+            # It began to go between the two looks. Its state was changed before: it is not found READY once more.
 
     def registered(self, name: str, version: str | None) -> Served | None:
         """What `open` would have pinned, in whatever state it is: to count a refusal under its model. None: no such."""
@@ -74,7 +83,9 @@ class Service:
             return False
         for entry in self.registry:
             if entry.served is not None:
-                entry.served.close()
+                entry.served.model.close()
+        for call in self._when_stopped:
+            call()
         return True
 
     def statistics(self) -> BudgetStatistics:
