@@ -240,3 +240,15 @@ def test_the_manifest_and_the_files_are_shown(work: Path) -> None:
         "MAR-INF/MANIFEST.json",
     ):
         assert word in done.stdout
+
+
+def test_what_is_shown_of_a_strangers_archive_is_plain_text(work: Path) -> None:
+    manifest = {"runtime": "python", "model": {"modelName": "m", "description": "\x1b[2J[red]x[/red]"}}
+    with zipfile.ZipFile(work / "m.mar", "w") as packed:
+        packed.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        packed.writestr("[bold]a[/nothing].txt", "")
+    done = ours("--inspect", "m.mar", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    for word in ("[2J[red]x[/red]", "[bold]a[/nothing].txt"):
+        assert word in done.stdout

@@ -119,7 +119,7 @@ class Sources:
         return [Wanted(None, name if folder is None else str(folder / name)) for name in found]
 
     def locate(self, wanted: Wanted) -> Located:
-        """Close it when nothing of it runs. InvalidModel and its like: InvalidArchive, SourceNotFound, UrlNotAllowed …"""
+        """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed."""
         if "://" in wanted.source or "::" in wanted.source:
             return self._at(self._store.find(wanted.source), wanted)
         path = self._path(wanted.source)
