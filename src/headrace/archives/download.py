@@ -97,10 +97,9 @@ def check_sha256(path: Path, location: Location) -> None:
 
 
 def _fetch_http(location: Location, target: Path, allowed: AllowList | None, budget: _Budget) -> None:
-    first = urlsplit(location.url)
     for _ in range(MAX_REDIRECTS + 1):
         try:
-            with _answer(location, budget, urlsplit(location.url).netloc == first.netloc) as answer:
+            with _answer(location, budget) as answer:
                 if answer.status not in (301, 302, 303, 307, 308):
                     _take(answer, target, budget)
                     return
@@ -118,7 +117,7 @@ def _fetch_http(location: Location, target: Path, allowed: AllowList | None, bud
 
 
 @contextlib.contextmanager
-def _answer(location: Location, budget: _Budget, same_host: bool) -> Iterator[http.client.HTTPResponse]:
+def _answer(location: Location, budget: _Budget) -> Iterator[http.client.HTTPResponse]:
     parts = urlsplit(location.url)
     assert parts.hostname is not None
     left = budget.seconds_left()
@@ -132,7 +131,7 @@ def _answer(location: Location, budget: _Budget, same_host: bool) -> Iterator[ht
         # The timeout is of each read, and a byte now and then would stretch it for ever: the clock ends it.
         with _ended_after(budget.seconds_left(), connection):
             headers = {"User-Agent": f"headrace/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
-            if parts.username is not None and same_host:
+            if parts.username is not None:  # of this host: a redirect has its own or none
                 said = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
                 headers["Authorization"] = "Basic " + base64.b64encode(said).decode()
             path = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
