@@ -1,11 +1,13 @@
 """What worker processes cost, and what they save.
 
-    python benchmarks/workers.py [--only http,trips,start,kills,faults,restarts] [--secs 4] [--rounds 3]
+    python benchmarks/workers.py [--only http,trips,start,kills,faults,weights,restarts] [--secs 4] [--rounds 3]
 
 `http`: a model that does nothing, one worker, beside the peers that are installed and beside the server's own process.
 `trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
 worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
-beside its p99 while that one is healthy and as busy. `restarts`, only when asked for: what is left of a thousand.
+beside its p99 while that one is healthy and as busy. `weights`: what 4 workers of ResNet-18 have of its weights, each
+with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what is left of a
+thousand.
 Writes benchmarks/results/workers.md.
 """
 
@@ -21,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -65,7 +67,7 @@ FAULTS = ("stopped", "loops", "hogs", "exits", "prints", "large")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="http,trips,start,kills,faults")
+    parser.add_argument("--only", default="http,trips,start,kills,faults,weights")
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -82,6 +84,8 @@ def main() -> int:
             parts.append(kills(folder, options.secs))
         if "faults" in chosen:
             parts.append(faults(folder, options.secs))
+        if "weights" in chosen:
+            parts.append(weights(Path(folder), options.rounds))
         if "restarts" in chosen:
             parts.append(restarts())
     if "http" in chosen:
@@ -140,6 +144,70 @@ def restarts(count: int = 1000) -> str:
         model(0)
         seconds, after = (time.perf_counter() - began) / count, held()
     return f"{count:,} restarts, {seconds:.2f} s each: descriptors and threads {before} before, {after} after."
+
+
+def weights(folder: Path, rounds: int, workers: int = 4) -> str:
+    """Memory: what is proportionally theirs (PSS) of all workers, beside the same with a model of no weights.
+    Speed: one request at a time, models taking turns, the median of the rounds' medians."""
+    import onnx
+    from make_resnet18 import resnet18
+    from onnx import TensorProto, helper
+
+    network = resnet18(128)
+    nbytes = sum(len(each.raw_data) for each in network.graph.initializer)
+    onnx.save(network, str(folder / "resnet18.onnx"))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 128, 128]) for name in "xy"]
+    nothing = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", ends[:1], ends[1:])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(nothing, opset_imports=opset, ir_version=8), str(folder / "nothing.onnx"))
+    x = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
+    memory: dict[str, int] = {}
+    costs: tuple[object, ...] = ()
+    with ExitStack() as stack:
+        models: dict[str, hr.Model] = {}
+        for what, file, share in (
+            ("no weights", "nothing.onnx", False),
+            ("a copy each", "resnet18.onnx", False),
+            ("one copy", "resnet18.onnx", True),
+        ):
+            model = hr.compile_model(folder / file, isolation="process", workers=workers, share_weights=share)
+            stack.callback(model.close)
+            for _ in model.map([x] * 8 * workers):
+                pass
+            time.sleep(0.5)
+            memory[what] = sum(proportional(status.pid) for status in model.workers)
+            models[what] = model
+            if share:
+                costs = model.crew.model.weights.costs  # type: ignore[union-attr]
+        times: dict[str, list[float]] = {what: [] for what in models}
+        for _ in range(max(5, rounds)):
+            for what, model in models.items():
+                took = []
+                for _ in range(40):
+                    began = time.perf_counter()
+                    model(x)
+                    took.append(1e3 * (time.perf_counter() - began))
+                times[what].append(median(took))
+    mib = 1 << 20
+    lines = [
+        f"{workers} workers of ResNet-18 (128x128), {nbytes / mib:.1f} MiB of weights.\n",
+        "| | memory of all workers, MiB (PSS) | beyond no weights, in copies | one request at a time, ms | gate |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for what, used in memory.items():
+        copies = (used - memory["no weights"]) / nbytes
+        gate = "1.2 copies" if what == "one copy" else ""
+        lines.append(f"| {what} | {used / mib:.1f} | {copies:.2f} | {median(times[what]):.2f} | {gate} |")
+    lines.append(f"\nMeasured at load: {'; '.join(map(str, costs or ()))}.")
+    return "\n".join(lines)
+
+
+def proportional(pid: int) -> int:
+    """Bytes of a process, each page divided by how many share it."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this needs Linux: /proc/PID/smaps_rollup says no Pss")
 
 
 class Client:

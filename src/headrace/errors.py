@@ -9,7 +9,7 @@ HeadraceError
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout, StillBusy
-├── BackendError        the model or its runtime failed; `__cause__` says how
+├── BackendError        the model or its runtime failed; `__cause__` says how. OutOfMemory
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
 └── Cancelled           the work was cancelled; also a `concurrent.futures.CancelledError`
@@ -216,6 +216,14 @@ class StillBusy(Unavailable, TimeoutError):
 
 class BackendError(HeadraceError):
     """The model or its runtime failed. `__cause__` is what it raised, where it raised anything."""
+
+
+class OutOfMemory(BackendError):
+    """A run needed more memory than its worker may have. `limit`: its `memory_limit`, in bytes."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"the model raised {what}: its worker may have {limit:,} bytes (memory_limit)")
+        self.limit = limit
 
 
 class PoisonedVar(HeadraceError):

@@ -32,6 +32,7 @@ NAMES = [
     "ModelNotReady",
     "NaiveEngine",
     "NotEnoughCores",
+    "OutOfMemory",
     "Overloaded",
     "PoisonedVar",
     "RequestError",

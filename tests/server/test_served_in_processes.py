@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from headrace.server.options import BUNDLED_DIGITS
 from headrace.testing import RunningServer, run_server
 
 PATIENCE = 60.0
@@ -142,3 +143,39 @@ def test_nothing_is_left_after_the_server_was_killed(tmp_path: Path) -> None:
         server.process.kill()
         server.process.wait()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_an_onnx_model_in_processes_answers_every_door_as_in_the_server(tmp_path: Path) -> None:
+    digits = Path(BUNDLED_DIGITS)
+    image = next(iter(sorted((Path(__file__).parents[2] / "examples").rglob("*.png"))), None)
+    answers = []
+    for options in (["--isolation=auto"], ["--isolation=process"], ["--isolation=process", "--share-weights"]):
+        with run_server(f"digits={digits}", f"plain={digits / 'digits.onnx'}", *options) as server:
+            spec = json.loads(text_of(server, "/v2/models/plain"))
+            tensor = spec["inputs"][0]
+            shape = [1 if n < 0 else n for n in tensor["shape"]]
+            size = 1
+            for n in shape:
+                size *= n
+            body = {"name": tensor["name"], "datatype": tensor["datatype"], "shape": shape, "data": [0.5] * size}
+            said: list[Any] = [spec, ask(server, "/v2/models/plain/infer", {"id": "1", "inputs": [body]})]
+            said.append(ask(server, "/v2/models/plain/infer", {"id": "1", "inputs": [{**body, "datatype": "INT8"}]}))
+            if image is not None:
+                said.append(post(server, "/predictions/digits", image.read_bytes()))
+            answers.append(said)
+            log = server.log()
+    assert answers[0] == answers[1]
+    assert [each[0] for each in answers[2][1:3]] == [each[0] for each in answers[0][1:3]] == [200, 400]
+    assert answers[2][::2] == answers[0][::2]  # numbers may differ in their last digits
+    assert "its workers share one copy of" in log
+
+
+def text_of(server: RunningServer, path: str) -> str:
+    with urllib.request.urlopen(server.url + path, timeout=PATIENCE) as answer:
+        return str(answer.read().decode())
+
+
+def post(server: RunningServer, path: str, data: bytes) -> str:
+    request = urllib.request.Request(server.url + path, data, {"content-type": "application/octet-stream"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        return str(answer.read().decode())

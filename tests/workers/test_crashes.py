@@ -315,7 +315,7 @@ def test_one_that_dies_while_it_is_to_leave_costs_nobody_an_answer(compiled: Com
     pids = reached(tmp_path, 2)
     leaving = model.crew.statuses()[1].pid  # type: ignore[union-attr]
     assert leaving in pids
-    scaling = threading.Thread(target=model.scale, args=(1,))
+    scaling = threading.Thread(target=model.scale, args=(1,), kwargs={"replan": False})
     scaling.start()
     wait_for(lambda: len(model.crew.statuses()) == 1)  # type: ignore[union-attr]
     os.kill(leaving, signal.SIGKILL)

@@ -8,6 +8,7 @@ current folder.
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver
 LATER_FILES = (".pt", ".pth", ".pt2")
 """For the handlers that need no code."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+_log = logging.getLogger("headrace.serving")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class CompileOptions:
     measured: bool = False
     """Whether times and sizes are counted: for metrics."""
     isolation: str = "thread"
-    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    """Where models run: "process" is worker processes, "thread" this one; "auto": callables in worker processes, what
+    is nobody's code in this one."""
     workers: int = 1
+    share_weights: bool = False
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
@@ -169,12 +173,14 @@ class Sources:
 
 
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
-    return Built(_in_process(str(path), name, options))
+    return Built(_onnx(str(path), name, options))
 
 
 def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
-    if options.isolation == "process":
-        return Built(_in_workers(source, name, options))
+    if options.isolation != "thread":
+        if options.share_weights:
+            _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
+        return Built(_in_workers(source, name, options, "python"))
     return Built(_in_process(import_callable(source), name, options))
 
 
@@ -189,7 +195,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
         )
     if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
         raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
-    model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
+    model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:
         if not isinstance(config, dict):
@@ -198,6 +204,18 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
     except BaseException:
         model.close()
         raise
+
+
+def _onnx(path: str, name: str, options: CompileOptions) -> Model:
+    if options.isolation == "process":
+        return _in_workers(path, name, options, "onnxruntime")
+    if options.share_weights:
+        _log.warning(
+            "--share-weights says nothing of model %s, which runs in the server's process; for worker processes: "
+            "--isolation process",
+            name,
+        )
+    return _in_process(path, name, options)
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
@@ -211,12 +229,20 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
     return made
 
 
-def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
+def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:
+    for flag, is_given in (
+        ("--num-streams", options.num_streams is not None),
+        ("--scheduler", options.scheduler != "single_stream"),
+    ):
+        if is_given:
+            _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
     return _compiled(
         source,
         name,
         options,
         isolation="process",
+        backend=backend,
+        share_weights=options.share_weights and backend == "onnxruntime",
         workers=options.workers,
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,

@@ -144,8 +144,16 @@ class Answers:
             return
         if not isinstance(value, list) or len(value) != len(each.requests):
             raise FrameError("an answer to a batch that has not as many members")
+        if self.hand.outputs is None:
+            for request, part in zip(each.requests, value):
+                _give(request, part)
+            return
         for request, part in zip(each.requests, value):
-            _give(request, part)
+            if type(part) is not list or len(part) != self.hand.outputs:
+                raise FrameError(f"an answer that is not the {self.hand.outputs} outputs of its model")
+            if not all(isinstance(output, np.ndarray) for output in part):
+                raise FrameError("an output that is no array")
+            request.outcome = part
 
     def _grant(self, frame: Frame) -> bytes:
         """It has a large answer, and asks where to write it."""

@@ -47,9 +47,10 @@ IDLE = 0.05
 BUFFER = 256 << 10
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
-LOADERS = {"callable": "callables"}
+LOADERS = {"callable": "callables", "onnx": "onnx_loader"}
 """By what a worker is told it is to load: the file that does. Each has `load(setup)`, which answers with something that
-has `function` and `about`, and raises something called Refused where the message is all there is to say."""
+has `function` and `about`, and raises something called Refused where the message is all there is to say. A function
+that has `stop` can be told to end its run: what `stop` is while a run goes on is called, from another thread."""
 
 
 def _neighbour(name: str) -> Any:
@@ -203,8 +204,13 @@ class Child:
 
     def let_go(self) -> None:
         """On a thread of its own: what a long run would keep."""
+        can_stop = hasattr(self.function, "stop")
         while True:
             time.sleep(LOOK if self.running or self.times or self.out else IDLE)
+            if can_stop and self.running:
+                stop = self.function.stop  # first: so it is no later run's than `current` says
+                if self.is_unwanted(self.current):
+                    stop()
             if (self.out or self.times) and self.running and time.perf_counter() - self.out_since > HOLD:
                 try:
                     self.flush()

@@ -42,8 +42,9 @@ class Sent:
 class InHand:
     """Of one process. What has ended is in `ended`, for whoever gives the outcomes: each with the seconds it took."""
 
-    def __init__(self, arena: Arena, generation: int, in_lists: bool) -> None:
-        self.arena, self.generation, self.in_lists = arena, generation, in_lists
+    def __init__(self, arena: Arena, generation: int, in_lists: bool, outputs: int | None = None) -> None:
+        """`in_lists`: several requests are one run. `outputs`: the tensors a run gives each of them; None: anything."""
+        self.arena, self.generation, self.in_lists, self.outputs = arena, generation, in_lists, outputs
         self.sent: dict[int, Sent] = {}
         """In the order in which they are run."""
         self.again: deque[Sent] = deque()
@@ -119,6 +120,8 @@ class InHand:
         return b"".join([self._frame(each, now) for each in group])
 
     def _value(self, each: Sent) -> Any:
+        if self.outputs is not None:
+            return [request.inputs for request in each.requests]
         if self.in_lists:
             return [request.inputs[0] for request in each.requests]
         request = each.requests[0]
