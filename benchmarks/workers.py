@@ -5,10 +5,9 @@
 `http`: a model that does nothing, one worker, beside the peers that are installed and beside the server's own process.
 `trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
 worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
-beside its p99 while that one is healthy and as busy. `weights`: what 4 workers of ResNet-18 have of its weights, each
-with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what is left of a
-thousand.
-Writes benchmarks/results/workers.md.
+beside its p99 while that one is healthy and as busy, in turns. `weights`: what 4 workers of ResNet-18 have of its
+weights, each with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what
+is left of a thousand. Writes benchmarks/results/workers.md, or the name that `--out` gives.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -60,9 +60,23 @@ def prints(x):
     for _ in range(20000): print("x" * 50)
     return 1
 def short(xs): return xs[1:]
+def lists_steady(xs): return ["OK"] * len(xs)
+def lists_healthy(xs): return [healthy(x) for x in xs]
 def large(x): return bytes(1_000_000_000)
 """
-FAULTS = ("stopped", "loops", "hogs", "exits", "prints", "large")
+SAYS = {
+    "stopped": "was stopped by a signal",
+    "loops": "in loops",
+    "hogs": "MemoryError",
+    "exits": "exit status 3",
+    "prints": "lines of output were not logged",
+    "short": "came back as 0 answers",
+    "large": "does not fit",
+}
+"""What the log has to say of each fault."""
+OPTIONS = {"hogs": ("--memory-limit", str(1 << 30)), "short": ("--max-batch-size", "4")}
+PACE = 400.0
+"""Requests a second, at most, of the model beside the steady one: about what the healthy one does."""
 
 
 def main() -> int:
@@ -70,6 +84,8 @@ def main() -> int:
     parser.add_argument("--only", default="http,trips,start,kills,faults,weights")
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--faults", default=",".join(SAYS), help="which of them")
+    parser.add_argument("--out", default="workers", help="results/NAME.md")
     options = parser.parse_args()
     chosen = options.only.split(",")
     parts: list[str] = []
@@ -83,7 +99,7 @@ def main() -> int:
         if "kills" in chosen:
             parts.append(kills(folder, options.secs))
         if "faults" in chosen:
-            parts.append(faults(folder, options.secs))
+            parts.append(faults(folder, options.secs, options.faults.split(",")))
         if "weights" in chosen:
             parts.append(weights(Path(folder), options.rounds))
         if "restarts" in chosen:
@@ -95,7 +111,7 @@ def main() -> int:
     text = "\n\n".join(parts)
     print(text)
     where = surroundings()
-    (HERE / "results" / "workers.md").write_text(
+    (HERE / "results" / f"{options.out}.md").write_text(
         f"# Worker processes\n\n`python benchmarks/workers.py {' '.join(sys.argv[1:])}`\n\n{text}\n\n"
         f"{', '.join(f'{key} {value}' for key, value in where.items())}\n"
     )
@@ -276,34 +292,47 @@ def worker_of(server: RunningServer) -> int:
         time.sleep(0.01)
 
 
-def faults(folder: str, secs: int) -> str:
+def faults(folder: str, secs: int, chosen: Sequence[str]) -> str:
+    """Each fault beside a healthy neighbour that is asked for just before it, at the same rate."""
     lines = [
-        "| the other model | p99 ms of the steady one | of healthy | other's statuses |",
-        "| --- | ---: | ---: | --- |",
+        "| the other model | p99 ms | beside a healthy one | ratio | its statuses | the log says |",
+        "| --- | ---: | ---: | ---: | --- | --- |",
     ]
-    models = [f"bench_handlers:{name}" for name in ("steady", "healthy", *FAULTS)]
-    options = ("--response-timeout", "1", "--memory-limit", str(1 << 30))
-    with run_server(*models, *options, cwd=folder) as server:
-        client = Client(server)
-        began, count = time.perf_counter(), 2000
-        for _ in range(count):
-            client.ask("steady")
-        rate = count / (time.perf_counter() - began) / 4
-        usual = 0.0
-        for name in ("healthy", *FAULTS):
-            p99, statuses = neighbour(server, name, rate, secs)
-            usual = usual or p99
-            lines.append(f"| {name} | {p99:.2f} | {p99 / usual:.2f} | {statuses} |")
+    for name in chosen:
+        lists = "lists_" if name == "short" else ""
+        models = [f"steady=bench_handlers:{lists}steady", f"healthy=bench_handlers:{lists}healthy"]
+        options = ["--response-timeout", "1" if name in ("stopped", "loops") else "20", *OPTIONS.get(name, ())]
+        with run_server(*models, f"bench_handlers:{name}", *options, cwd=folder) as server:
+            client = Client(server)
+            began, count = time.perf_counter(), 2000
+            for _ in range(count):
+                client.ask("steady")
+            rate = count / (time.perf_counter() - began) / 4
+            beside: dict[str, list[float]] = {"healthy": [], name: []}
+            statuses: dict[int, int] = {}
+            for turn in range(2):
+                for other in sorted(beside, reverse=bool(turn)):
+                    times, its = neighbour(server, other, rate, secs)
+                    beside[other] += times
+                    if other == name:
+                        statuses = {key: statuses.get(key, 0) + its.get(key, 0) for key in {*statuses, *its}}
+            said = SAYS[name] if re.search(SAYS[name], server.log()) else "nothing of it"
+        p99, usual = (float(np.percentile(beside[each], 99)) for each in (name, "healthy"))
+        lines.append(f"| {name} | {p99:.2f} | {usual:.2f} | {p99 / usual:.2f} | {statuses} | {said} |")
     return "\n".join(lines)
 
 
-def neighbour(server: RunningServer, name: str, rate: float, secs: int) -> tuple[float, dict[int, int]]:
+def neighbour(server: RunningServer, name: str, rate: float, secs: int) -> tuple[list[float], dict[int, int]]:
+    """The times in ms of the steady model, asked for at `rate`, while `name` has one client, who asks at most PACE
+    times a second: what is refused at once is no more work than what is answered."""
     statuses: dict[int, int] = {}
     other = Client(server)
 
     def work() -> None:
+        until = time.perf_counter() + 1 / PACE
         status = other.ask(name)
         statuses[status] = statuses.get(status, 0) + 1
+        time.sleep(max(0.0, until - time.perf_counter()))
 
     client, times = Client(server), []
     rng = np.random.default_rng(0)
@@ -316,7 +345,7 @@ def neighbour(server: RunningServer, name: str, rate: float, secs: int) -> tuple
                 time.sleep(early)
             client.ask("steady")
             times.append(1e3 * (time.perf_counter() - at))
-    return float(np.percentile(times, 99)), statuses
+    return times, statuses
 
 
 if __name__ == "__main__":

@@ -195,11 +195,11 @@ class WorkerDied(Unavailable):
 
 
 class ResponseTimeout(Unavailable, TimeoutError):
-    """A run took longer than its model's `response_timeout`, in seconds; its worker was ended. `stack`: where it hung,
-    where that could be found out."""
+    """A run took longer than its model's `response_timeout`, in seconds, and was ended. `stack`: where it hung, where
+    that could be found out."""
 
     def __init__(self, model: str, timeout: float, stack: str = "") -> None:
-        super().__init__(f"model {model} did not answer within {timeout:g} s; its worker was ended")
+        super().__init__(f"model {model} did not answer within {timeout:g} s, and was ended")
         self.model, self.timeout, self.stack = model, timeout, stack
 
 

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from headrace.testing import RunningServer, run_server
 
 PATIENCE = 60.0
 HANDLERS = """
-import os, signal, sys, time
+import asyncio, os, signal, sys, time
 
 def pid(value):
     return os.getpid()
@@ -35,6 +36,15 @@ def dies(value):
 def hangs(value):
     time.sleep(1000)
 
+async def meets(value):
+    global inside
+    inside += 1
+    while inside < value:
+        await asyncio.sleep(0.005)
+    return os.getpid()
+
+inside = 0
+
 def hogs(value):
     while True:
         pass
@@ -45,7 +55,7 @@ def hogs(value):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "handlers.py").write_text(HANDLERS)
-    names = ("pid", "fails", "prints", "dies", "hangs")
+    names = ("pid", "fails", "prints", "dies", "hangs", "meets")
     models = [f"handlers:{name}" for name in names]
     with run_server(*models, "--response-timeout", "1", cwd=folder) as running:
         yield running
@@ -76,6 +86,13 @@ def wait_for(what: Any) -> Any:
         assert time.monotonic() < until
         time.sleep(0.02)
     return value
+
+
+def test_coroutine_functions_run_at_once(server: RunningServer) -> None:
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: ask(server, "/predictions/meets", 8), range(8)))
+    assert len(set(answers)) == 1
+    assert answers[0][0] == 200
 
 
 def test_it_is_another_process_than_the_server(server: RunningServer) -> None:

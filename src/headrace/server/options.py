@@ -65,6 +65,9 @@ class ServeOptions(Checked):
         "bytes of memory each worker may have (by a cgroup, or of address space where none may be made)",
         low=1 << 20,
     )
+    concurrency: int = option(
+        32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
+    )
     scheduler: str = option(
         "single_stream",
         "how requests share a model's cores",

@@ -252,6 +252,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         response_timeout=options.response_timeout,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
+        concurrency=options.concurrency,
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
     asked = options.models

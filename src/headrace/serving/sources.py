@@ -72,6 +72,7 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
 
@@ -247,6 +248,7 @@ def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
+        concurrency=options.concurrency,
     )
 
 

@@ -23,6 +23,9 @@ from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.remote_error import error_of, made
 from headrace.workers.values import Raised, Reader, decode
 
+LEFT = ("Overdue", "Withdrawn")
+"""What a worker says of runs that it was told to leave, and did."""
+
 
 class Answers:
     def __init__(self, hand: InHand, name: str, memory_limit: int | None) -> None:
@@ -100,7 +103,10 @@ class Answers:
             raise
         hand.release(each, kept)
         if error is not None:
-            if len(each.requests) > 1:
+            if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
+                each.overdue.stack = str(error.__cause__)
+                error = each.overdue
+            elif len(each.requests) > 1:
                 hand.divide(each)
                 return
             for request in each.requests:

@@ -65,6 +65,10 @@ def _neighbour(name: str) -> Any:
     return module
 
 
+class NoRoom(ValueError):
+    """For an answer, in what a worker shares with its owner."""
+
+
 class Child:
     def __init__(self, sock: socket.socket, arena: mmap.mmap, generation: int) -> None:
         self.frames, self.messages = _neighbour("frames"), _neighbour("messages")
@@ -85,7 +89,7 @@ class Child:
         self.typical = 1.0
         self.running = False
         self.function: Any = None
-        self.in_lists = False
+        self.in_lists = self.awaits = False
         self.page: Any = None
 
     # ---- its way in and out
@@ -182,6 +186,7 @@ class Child:
         """What READY says of what was loaded."""
         loaded = _neighbour(LOADERS[setup["loader"]]).load(setup)
         self.function, self.in_lists = loaded.function, setup["in_lists"]
+        self.awaits = loaded.about.get("awaits", False)
         return loaded.about
 
     def serve(self) -> None:
@@ -220,6 +225,10 @@ class Child:
     def is_unwanted(self, id: int) -> bool:
         """Whether its owner has marked this run: nobody waits for it any more."""
         return WORD.unpack_from(self.page, 64 + 4 * (id % MARKS))[0] == id  # type: ignore[no-any-return]
+
+    def cancelled(self) -> bool:
+        """Whether that is so of the run that asks."""
+        return bool(self.current) and self.is_unwanted(self.current)
 
     def run(self, frame: Any) -> None:
         """All the runs of a frame, one after the other."""
@@ -299,8 +308,10 @@ class Child:
         self.send(kind, self.messages.pack_seconds(seconds) + payload, id=id, count=1, flags=kept)
 
     def in_list(self, arguments: Any) -> Any:
-        count = len(arguments)
-        answers = self.function(arguments)
+        return self.as_many(self.function(arguments), len(arguments))
+
+    @staticmethod
+    def as_many(answers: Any, count: int) -> Any:
         if not isinstance(answers, (list, tuple)):
             raise TypeError(
                 "with max_batch_size above 1 a callable is given a list of requests and returns a list of as many "
@@ -362,7 +373,7 @@ class Child:
                     del self.waiting[i]
                     offset, room = self.messages.unpack_piece(other.payload)
                     if room < total:
-                        raise ValueError(
+                        raise NoRoom(
                             f"an answer of {total:,} bytes does not fit: {room:,} bytes are the most a worker may give"
                         )
                     return int(offset)
@@ -385,7 +396,7 @@ class Child:
 def _offer(child: Child) -> None:
     """`import headrace_worker; headrace_worker.cancelled()` is for callables that can leave a long run early."""
     module = types.ModuleType("headrace_worker", "What the process it runs in tells a callable.")
-    module.cancelled = lambda: child.is_unwanted(child.current)  # type: ignore[attr-defined]
+    module.cancelled = lambda: child.cancelled()  # type: ignore[attr-defined]
     sys.modules["headrace_worker"] = module
 
 
@@ -410,7 +421,10 @@ def main() -> None:
     _offer(child)
     try:
         if child.set_up():
-            child.serve()
+            if child.awaits:
+                _neighbour("coroutines").serve(child)
+            else:
+                child.serve()
     except (ConnectionError, EOFError):
         pass  # the owner has gone
     try:

@@ -43,6 +43,7 @@ def compile_model(
     cancel_grace: float = 5.0,
     idempotent: bool = True,
     memory_limit: int | None = None,
+    concurrency: int | None = None,
     python: str | None = None,
     share_weights: bool = False,
 ) -> Model:
@@ -69,9 +70,10 @@ def compile_model(
     cancelled run may see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a
     process dies, what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A
     process may have `memory_limit` bytes: the kernel ends it beyond that, or, where no cgroup may be made, they are its
-    address space, and a run that wants more fails with OutOfMemory. `python`: the interpreter of another environment
-    (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace. `share_weights`: the
-    workers of an ONNX model use one copy of its weights; the log says what that costs.
+    address space, and a run that wants more fails with OutOfMemory. Where a callable is a coroutine function,
+    `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: the interpreter of
+    another environment (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace.
+    `share_weights`: the workers of an ONNX model use one copy of its weights; the log says what that costs.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -82,6 +84,7 @@ def compile_model(
         strange = {
             "workers": workers is not None,
             "memory_limit": memory_limit is not None,
+            "concurrency": concurrency is not None,
             "python": python is not None,
             "share_weights": bool(share_weights),
         }
@@ -119,6 +122,7 @@ def compile_model(
             cancel_grace=cancel_grace,
             idempotent=idempotent,
             memory_limit=memory_limit,
+            concurrency=32 if concurrency is None else concurrency,
         ),
         1 if workers is None else workers,
         num_cores=num_cores,

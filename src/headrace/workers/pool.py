@@ -46,6 +46,8 @@ class WorkerOptions:
     idempotent: bool = True
     """Whether a run that was begun may be begun once more, where its worker died."""
     memory_limit: int | None = None
+    concurrency: int = 32
+    """Runs of a coroutine function that go on at once in one worker."""
     arena: int = SIZE
 
 
@@ -95,6 +97,8 @@ class Pool:
         """Requests whose worker died once; what became of them is not known yet."""
         self.parameters: tuple[str, ...] | None = None
         self.required: tuple[str, ...] = ()
+        self.at_once = 0
+        """Runs that go on at once in one worker, where its callable is a coroutine function; 0: one after the other."""
         self.on_change: Callable[[], object] = lambda: None
         """Called when a worker has another state, on its thread."""
         self._nodes = nodes
@@ -138,7 +142,7 @@ class Pool:
                     worker.leaves = True
                     worker.wake()
                 for worker in leaving:
-                    worker.thread.join()
+                    worker.thread.join(None if until is None else max(0.0, until - time.monotonic()))
                 with self.engine.guard.lock:
                     self.port.streams = tuple(worker.stream for worker in staying)
             elif workers > len(staying):
@@ -266,6 +270,7 @@ class Pool:
         named = about.get("parameters")
         self.parameters = None if named is None else tuple(map(str, named))
         self.required = tuple(map(str, about.get("required", ())))
+        self.at_once = self.options.concurrency if about.get("awaits") else 0
         return None
 
     def cannot_load(self, payload: bytes) -> str:

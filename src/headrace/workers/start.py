@@ -20,6 +20,7 @@ from headrace.model.batcher import Counts
 from headrace.model.compile import batching, check_batching, check_engine_and_name
 from headrace.model.model import Model
 from headrace.model.pending import Owner, Pending
+from headrace.workers.at_once import MOST
 from headrace.workers.loadable import Loadable
 from headrace.workers.onnx_model import OnnxModel
 from headrace.workers.pool import Pool, WorkerOptions, check_workers
@@ -149,6 +150,9 @@ def check(options: WorkerOptions) -> None:
         seconds = getattr(options, what)
         if not is_number(seconds) or not 0 < seconds <= 1e6:
             raise InvalidOption(f"{what} is in seconds, above 0, not {seconds!r}")
+    at_once = options.concurrency
+    if isinstance(at_once, bool) or not isinstance(at_once, int) or not 1 <= at_once <= MOST:
+        raise InvalidOption(f"concurrency is a whole number from 1 to {MOST}, not {at_once!r}")
     limit = options.memory_limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
         raise InvalidOption(f"memory_limit is a whole number of bytes, or None, not {limit!r}")

@@ -152,7 +152,9 @@ class Worker:
                 assert arena is not None
                 supervision.ready(time.monotonic())
                 pool.is_ready(self, time.monotonic() - began)
-                hand = InHand(arena, process.generation, pool.in_lists, pool.model.outputs_given)
+                hand = InHand(
+                    arena, process.generation, pool.in_lists, pool.model.outputs_given, reserves=not pool.at_once
+                )
                 self._serving = Serving(self, process, connection, hand)
                 died = self._serving.serve()
                 why = None if died is None else died.how if isinstance(died, WorkerDied) else str(died)
