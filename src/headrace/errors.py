@@ -3,8 +3,10 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         SourceNotFound, SourceNotAllowed, CannotLoad,
+│                                                         CannotLoad,
 │                                                         AlreadyRegistered, IsDefaultVersion,
+│                                                         UnsafeArchive, ArchiveTooLarge, SourceNotFound,
+│                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout, StillBusy
@@ -78,22 +80,6 @@ class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
 
 
-class SourceNotFound(InvalidModel):
-    """There is nothing where a model was said to be. `source` is what was said."""
-
-    def __init__(self, source: str, looked: str) -> None:
-        super().__init__(f"{source:.200} does not exist (looked in {looked})")
-        self.source, self.looked = source, looked
-
-
-class SourceNotAllowed(InvalidModel):
-    """A manager may not have a model from there. `source` is what was said."""
-
-    def __init__(self, source: str, why: str) -> None:
-        super().__init__(why)
-        self.source = source
-
-
 class CannotLoad(InvalidModel):
     """A registered model was to have workers, and could not be loaded; `__cause__` says why. `out_of_memory`: for want
     of memory."""
@@ -120,6 +106,43 @@ class IsDefaultVersion(InvalidOption):
             "another default first"
         )
         self.name, self.version = name, version
+
+
+class UnsafeArchive(InvalidArchive):
+    """An entry of the archive would lead out of its folder, or is of a kind that has no place in one."""
+
+
+class ArchiveTooLarge(InvalidArchive):
+    """The archive holds more than it may. `limit` counts `unit`: files, bytes, times (its own size), or bytes of
+    headers."""
+
+    def __init__(self, archive: str, *, limit: int, unit: str, mend: str) -> None:
+        super().__init__(f"{archive} holds more than {limit:,} {unit}; nothing of it was kept. {mend}")
+        self.limit, self.unit = limit, unit
+
+
+class SourceNotFound(InvalidModel, LookupError):
+    """There is no such file or folder in the model store, or it may not be named so. `source` is what was asked for."""
+
+    def __init__(self, message: str, source: str) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class UrlNotAllowed(InvalidModel):
+    """The URL, or one it redirects to, matches no pattern of the allow-list. `url` is the one that does not."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"Given URL {url} does not match any allowed URL(s)")
+        self.url = url
+
+
+class DownloadFailed(InvalidModel):
+    """What is at `url` could not be had, or not whole: a refusal, a limit, another checksum. `why` says which."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"Failed to download archive from: {url} ({why})")
+        self.url, self.why = url, why
 
 
 class BackendNotInstalled(SetupError, ImportError):

@@ -10,15 +10,15 @@ from headrace import errors
 
 NAMES = [
     "__version__",
+    "ArchiveTooLarge",
     "BackendError",
     "BackendNotInstalled",
     "Cancelled",
     "CannotLoad",
     "Closed",
-    "SourceNotAllowed",
-    "SourceNotFound",
     "DeadlineExceeded",
     "DeviceNotFound",
+    "DownloadFailed",
     "Engine",
     "Future",
     "HeadraceError",
@@ -40,11 +40,14 @@ NAMES = [
     "ResponseTimeout",
     "Scheduler",
     "SetupError",
+    "SourceNotFound",
     "StillBusy",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
     "Unavailable",
+    "UnsafeArchive",
+    "UrlNotAllowed",
     "WorkerDied",
     "Var",
     "WouldDeadlock",
@@ -110,10 +113,11 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.SetupError) == {
         "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
     }  # fmt: skip
-    assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.InvalidModel) == {
-        "InvalidArchive", "SourceNotFound", "SourceNotAllowed", "CannotLoad",
+        "InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed", "CannotLoad",
     }  # fmt: skip
+    assert below(hr.InvalidArchive) == {"UnsafeArchive", "ArchiveTooLarge"}
+    assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
             "StillBusy",

@@ -7,6 +7,7 @@ import pytest
 from headrace.errors import (
     AlreadyRegistered,
     CannotLoad,
+    DownloadFailed,
     HeadraceError,
     InvalidOption,
     IsDefaultVersion,
@@ -14,6 +15,7 @@ from headrace.errors import (
     Overloaded,
     SourceNotFound,
     StillBusy,
+    UrlNotAllowed,
 )
 from headrace.server.compat import Compat, default_set, refused, registered, scaled, unregistered
 from headrace.server.status import MethodNotAllowed, NotFound
@@ -51,10 +53,17 @@ def test_the_version_is_said_where_it_was_asked_for() -> None:
         (TS, AlreadyRegistered("m", "1"), 409, "ConflictStatusException",
          "Model version 1 is already registered for model m"),
         (MMS, AlreadyRegistered("m", "1"), 409, "ConflictStatusException", "Model m is already registered."),
-        (TS, SourceNotFound("x.mar", "store"), 404, "ModelNotFoundException", "Model not found at: x.mar"),
-        (MMS, SourceNotFound("x.mar", "store"), 404, "ModelNotFoundException",
+        (TS, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"), 404, "ModelNotFoundException",
+         "Model not found at: x.mar"),
+        (MMS, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"), 404, "ModelNotFoundException",
          "Model not found in model store: x.mar"),
-        (TS, SourceNotFound("", "store"), 404, "ModelNotFoundException", "empty url"),
+        (TS, SourceNotFound("empty url", ""), 404, "ModelNotFoundException", "empty url"),
+        (TS, DownloadFailed("http://a/b", "404"), 400, "DownloadArchiveException",
+         "Failed to download archive from: http://a/b"),
+        (MMS, DownloadFailed("http://a/b", "404"), 400, "DownloadModelException",
+         "Failed to download model from: http://a/b"),
+        (TS, UrlNotAllowed("http://a/b"), 404, "ModelNotFoundException",
+         "Given URL http://a/b does not match any allowed URL(s)"),
         (TS, CannotLoad("m", "1", "why"), 500, "InternalServerException",
          "Failed to start workers for model m version: 1"),
         (MMS, CannotLoad("m", "1", "why"), 500, "InternalServerException", "Failed to start workers"),
@@ -83,7 +92,10 @@ def test_setting_a_default_that_does_not_exist_has_other_words() -> None:
 
 
 def test_the_url_is_said_as_it_was_asked_for() -> None:
-    assert refused(TS, SourceNotFound("/store/x.mar", "/store"), url="x.mar")[1] == "Model not found at: x.mar"
+    assert (
+        refused(TS, SourceNotFound("Model not found in model store: x", "x"), url="x.mar")[1]
+        == "Model not found at: x.mar"
+    )
 
 
 @pytest.mark.parametrize(("compat", "busy", "negative"), [(Compat.headrace, 429, 400), (Compat.triton, 429, 400),
@@ -98,4 +110,7 @@ def test_headrace_says_whose_fault_it_is_and_the_old_servers_what_they_said(
 def test_headrace_adds_why() -> None:
     said = refused(Compat.headrace, CannotLoad("m", "1", "no such weights"))[1]
     assert said == "Failed to start workers for model m version: 1: no such weights"
-    assert "looked in store" in refused(Compat.headrace, SourceNotFound("x.mar", "store"))[1]
+    assert (
+        "looked in store"
+        in refused(Compat.headrace, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"))[1]
+    )

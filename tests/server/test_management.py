@@ -196,7 +196,8 @@ def test_a_handler_takes_the_place_of_the_archives(manager: Manager) -> None:
         ({"url": ""}, 400, "BadRequestException", "Parameter url is required."),
         ({"url": "nowhere.mar"}, 404, "ModelNotFoundException", "Model not found at: nowhere.mar"),
         ({"url": "outside.onnx"}, 404, "ModelNotFoundException", "Model not found at: outside.onnx"),
-        ({"url": "http://example.com/a.mar"}, 404, "ModelNotFoundException", "Model not found at: http"),
+        ({"url": "http://example.com/a.mar"}, 404, "ModelNotFoundException",
+         "Given URL http://example.com/a.mar does not match any allowed URL(s)"),
         ({"url": "../outside.onnx"}, 404, "ModelNotFoundException", "Relative path is not allowed in url: ../outs"),
         ({"url": "a/../../outside.onnx"}, 404, "ModelNotFoundException", "Relative path is not allowed in url: a/"),
         ({"url": "a\0b"}, 404, "ModelNotFoundException", "Model not found at: a"),
@@ -571,7 +572,7 @@ def test_the_v2_repository_lists_loads_and_unloads(manager: Manager) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "code", "says"),
     [
-        ("models/nobody/load", {}, 404, "Model not found at: nobody"),
+        ("models/nobody/load", {}, 404, "Model not found in model store: nobody"),
         ("models/nobody/unload", {}, 404, "Model not found: nobody"),
         ("models/corrupt/load", {}, 500, "Failed to start workers for model corrupt version: 1"),
         ("models/net/load", {"parameters": {"config": "{}"}}, 400, "the parameter 'config' is not taken"),

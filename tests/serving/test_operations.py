@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import Closed, ModelNotFound, Overloaded, SourceNotAllowed
+from headrace.errors import Closed, ModelNotFound, Overloaded, SourceNotFound
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.management import DONE, FAILED, KEPT, RUNNING, Management
 from headrace.serving.registry import State
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions
+from headrace.serving.sources import CompileOptions, Sources
 from headrace.testing import Gate
 
 PATIENCE = 30
@@ -38,7 +38,7 @@ def store(tmp_path: Path, add_one: Any) -> Path:
 
 @pytest.fixture
 def management(service: Service, store: Path) -> Iterator[Management]:
-    management = Management(Lifecycle(service, CompileOptions(), store), threads=3, most_waiting=5)
+    management = Management(Lifecycle(service, CompileOptions(), Sources(store)), threads=3, most_waiting=5)
     yield management
     assert management.close(PATIENCE)
 
@@ -211,7 +211,7 @@ def test_what_is_in_the_store_is_loaded_by_its_name(management: Management) -> N
 
 
 def test_callables_are_not_for_managers(management: Management) -> None:
-    with pytest.raises(SourceNotAllowed):
+    with pytest.raises(SourceNotFound, match="names code"):
         management.register("os:system", workers=1).future.result(PATIENCE)
 
 

@@ -11,6 +11,7 @@ import enum
 from headrace.errors import (
     AlreadyRegistered,
     CannotLoad,
+    DownloadFailed,
     InvalidOption,
     IsDefaultVersion,
     ModelNotFound,
@@ -75,10 +76,14 @@ def refused(
     if isinstance(error, CannotLoad):
         return _cannot_load(compat, error, status)
     if isinstance(error, SourceNotFound):
-        asked = url or error.source
+        if not old or not str(error).startswith("Model not found"):
+            return status, str(error)
         where = "Model not found in model store" if compat is Compat.mms else "Model not found at"
-        message = f"{where}: {asked:.200}" if asked else "empty url"
-        return status, message if old else f"{message} (looked in {error.looked})"
+        return status, f"{where}: {url or error.source:.200}"
+    if isinstance(error, DownloadFailed) and old:
+        mms = compat is Compat.mms
+        kind = Status(status.code, "DownloadModelException") if mms else status
+        return kind, f"Failed to download {'model' if mms else 'archive'} from: {error.url}"
     if isinstance(error, AlreadyRegistered) and compat is Compat.mms:
         return status, f"Model {error.name} is already registered."
     if isinstance(error, IsDefaultVersion) and old:

@@ -1,4 +1,5 @@
-"""What workers can load, as the pool sees it: a callable (`naming`) or an ONNX model (`onnx_model`)."""
+"""What workers can load, as the pool sees it: a callable (`naming`), an ONNX model (`onnx_model`), a handler
+(`served_handler`)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ class Loadable:
     """Files each worker is given, under the same numbers."""
     joins_rows: bool = False
     """Whether requests come as arrays by input, which it joins itself."""
+    in_lists: bool = False
+    """Whether it is given lists of requests, however few may be joined."""
     shared_bytes: int = 0
     """Of memory that each worker maps, and shares with others."""
     outputs_given: int | None = None
@@ -25,7 +28,8 @@ class Loadable:
         raise NotImplementedError
 
     def told(self) -> dict[str, Any]:
-        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
+        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know.
+        With a `folder` of its own it is run there."""
         raise NotImplementedError
 
     def loaded(self, about: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ class Pool:
     ) -> None:
         """`nodes`: the CPUs its workers may use, by NUMA node."""
         self.engine, self.model, self.name, self.options = engine, model, name, options
-        self.in_lists = max_batch_size > 1 or model.joins_rows
+        self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
         self.batcher = Batcher(max_batch_size, max_batch_delay)
         self.source = WorkerRequests(self.batcher, (), name)
         self.port = self.source.port = RemotePort(self.source, name)
@@ -248,9 +248,9 @@ class Pool:
         assert share is not None
         limit = options.memory_limit if worker.limit_kind == "address space" else None
         told = {
+            "folder": os.getcwd(),
             **self.model.told(),
             "in_lists": self.in_lists,
-            "folder": os.getcwd(),
             "path": sys.path if options.python is None else None,
             "argv": [self.name],
             "threads": share.threads,

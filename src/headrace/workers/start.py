@@ -106,7 +106,7 @@ def _loaded(
             outputs=None,
             parameters=pool.parameters,
             required=pool.required,
-            spreads=True,
+            spreads=not what.in_lists,
         )
         return loaded, pool.batcher.max_batch_size, reason
     loaded = Loaded("onnxruntime", "onnxruntime_onnx", name, (), inputs=what.inputs, outputs=what.outputs)
