@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -268,6 +269,29 @@ def test_no_callables_unless_whoever_started_the_server_allows_it(folder: Path) 
         refused = manager.register("os:system", initial_workers=1)
         assert refused[0] == 404
         assert "--manage-callables yes" in message(refused)
+
+
+def test_packed_archives_and_urls_are_as_the_allow_list_says_and_leave_nothing(folder: Path) -> None:
+    packed, cache = folder / "packed.mar", folder / "cache"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(Path(BUNDLED_DIGITS).rglob("*")):
+            archive.write(path, path.relative_to(BUNDLED_DIGITS))
+    url = packed.as_uri()
+    with managed(folder, r"--allowed-urls=file://.*/packed\.mar", "--cache-dir=cache") as manager:
+        for asked in (str(packed), url):
+            assert manager.register(asked, model_name="p", initial_workers=1)[0] == 200
+            assert manager.only("p")["modelUrl"] == asked
+            picture = next(PICTURE.glob("*.png")).read_bytes()
+            assert httpx.post(f"{manager.server.url}/predictions/p", content=picture).status_code == 200
+            assert manager.ask("DELETE", "/models/p")[0] == 200
+        refused = manager.register((folder / "outside.onnx").as_uri())
+        assert (refused[0], refused[1]["type"]) == (404, "ModelNotFoundException")
+        assert message(refused).endswith("does not match any allowed URL(s)")
+        gone = manager.register(url + "#sha256=" + "0" * 64)
+        assert (gone[0], gone[1]["type"]) == (400, "DownloadArchiveException")
+        assert manager.models() == ["digits"]
+    assert not cache.exists() or not any(path.is_file() and path.suffix == ".onnx" for path in cache.rglob("*"))
+    packed.unlink()
 
 
 # ---- 202, and following it
