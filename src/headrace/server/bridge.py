@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.server.parts import gather
 from headrace.server.refusing import refusal
-from headrace.server.reply import next_number, request_id, status_line
+from headrace.server.reply import request_id, status_line
 
 if TYPE_CHECKING:
     from headrace.server.exchange import Exchange
@@ -140,8 +140,7 @@ class Bridge:
                 _log.exception("%r failed after its reply had begun", exchange.path)
                 connection.abort()  # the client must not take what it has for all of it
             elif not self._left:
-                number = next_number()
-                connection.answer(exchange, refusal(error, exchange.path, request_id(number)), number)
+                connection.answer(exchange, refusal(error, exchange.path, request_id(exchange.number)))
                 connection.flush()
         finally:
             self.over = True

@@ -12,7 +12,7 @@ import enum
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from headrace.errors import InvalidOption, ModelNotFound, ModelNotReady
+from headrace.errors import InvalidInput, InvalidOption, ModelNotFound, ModelNotReady
 
 
 class State(enum.StrEnum):
@@ -69,6 +69,18 @@ class Registry(Generic[S]):
         if entry.state is not State.READY or entry.served is None:
             raise ModelNotReady(name, entry.version, entry.state, entry.reason)
         return entry.served
+
+    @property
+    def has_one(self) -> bool:
+        """Whether models of just one name are known."""
+        return len(self._models) == 1
+
+    def only(self) -> str:
+        """The name of the one model there is. InvalidInput if a name has to be given."""
+        if len(self._models) != 1:
+            there = f"{len(self._models):,} models are served" if self._models else "no model is served"
+            raise InvalidInput(f"Parameter model_name is required: {there}, and the request names none")
+        return next(iter(self._models))
 
     def versions(self, name: str) -> list[str]:
         if name not in self._models:

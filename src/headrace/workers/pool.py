@@ -23,6 +23,7 @@ from headrace.workers.arena import SIZE, Arena
 from headrace.workers.requests import WorkerRequests
 from headrace.workers.sharing import cpus_of_worker, environment, shares
 from headrace.workers.supervision import State
+from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
 MOST = 256
@@ -54,7 +55,10 @@ class Loadable(Protocol):
         """Its own, for a model that is given none."""
 
     def told(self) -> dict[str, Any]:
-        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
+        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know.
+
+        With `in_lists` True in it, what it loads is given lists of requests also where `max_batch_size` is 1.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class Pool:
         max_batch_delay: float,
     ) -> None:
         self.engine, self.model, self.name, self.options = engine, model, name, options
-        self.in_lists = max_batch_size > 1
+        self.in_lists = max_batch_size > 1 or bool(model.told().get("in_lists"))
+        self.told = Told(name)
+        """The metrics its workers tell of."""
         self.batcher = Batcher(max_batch_size, max_batch_delay)
         self.source = WorkerRequests(self.batcher, (), name)
         self.port = self.source.port = RemotePort(self.source, name)

@@ -16,16 +16,17 @@ import contextlib
 import select
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import as_a_stream
 from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
-from headrace.workers import frames
+from headrace.workers import frames, messages
 from headrace.workers.answers import Answers
 from headrace.workers.connection import Connection
 from headrace.workers.ear import Ear
-from headrace.workers.in_hand import InHand
+from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
 from headrace.workers.watch import Watch
@@ -55,7 +56,9 @@ class Serving:
 
     def __init__(self, worker: Worker, process: Process, connection: Connection, hand: InHand) -> None:
         self._worker, self._process, self._connection, self._hand = worker, process, connection, hand
-        self._answers = Answers(hand, worker.pool.name, worker.pool.options.memory_limit)
+        limit = worker.pool.options.memory_limit
+        self._answers = Answers(hand, worker.pool.name, limit, self._has_read, worker.pool.told.tell)
+        self._read: deque[tuple[int, int]] = deque()  # what it is to be told of its parts
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell = connection.bell
         self._window = Window()
@@ -71,6 +74,14 @@ class Serving:
     def cancel(self, id: int) -> None:
         """The run with this id is not wanted any more. It is for the caller to wake the worker."""
         self._watch.cancelled.append(id)
+
+    def _has_read(self, each: Sent, nbytes: int) -> None:
+        """Of its parts. It is told of many at a time."""
+        each.read += nbytes
+        if each.read >= messages.WINDOW // 4:
+            self._read.append((each.id, each.read))
+            each.read = 0
+            self._bell.ring()
 
     def send_at_once(self) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
@@ -186,6 +197,10 @@ class Serving:
                 self._learn(ended)
             works: list[Any] = exchange(self._engine, stream, ended, credit, inside)
             out = self._frames_of(works) if works else b""
+            while self._read:
+                id, nbytes = self._read.popleft()
+                piece = messages.pack_piece(0, nbytes)
+                out += frames.encode(frames.MORE, piece, id=id, generation=self._process.generation)
             while hand.again and len(sent) < window.size:
                 out += hand.send_again(time.monotonic())
             if out:
