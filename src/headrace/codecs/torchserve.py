@@ -111,8 +111,10 @@ def picture_of(fields: Fields) -> bytes:
 
 
 def tensors_from_form(form: Form, specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """The inputs of a tensor model: in each field the JSON, or in a file the bytes, of the input of its name. Of a model
-    with one input the only field may be called anything."""
+    """The inputs of a tensor model: in each field the JSON, or in a file the bytes, of the input of its name.
+
+    Of a model with one input the only field may be called anything.
+    """
     if len(specs) == len(form) == 1:
         form = Form({specs[0].name: next(iter(form.values()))})
     check_names(form, specs)

@@ -148,7 +148,7 @@ class Answering:
                     send = send or await begin(reply)
                     await send(reply.body)  # which waits while the client does not read
                     read(nbytes)
-                if waiting.left or inside.can_read():
+                if waiting.left or waiting.over:
                     break
                 waiting.wait_again()
         finally:
@@ -174,8 +174,8 @@ class Waiting:
         self.answered: asyncio.Future[None] = box.loop.create_future()
         """There is an answer, or a part of one; or nobody waits any more."""
         self.parts: deque[tuple[Any, int, Callable[[int], object]]] = deque()
-        self.left = False
-        """Its client has."""
+        self.left = self.over = False
+        """Its client has left; there is an answer, behind all parts of it."""
         self._request = request
         self._watcher: asyncio.Task[None] | None = None
 
@@ -185,6 +185,10 @@ class Waiting:
 
     def _leave(self, _: object) -> None:
         self.left = True
+        self.wake()
+
+    def finish(self) -> None:
+        self.over = True
         self.wake()
 
     def wake(self) -> None:
@@ -211,4 +215,4 @@ class Waiting:
 
 def _tell(box: Mailbox, waiting: Waiting, _: object) -> None:
     """On the stream: have the loop wake the one who waits."""
-    box.post(Waiting.wake, waiting)
+    box.post(Waiting.finish, waiting)

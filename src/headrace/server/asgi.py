@@ -30,7 +30,9 @@ class Request:
     __slots__ = ("_receive", "began", "complete", "head", "received", "served")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.head = Head(scope["method"], scope["path"], scope["headers"])
+        # Our own protocol tells the headers as they came, too: ASGI has their names in lower case.
+        headers = scope.get("extensions", {}).get("headrace.headers", scope["headers"])
+        self.head = Head(scope["method"], scope["path"], headers)
         self.began = monotonic()
         self.complete = False
         self.received = 0  # bytes of its body, once that is here

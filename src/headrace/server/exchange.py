@@ -30,9 +30,10 @@ class Exchange:
     `decode` and `deliver`.
 
     `number`: whose `request_id` it has. `out` is the reply's bytes (with `rest`, if its body is large), None until it
-    is there; `stream` what has come of it, where it comes in parts. `last`: the connection ends after it. `complete`: its body has come in. `served`: the model it is for, once that is known. `began`: when its
-    headers had come; `since`: when its decoding began; `decoding`, `encoding`: the seconds that took; all where
-    somebody wants to know, else 0. `target`: as it was sent.
+    is there; `stream` what has come of it, where it comes in parts. `last`: the connection ends after it. `complete`:
+    its body has come in. `served`: the model it is for, once that is known. `began`: when its headers had come; `since`:
+    when its decoding began; `decoding`, `encoding`: the seconds that took; all where somebody wants to know, else 0.
+    `target`: as it was sent.
     """
 
     __slots__ = (
@@ -174,7 +175,7 @@ class Exchange:
         stage, inside = self.stage, self.inside
         self.stage = OVER
         self.parts = []
-        if stage == RUNNING or stage == STREAMING:
+        if stage in (RUNNING, STREAMING):
             self.connection.front.box.waiting -= 1
             self.inside = None
             assert inside is not None

@@ -370,7 +370,7 @@ class Connection(asyncio.Protocol):
         elif exchange.path in front.told:
             self.answer(exchange, tell(front.service, exchange.method, exchange.path))
         else:
-            exchange.bridge = Bridge(exchange, self._target, [(name.lower(), value) for name, value in headers])
+            exchange.bridge = Bridge(exchange, self._target, headers)
 
     def _is_named_by_body(self, head: Head, route: Route) -> bool:
         """Which model it is for is not known before its form is here: the app waits for that."""
