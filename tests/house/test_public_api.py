@@ -19,10 +19,12 @@ NAMES = [
     "Engine",
     "Future",
     "HeadraceError",
+    "AlreadyRegistered",
     "InvalidArchive",
     "InvalidInput",
     "InvalidModel",
     "InvalidOption",
+    "IsDefaultVersion",
     "Model",
     "ModelNotFound",
     "ModelNotReady",
@@ -34,6 +36,7 @@ NAMES = [
     "ResponseTimeout",
     "Scheduler",
     "SetupError",
+    "StillBusy",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
@@ -103,9 +106,11 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.SetupError) == {
         "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
     }  # fmt: skip
+    assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
+            "StillBusy",
         }  # fmt: skip
 
 
@@ -119,6 +124,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         (hr.BackendNotInstalled, ImportError),
         (hr.DeviceNotFound, LookupError),
         (hr.DeadlineExceeded, TimeoutError),
+        (hr.StillBusy, TimeoutError),
         (hr.WouldDeadlock, RuntimeError),
     ],
 )

@@ -15,10 +15,12 @@ import uvicorn_server
 from headrace.cli.main import main as headrace
 from headrace.server import run
 from headrace.server.options import ServeOptions
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
+from headrace.serving.sources import CompileOptions
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers
 
@@ -50,17 +52,18 @@ def add(service: Service, name: str, function: str, size: int = 1, *, measured: 
         model.measure()
     entry = service.registry.add(name, "1")
     entry.served = Served(name, "1", model, None, Measures() if measured else None, custom=True)
-    entry.state = State.READY
+    entry.become(State.LOADING)
+    entry.become(State.READY)
 
 
-def load_them(service: Service, options: ServeOptions) -> None:
+def load_them(service: Service, options: ServeOptions) -> Lifecycle:
     sys.path.insert(0, HERE)
-    if options.models:
-        _load(service, options)
+    lifecycle = _load(service, options) if options.models else Lifecycle(service, CompileOptions())
     for text in os.environ["CUSTOM"].split():
         name, _, function = text.partition("=")
         function, _, size = function.partition("*")
         add(service, name, function, int(size or 1), measured=options.metrics_address != "off")
+    return lifecycle
 
 
 _load = run.load

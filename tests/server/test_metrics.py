@@ -22,8 +22,9 @@ from headrace.server.metrics import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED,
 from headrace.server.metrics_api import MOST_WAITING, MetricsApp, write
 from headrace.server.system import System
 from headrace.server.traffic import LEFT, Traffic
-from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
+from headrace.serving.sources import CompileOptions, Wanted
 from headrace.testing import Gate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     service = Service(max_requests=100, max_bytes=1_000_000)
-    lifecycle = Lifecycle(service.registry, CompileOptions(measured=request.param, max_batch_size=1))
+    lifecycle = Lifecycle(service, CompileOptions(measured=request.param, max_batch_size=1))
     for function in "same", "fail", "refuse":
         lifecycle.load(Wanted.parse(f"{function}={name}:{function}"))
     bench = Bench(service, request.param)

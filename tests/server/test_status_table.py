@@ -8,6 +8,7 @@ import pytest
 
 from headrace import errors
 from headrace.errors import (
+    AlreadyRegistered,
     BackendError,
     BackendNotInstalled,
     Cancelled,
@@ -19,6 +20,7 @@ from headrace.errors import (
     InvalidInput,
     InvalidModel,
     InvalidOption,
+    IsDefaultVersion,
     ModelNotFound,
     ModelNotReady,
     NotEnoughCores,
@@ -27,6 +29,7 @@ from headrace.errors import (
     RequestError,
     ResponseTimeout,
     SetupError,
+    StillBusy,
     TooLarge,
     TooSlow,
     Unavailable,
@@ -48,6 +51,9 @@ EXAMPLES: dict[BaseException, tuple[int, str]] = {
     ResponseTimeout("cat", 1.0): (504, "RequestTimeoutException"),
     WorkerDied("cat", "was killed"): (503, "ServiceUnavailableException"),
     Closed("x"): (503, "ServiceUnavailableException"),
+    StillBusy("cat", "1", 5.0): (408, "RequestTimeoutException"),
+    AlreadyRegistered("cat", "1"): (409, "ConflictStatusException"),
+    IsDefaultVersion("cat", "1"): (403, "InvalidModelVersionException"),
     BackendError("x"): (500, "InternalServerException"),
     PoisonedVar("x", ValueError()): (500, "InternalServerException"),
     WouldDeadlock("x"): (500, "InternalServerException"),

@@ -167,7 +167,7 @@ class Answering:
 class Waiting:
     """One who waits for an answer. Who waits long is watched for a client that leaves, which costs a Task."""
 
-    __slots__ = ("_box", "_request", "_watcher", "answered", "left", "parts")
+    __slots__ = ("_box", "_request", "_watcher", "answered", "left", "over", "parts")
 
     def __init__(self, box: Mailbox, request: Request) -> None:
         self._box = box

@@ -31,9 +31,9 @@ class Exchange:
 
     `number`: whose `request_id` it has. `out` is the reply's bytes (with `rest`, if its body is large), None until it
     is there; `stream` what has come of it, where it comes in parts. `last`: the connection ends after it. `complete`:
-    its body has come in. `served`: the model it is for, once that is known. `began`: when its headers had come; `since`:
-    when its decoding began; `decoding`, `encoding`: the seconds that took; all where somebody wants to know, else 0.
-    `target`: as it was sent.
+    its body has come in. `served`: the model it is for, once that is known. `began`: when its headers had come;
+    `since`: when its decoding began; `decoding`, `encoding`: the seconds that took; all where somebody wants to know,
+    else 0. `target`: as it was sent.
     """
 
     __slots__ = (

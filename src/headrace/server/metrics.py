@@ -319,10 +319,10 @@ Histograms have buckets, so that quantiles can be asked for, of each stage and o
 `histogram_quantile(0.99, sum by (le) (rate(headrace_queue_seconds_bucket[1m])))`. TorchServe's `QueueTime`,
 `WorkerThreadTime`, `PredictionTime` and `HandlerTime` are the last request's alone; the stages take their place.
 
-What handlers of models tell themselves (`context.metrics`) is here too, under the names and dimensions they give, with the labels
-`ModelName`, `ModelVersion`, `Level` and `Hostname`; counters end in `_total`, and a name of the server's own gets `handler_` in
-front. Several workers' counts add up. A model may have 1,000 series; what is over that, or changes its kind, is dropped and
-counted.
+What handlers of models tell themselves (`context.metrics`) is here too, under the names and dimensions they give, with
+the labels `ModelName`, `ModelVersion`, `Level` and `Hostname`; counters end in `_total`, and a name of the server's own
+gets `handler_` in front. Several workers' counts add up. A model may have 1,000 series; what is over that, or changes
+its kind, is dropped and counted.
 """
 
 

@@ -32,8 +32,10 @@ from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
-from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
+from headrace.serving.autoscaler import Autoscaler
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
+from headrace.serving.sources import CompileOptions, Wanted
 from headrace.version import __version__
 
 GC_THRESHOLD = 10_000
@@ -78,7 +80,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
     )
     front = Front(app, Limits.of(options))
     try:
-        load(service, options)
+        autoscaler = Autoscaler(load(service, options))
         # After loading: what the models have opened counts.
         if (advice := make_room(options.max_connections, TURNED_AWAY)) is not None:
             _log.warning("%s", advice)
@@ -87,11 +89,13 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
         server = _Server(front, listener, options, observing)
+        autoscaler.start()
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(server.run())
         finally:
             server.remove_ready_file()
+            autoscaler.close()
     except BaseException:
         listener.close()
         service.stop(timeout=0)  # the models that were loaded before
@@ -222,7 +226,7 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-def load(service: Service, options: ServeOptions) -> None:
+def load(service: Service, options: ServeOptions) -> Lifecycle:
     store = None
     if options.model_store is not None:
         store = Path(options.model_store)
@@ -241,15 +245,16 @@ def load(service: Service, options: ServeOptions) -> None:
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
     )
-    lifecycle = Lifecycle(service.registry, compile_options, store)
+    lifecycle = Lifecycle(service, compile_options, store)
     asked = options.models
     if not asked:
         asked = ("all",) if store is not None else (f"digits={BUNDLED_DIGITS}",)
     for text in asked:
         if text.lower() == "all":
-            lifecycle.load_all(lifecycle.in_store())
+            lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
+    return lifecycle
 
 
 def _tell_what_comes_later(options: ServeOptions) -> None:

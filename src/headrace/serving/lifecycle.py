@@ -1,234 +1,317 @@
-"""How a model comes to be served: the one place that changes its state.
+"""How a model comes to be served, and goes: the one place that changes its state.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive folder, or `module:function`. A relative
-path is looked for in the model store first, where there is one, then from the current folder.
+Rule 1: whoever changes one model waits for who changes it already, in the order in which they came (`Turns`); loads of
+        all models come one after the other.
+Rule 2: a model that cannot be loaded leaves everything as it was. One that is replaced serves until the other is READY.
+Rule 3: what goes takes no more requests, finishes those it has, and only then lets its model go. Where they do not
+        end in time it goes on.
+Rule 4: `/ping` and every other `ready` are read off the states here; nobody sets them.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import re
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from headrace.archives.archive import Archive, is_archive, open_archive
-from headrace.archives.handlers.image_classifier import ImageClassifier
-from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
-from headrace.model.model import Crew, Model
+from headrace.engine.scheduler import Scheduler
+from headrace.errors import InvalidOption, StillBusy
+from headrace.model.model import Model
 from headrace.serving.measures import Measures
-from headrace.serving.registry import Entry, Registry, State
+from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
-from headrace.workers.compile import compile_model
+from headrace.serving.service import Service
+from headrace.serving.sources import NAME, CompileOptions, Located, Sources, Wanted
+from headrace.serving.turns import Turns
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
-CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+UNLOAD_TIMEOUT = 120.0
+"""Seconds: TorchServe's `unregister_model_timeout`."""
+MOST_FAILURES = 100
+"""Failed loads that are remembered."""
 _log = logging.getLogger("headrace.serving")
+_LOADING = object()  # the key of the one turn for loading
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One model to serve: its name (None: the source's own), and where it is."""
+class Registration:
+    """How a version was registered, and what it is to be like."""
 
-    name: str | None
-    source: str
-
-    @classmethod
-    def parse(cls, text: str) -> Wanted:
-        name, equals, source = text.partition("=")
-        if not equals:
-            name, source = "", text
-        if not source or (equals and not NAME.match(name)):
-            raise InvalidOption(
-                f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
-                "file, an archive folder or module:function"
-            )
-        return cls(name or None, source)
+    wanted: Wanted
+    located: Located
+    options: CompileOptions
+    min_workers: int = 1
+    max_workers: int = 1
+    at_startup: bool = False
 
 
 @dataclass(frozen=True)
-class CompileOptions:
-    """What every model of this server is compiled with."""
+class Failure:
+    """A load that failed, of a model that is not registered."""
 
-    scheduler: str = "single_stream"
-    num_cores: int | None = None
-    num_streams: int | None = None
-    max_batch_size: int | None = None
-    max_batch_delay: float = 0.0
-    measured: bool = False
-    """Whether times and sizes are counted: for metrics."""
-    isolation: str = "thread"
-    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
-    workers: int = 1
-    response_timeout: float = 120.0
-    idempotent: bool = True
-    memory_limit: int | None = None
+    name: str
+    version: str
+    reason: str
 
 
 class Lifecycle:
-    def __init__(self, registry: Registry[Served], options: CompileOptions, store: Path | None = None) -> None:
-        self._registry, self._options, self._store = registry, options, store
+    """Its methods wait for what they do. Any thread may call them, but not one that answers requests."""
 
-    def in_store(self) -> list[Wanted]:
-        """Everything in the model store that can be served, by name."""
-        if self._store is None:
-            raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found: list[Wanted] = []
-        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
-            if path.name.startswith("."):
-                continue
-            if path.is_file() and is_archive(path):
-                _log.warning("%s is packed, and not served: this version reads unpacked archive folders", path)
-            elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
-                found.append(Wanted(None, str(path)))
-        if not found:
-            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
-        return found
+    def __init__(self, service: Service, options: CompileOptions, store: Path | None = None) -> None:
+        self.service, self._registry, self._options = service, service.registry, options
+        self.sources = Sources(store)
+        self.failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
+        self._turns = Turns()
+        self._changing = threading.Lock()
+        """Held for each change of a state: workers that die change it too."""
+
+    # ---- comes
+
+    def register(
+        self,
+        wanted: Wanted,
+        *,
+        options: CompileOptions | None = None,
+        min_workers: int = 0,
+        max_workers: int | None = None,
+        at_startup: bool = False,
+    ) -> Entry[Served]:
+        """Know it. With `min_workers` above 0 load it, too, and make it READY with so many.
+
+        A failed load leaves nothing registered. Raises what is wrong: AlreadyRegistered, InvalidModel, InvalidOption …
+        """
+        options = options or self._options
+        low, high = _bounds(min_workers, max_workers)
+        located = self.sources.locate(wanted)
+        name, version = located.name, located.version
+        with self._turns.of(name):
+            try:
+                if not NAME.match(name):
+                    raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
+                about = Registration(wanted, located, options, low, high, at_startup)
+                entry = self._registry.add(name, version, about)
+            except BaseException:
+                located.close()
+                raise
+            try:
+                if low:
+                    self._start(entry, low)
+                if at_startup:
+                    have = workers_of(entry)  # of a model in this process its options say how many
+                    entry.about = replace(about, min_workers=have, max_workers=have)
+            except BaseException as error:
+                self.failures.append(Failure(name, version, str(error)))
+                if not at_startup:
+                    self._forget(entry)
+                raise
+            self._forget_failures(name, version)
+        return entry
 
     def load(self, wanted: Wanted) -> Entry[Served]:
-        """Load it and make it READY. Raises what is wrong, with the model FAILED and the reason kept.
-
-        Nothing is registered where there is no source to load, or no name and version for it.
-        """
-        name, version, build = self._locate(wanted)
-        if not NAME.match(name):
-            raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
-        entry = self._registry.add(name, version)
-        entry.state = State.LOADING
-        started = time.monotonic()
-        try:
-            model, handler = build(name)
-        except BaseException as error:
-            entry.state, entry.reason = State.FAILED, str(error)
-            raise
-        if self._options.measured:
-            model.measure()
-        entry.served = Served(name, version, model, handler, Measures() if self._options.measured else None)
-        entry.state = State.READY
-        crew = model.crew
-        if crew is not None:
-            _follow(entry, crew)
-        batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
-        _log.info("model %s:%s is READY after %.2f s: %r, %s", name, version, time.monotonic() - started, model, batch)
-        return entry
+        """At the server's start: READY, with as many workers as its options say. One that fails stays, as FAILED."""
+        return self.register(wanted, min_workers=self._options.workers, at_startup=True)
 
     def load_all(self, models: Iterable[Wanted]) -> None:
         for wanted in models:
             self.load(wanted)
 
-    def _locate(self, wanted: Wanted) -> tuple[str, str, Callable[[str], tuple[Model, ImageClassifier | None]]]:
-        """(name, version, how to build it) of what is wanted."""
-        path = self._path(wanted.source)
-        if path is None:
-            if CALLABLE.match(wanted.source):
-                name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                if self._options.isolation == "process":
-                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
-                return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
-            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
-            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
-        if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
-            archive = open_archive(path)
-            return (
-                wanted.name or archive.manifest.name,
-                archive.manifest.version,
-                lambda name: self._open(archive, name),
-            )
-        return wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None)
+    # ---- changes
 
-    def _path(self, source: str) -> Path | None:
-        candidates = [Path(source)]
-        if self._store is not None and not Path(source).is_absolute():
-            candidates.insert(0, self._store / source)
+    def scale(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        min_workers: int,
+        max_workers: int | None = None,
+        timeout: float | None = UNLOAD_TIMEOUT,
+    ) -> Entry[Served]:
+        """Have at least so many workers, and at most so many: from none it is loaded, and with 0 let go but known.
+
+        Workers are processes, or the streams of a model in this process. StillBusy if what is inside did not end.
+        """
+        low, high = _bounds(min_workers, max_workers)
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            count = _within(workers_of(entry), low, high)
+            if not count:
+                if entry.served is not None:
+                    self._drain(entry, timeout)
+                    self._let_go(entry, State.REGISTERED)
+                elif entry.state is State.FAILED:
+                    self._become(entry, State.REGISTERED)
+            elif entry.served is None:
+                self._start(entry, count)
+            else:
+                self._resize(entry, entry.served.model, count, timeout)
+            entry.about = replace(entry.about, min_workers=low, max_workers=high)
+        return entry
+
+    def follow_load(self, entry: Entry[Served], workers: int, timeout: float | None = UNLOAD_TIMEOUT) -> bool:
+        """Have so many workers, if that is still within its bounds when it is its turn. False if it is not."""
+        with self._turns.of(entry.name):
+            about: Registration = entry.about
+            served = entry.served
+            if served is None or entry.state is not State.READY:
+                return False
+            if not max(1, about.min_workers) <= workers <= about.max_workers:
+                return False
+            self._resize(entry, served.model, workers, timeout)
+        return True
+
+    def set_default(self, name: str, version: str) -> Entry[Served]:
+        """Requests that name no version go to this one from now on."""
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            self._registry.set_default(entry)
+        _log.info("model %s: version %s is the default now", name, version)
+        return entry
+
+    # ---- goes
+
+    def unload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
+        """Take no more requests, finish those inside, let it go and forget it.
+
+        `version` None: the default one. ModelNotFound; IsDefaultVersion where others are left; StillBusy where requests
+        did not end within `timeout` seconds: then it serves on.
+        """
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            self._registry.check_removable(entry)
+            if entry.served is not None:
+                self._drain(entry, timeout)
+            self._forget(entry)
+        _log.info("model %s:%s is unloaded", entry.name, entry.version)
+        return entry
+
+    # ---- in the model's turn
+
+    def _start(self, entry: Entry[Served], workers: int) -> None:
+        about: Registration = entry.about
+        options = replace(about.options, workers=workers)
+        self._become(entry, State.LOADING)
+        with self._turns.of(_LOADING):
+            started = time.monotonic()
+            try:
+                built = about.located.build(entry.name, options)
+                model = built.model
+                try:
+                    if model.crew is None and workers > 1 and not about.at_startup:
+                        _use_streams(model, workers)
+                except BaseException:
+                    model.close()
+                    raise
+            except BaseException as error:
+                self._become(entry, State.FAILED, str(error))
+                raise
+        if options.measured:
+            model.measure()
+        measures = Measures() if options.measured else None
+        entry.served = Served(entry.name, entry.version, model, built.handler, measures)
+        self._become(entry, State.READY)
+        self._follow(entry)
+        batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
+        _log.info(
+            "model %s:%s is READY after %.2f s: %r, %s",
+            entry.name, entry.version, time.monotonic() - started, model, batch,
+        )  # fmt: skip
+
+    def _resize(self, entry: Entry[Served], model: Model, workers: int, timeout: float | None) -> None:
+        if model.crew is not None:
+            if workers != len(model.crew):
+                model.scale(workers, timeout=timeout)
+        elif workers != workers_of(entry):
+            _use_streams(model, workers, timeout)
+
+    def _drain(self, entry: Entry[Served], timeout: float | None) -> None:
+        served, budget = entry.served, self.service.budget
+        assert served is not None
+        before, reason = entry.state, entry.reason
+        self._become(entry, State.DRAINING)
+        budget.close_group(served.group)
         try:
-            return next((path for path in candidates if path.exists()), None)
-        except OSError as error:  # a folder that may not be entered, a name that is too long
-            raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
-
-    def _compile(self, model: Any, name: str) -> Model:
-        return self._compiled(model, name, scheduler=self._options.scheduler, num_streams=self._options.num_streams)
-
-    def _start_workers(self, source: str, name: str) -> Model:
-        options = self._options
-        return self._compiled(
-            source,
-            name,
-            isolation="process",
-            workers=options.workers,
-            response_timeout=options.response_timeout,
-            idempotent=options.idempotent,
-            memory_limit=options.memory_limit,
-        )
-
-    def _compiled(self, model: Any, name: str, **more: Any) -> Model:
-        """With the options that say something wherever it runs, and `more`."""
-        options = self._options
-        return compile_model(
-            model,
-            num_cores=options.num_cores,
-            max_batch_size=options.max_batch_size,
-            max_batch_delay=options.max_batch_delay,
-            name=name,
-            **more,
-        )
-
-    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
-        manifest = archive.manifest
-        if manifest.handler != "image_classifier":
-            raise InvalidArchive(
-                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
-                "with code of their own come later"
-            )
-        if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
-            raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
-        model = self._compile(str(archive.folder / manifest.serialized_file), name)
-        config = archive.config.get("handler", {})
-        try:
-            if not isinstance(config, dict):
-                raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
-            handler = ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config)
+            empty = budget.wait_until_empty(served.group, timeout)
         except BaseException:
-            model.close()
+            empty = False
             raise
-        return model, handler
+        finally:
+            if not empty:
+                budget.close_group(served.group, False)
+                self._become(entry, State.READY)
+                if before is State.FAILED:
+                    self._become(entry, State.FAILED, reason)
+        if not empty:
+            raise StillBusy(entry.name, entry.version, timeout or 0.0)
+
+    def _let_go(self, entry: Entry[Served], state: State) -> None:
+        """Nobody is inside."""
+        served, entry.served = entry.served, None
+        self._become(entry, state)
+        if served is not None:
+            served.model.close()
+
+    def _forget(self, entry: Entry[Served]) -> None:
+        self._registry.remove(entry)
+        try:
+            self._let_go(entry, State.UNLOADED)
+        finally:
+            entry.about.located.close()
+
+    def _forget_failures(self, name: str, version: str) -> None:
+        for failure in [each for each in self.failures if (each.name, each.version) == (name, version)]:
+            self.failures.remove(failure)
+
+    # ---- states
+
+    def _become(self, entry: Entry[Served], state: State, reason: str | None = None) -> None:
+        with self._changing:
+            entry.become(state, reason)
+
+    def _follow(self, entry: Entry[Served]) -> None:
+        """It is READY as long as requests would be answered: not while no worker can be kept alive."""
+        assert entry.served is not None
+        crew = entry.served.model.crew
+        if crew is None:
+            return
+
+        def look() -> None:
+            with self._changing:
+                broken = crew.is_broken
+                if entry.state is State.READY and broken:
+                    entry.become(State.FAILED, crew.reason)
+                elif entry.state is State.FAILED and not broken:
+                    entry.become(State.READY)
+
+        crew.on_change = look
+        look()
 
 
-def _follow(entry: Entry[Served], pool: Crew) -> None:
-    """The entry is READY as long as requests would be answered: not while no worker can be kept alive."""
-
-    def look() -> None:
-        if entry.state in (State.READY, State.FAILED):
-            broken = pool.is_broken
-            entry.state, entry.reason = (State.FAILED, pool.reason) if broken else (State.READY, None)
-
-    pool.on_change = look
-    look()
+def workers_of(entry: Entry[Served]) -> int:
+    """Processes, or streams."""
+    served = entry.served
+    if served is None:
+        return 0
+    crew, port = served.model.crew, served.model.port
+    return len(crew) if crew is not None else len(port.streams) if port is not None else 1
 
 
-def import_callable(source: str) -> Any:
-    """The callable `module:function` names; modules of the current folder are found."""
-    module_name, _, path = source.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        value: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise InvalidModel(f"no module named {error.name!r} (looked in {here} and the Python path)") from None
-        raise InvalidModel(f"importing {module_name} failed: {error}") from error
-    except HeadraceError:
-        raise
-    except (Exception, SystemExit) as error:  # a script that ends itself must not end the server without a word
-        raise InvalidModel(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        if not hasattr(value, part):
-            raise InvalidModel(f"module {module_name} has no {path!r}")
-        value = getattr(value, part)
-    if not callable(value):
-        raise InvalidModel(f"{source} is a {type(value).__name__}, not a callable")
-    return value
+def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:
+    high = min_workers if max_workers is None else max_workers
+    if min_workers < 0 or high < 0:
+        raise InvalidOption(f"workers are counted from 0 up: min_worker is {min_workers}, max_worker {high}")
+    if high < min_workers:
+        raise InvalidOption("max_worker cannot be less than min_worker.")
+    return min_workers, high
+
+
+def _within(count: int, low: int, high: int) -> int:
+    return min(max(count, low), high)
+
+
+def _use_streams(model: Model, streams: int, timeout: float | None = None) -> None:
+    """A model in this process: so many requests at once. InvalidOption where there are not as many cores."""
+    scheduler = Scheduler.single_stream if streams == 1 else Scheduler.multi_stream
+    model.reschedule(scheduler, num_streams=None if streams == 1 else streams, timeout=timeout)

@@ -33,10 +33,14 @@ class Service:
         """
         if not name:
             name = self.registry.only()
-        served = self.registry.ready(name, version)
-        if self._refuses:
-            raise Closed("the server is stopping")
-        return InFlight(served, self.budget.admit(nbytes))
+        while True:
+            served = self.registry.ready(name, version)
+            if self._refuses:
+                raise Closed("the server is stopping")
+            permit = self.budget.admit_to(served.group, nbytes)
+            if permit is not None:
+                return InFlight(served, permit)
+            # It began to go between the two looks. Its state was changed before: it is not found READY once more.
 
     def hold(self, nbytes: int) -> Permit:
         """For a body that will say which model it is for: `pin` it, or release it."""
@@ -46,7 +50,10 @@ class Service:
 
     def pin(self, name: str, permit: Permit) -> InFlight:
         """As `open`, with a permit that is held already."""
-        return InFlight(self.registry.ready(name or self.registry.only(), None), permit)
+        while True:
+            served = self.registry.ready(name or self.registry.only(), None)
+            if self.budget.join(permit, served.group):
+                return InFlight(served, permit)
 
     def registered(self, name: str, version: str | None) -> Served | None:
         """What `open` would have pinned, in whatever state it is: to count a refusal under its model. None: no such."""
