@@ -200,8 +200,8 @@ class Metrics:
             if served is None:
                 continue
             yield from _of_model(served.model, labels)
-            if served.model.crew is not None:
-                yield "headrace_handler_metrics_dropped_total", labels, served.model.crew.told.dropped
+            crew = served.model.crew
+            yield "headrace_handler_metrics_dropped_total", labels, 0 if crew is None else crew.told.dropped
             if served.measures is not None:
                 yield from _of_measures(served.measures, labels)
                 for stage in "decode", "encode":
