@@ -86,7 +86,7 @@ PURE = [
         "server/v2_rest",
     ),
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
-    *("workers/retry", "workers/sharing"),
+    *("workers/retry", "workers/sharing", "codecs/forms", "server/custom", "server/streaming"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

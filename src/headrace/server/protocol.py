@@ -23,6 +23,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from headrace.codecs.forms import form_kind
 from headrace.errors import Closed, TooSlow
 from headrace.server.bridge import Bridge
+from headrace.server.door import Route
 from headrace.server.exchange import COMING, OVER, Exchange
 from headrace.server.head import Head
 from headrace.server.heads import END, LONGEST, Known, learn, size_of_head
@@ -35,7 +36,6 @@ from headrace.server.streaming import Streaming
 from headrace.server.traffic import LEFT
 
 if TYPE_CHECKING:
-    from headrace.server.door import Route
     from headrace.server.front import Front
 
 IDLE, HEAD, BODY, LINGERING, LOST = range(5)
