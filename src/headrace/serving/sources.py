@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    queue: int | None = None
+    """Requests a model may have inside; None: only the server's own bound."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,14 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
-    return _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
+    asked = options.max_batch_size
+    tensors = isinstance(model, str)
+    if tensors and asked == 1:  # it is looked at whether its rows may be joined: that may be asked for later
+        options = replace(options, max_batch_size=None)
+    made = _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
+    if tensors and asked == 1:
+        made.rebatch(1)
+    return made
 
 
 def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
