@@ -199,6 +199,7 @@ class Serving:
             out = self._frames_of(works) if works else b""
             while self._read:
                 id, nbytes = self._read.popleft()
+                self._watch.since = time.monotonic()  # it may have waited for that, and goes on now
                 piece = messages.pack_piece(0, nbytes)
                 out += frames.encode(frames.MORE, piece, id=id, generation=self._process.generation)
             while hand.again and len(sent) < window.size:
