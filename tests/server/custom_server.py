@@ -41,7 +41,11 @@ class Handlers:
         return f"custom_handlers:{self.function}"
 
     def told(self) -> dict[str, Any]:
-        return {"loader": "callable", "callable": str(self), "file": None, "in_lists": True}
+        return {"loader": "callable", "callable": str(self), "file": None}
+
+    @property
+    def in_lists(self) -> bool:
+        return True
 
 
 def add(service: Service, name: str, function: str, size: int = 1, *, measured: bool = True, **options: Any) -> None:

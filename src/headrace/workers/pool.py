@@ -54,11 +54,12 @@ class Loadable(Protocol):
     def name(self) -> str:
         """Its own, for a model that is given none."""
 
-    def told(self) -> dict[str, Any]:
-        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know.
+    @property
+    def in_lists(self) -> bool:
+        """Whether it is given lists of requests, however few may be joined."""
 
-        With `in_lists` True in it, what it loads is given lists of requests also where `max_batch_size` is 1.
-        """
+    def told(self) -> dict[str, Any]:
+        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Pool:
         max_batch_delay: float,
     ) -> None:
         self.engine, self.model, self.name, self.options = engine, model, name, options
-        self.in_lists = max_batch_size > 1 or bool(model.told().get("in_lists"))
+        self.in_lists = model.in_lists or max_batch_size > 1
         self.told = Told(name)
         """The metrics its workers tell of."""
         self.batcher = Batcher(max_batch_size, max_batch_delay)
