@@ -54,6 +54,7 @@ ONLY_FOR_TYPES = {
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
+    ("workers/at_once", "headrace.workers.pool"),
     ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
     ("workers/serving", "headrace.workers.worker"),
@@ -87,7 +88,8 @@ PURE = [
         "server/v2_rest",
     ),
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
-    *("workers/retry", "workers/sharing", "codecs/forms", "server/custom", "server/streaming"),
+    *("workers/retry", "workers/sharing", "workers/initializers"),
+    *("codecs/forms", "server/custom", "server/streaming"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

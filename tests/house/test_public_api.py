@@ -30,6 +30,7 @@ NAMES = [
     "ModelNotReady",
     "NaiveEngine",
     "NotEnoughCores",
+    "OutOfMemory",
     "Overloaded",
     "PoisonedVar",
     "RequestError",

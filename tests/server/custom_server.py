@@ -21,14 +21,17 @@ from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions
+from headrace.workers.loadable import Loadable
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers
 
 HERE = str(Path(__file__).parent)
 
 
-class Handlers:
+class Handlers(Loadable):
     """What a worker loads: a function of `custom_handlers`, as an archive's handler would be."""
+
+    in_lists = True
 
     def __init__(self, function: str) -> None:
         self.function = function
@@ -42,10 +45,6 @@ class Handlers:
 
     def told(self) -> dict[str, Any]:
         return {"loader": "callable", "callable": str(self), "file": None}
-
-    @property
-    def in_lists(self) -> bool:
-        return True
 
 
 def add(service: Service, name: str, function: str, size: int = 1, *, measured: bool = True, **options: Any) -> None:

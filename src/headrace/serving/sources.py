@@ -59,11 +59,14 @@ class CompileOptions:
     measured: bool = False
     """Whether times and sizes are counted: for metrics."""
     isolation: str = "thread"
-    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    """Where models run: "process" is worker processes, "thread" this one; "auto": callables in worker processes, what
+    is nobody's code in this one."""
     workers: int = 1
+    share_weights: bool = False
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
 
@@ -140,12 +143,14 @@ class Sources:
 
 
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
-    return Built(_in_process(str(path), name, options))
+    return Built(_onnx(str(path), name, options))
 
 
 def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
-    if options.isolation == "process":
-        return Built(_in_workers(source, name, options))
+    if options.isolation != "thread":
+        if options.share_weights:
+            _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
+        return Built(_in_workers(source, name, options, "python"))
     return Built(_in_process(import_callable(source), name, options))
 
 
@@ -158,7 +163,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
         )
     if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
         raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
-    model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
+    model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:
         if not isinstance(config, dict):
@@ -167,6 +172,18 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
     except BaseException:
         model.close()
         raise
+
+
+def _onnx(path: str, name: str, options: CompileOptions) -> Model:
+    if options.isolation == "process":
+        return _in_workers(path, name, options, "onnxruntime")
+    if options.share_weights:
+        _log.warning(
+            "--share-weights says nothing of model %s, which runs in the server's process; for worker processes: "
+            "--isolation process",
+            name,
+        )
+    return _in_process(path, name, options)
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
@@ -180,16 +197,25 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
     return made
 
 
-def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
+def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:
+    for flag, is_given in (
+        ("--num-streams", options.num_streams is not None),
+        ("--scheduler", options.scheduler != "single_stream"),
+    ):
+        if is_given:
+            _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
     return _compiled(
         source,
         name,
         options,
         isolation="process",
+        backend=backend,
+        share_weights=options.share_weights and backend == "onnxruntime",
         workers=options.workers,
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
+        concurrency=options.concurrency,
     )
 
 
