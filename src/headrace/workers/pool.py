@@ -251,9 +251,9 @@ class Pool:
         assert share is not None
         limit = options.memory_limit if worker.limit_kind == "address space" else None
         told = {
+            "folder": os.getcwd(),
             **self.model.told(),
             "in_lists": self.in_lists,
-            "folder": os.getcwd(),
             "path": sys.path if options.python is None else None,
             "argv": [self.name],
             "threads": share.threads,
