@@ -95,9 +95,11 @@ TABLE[MethodNotAllowed] = Status(405, "MethodNotAllowedException")
 
 _WHY = {
     400: "The request is not what is taken here; the message says what was expected and what came",
+    403: "The default version cannot be removed while there are others",
     404: "There is no such model, version or route",
     405: "Another verb is taken here",
     408: "The request did not come in time",
+    409: "A model of that name and version is registered",
     413: "The body is too large",
     414: "The target is too long",
     417: "100-continue is all that can be expected",
