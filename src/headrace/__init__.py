@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.errors import DeviceNotFound as DeviceNotFound
     from headrace.errors import HeadraceError as HeadraceError
     from headrace.errors import InvalidArchive as InvalidArchive
+    from headrace.errors import InvalidEnvironment as InvalidEnvironment
     from headrace.errors import InvalidInput as InvalidInput
     from headrace.errors import InvalidModel as InvalidModel
     from headrace.errors import InvalidOption as InvalidOption
@@ -75,6 +76,7 @@ _ERRORS = (
     "InvalidOption",
     "InvalidModel",
     "InvalidArchive",
+    "InvalidEnvironment",
     "BackendNotInstalled",
     "DeviceNotFound",
     "NotEnoughCores",

@@ -3,7 +3,8 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
+│                                                         InvalidEnvironment, BackendNotInstalled,
+│                                                         DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout
 ├── BackendError        the model or its runtime failed; `__cause__` says how
@@ -74,6 +75,14 @@ class InvalidModel(SetupError, ValueError):
 
 class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
+
+
+class InvalidEnvironment(SetupError):
+    """An environment of a model's own is missing, cannot run a worker, or could not be built. `path`: where it is."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class BackendNotInstalled(SetupError, ImportError):

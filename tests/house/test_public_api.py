@@ -20,6 +20,7 @@ NAMES = [
     "Future",
     "HeadraceError",
     "InvalidArchive",
+    "InvalidEnvironment",
     "InvalidInput",
     "InvalidModel",
     "InvalidOption",
@@ -101,7 +102,8 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     }  # fmt: skip
     assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound"}
     assert below(hr.SetupError) == {
-        "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
+        "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
+        "NotEnoughCores",
     }  # fmt: skip
     assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {
