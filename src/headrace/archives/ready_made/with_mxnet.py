@@ -26,22 +26,24 @@ class Model:
         labels = [name for name in symbol.list_inputs() if name not in known]  # of losses; nobody has them
         self.symbol, self.parameters, self.context = symbol, (arguments, auxiliary), context
         self.names, self.labels = names, labels
-        self.bound: tuple[Any, Any] = (None, None)  # for which shapes, and what
+        self.module: Any = None  # made for the first shapes that come; other shapes share its memory
 
     def run(self, inputs: dict[str, Any]) -> list[Any]:
         arrays = [inputs[name] for name in self.names]
-        shapes = [array.shape for array in arrays]
-        if self.bound[0] != shapes:
-            module = mxnet.mod.Module(
-                self.symbol, data_names=self.names, label_names=self.labels or None, context=self.context
-            )
-            module.bind(for_training=False, data_shapes=list(zip(self.names, shapes)))
-            module.set_params(*self.parameters, allow_missing=bool(self.labels))
-            self.bound = (shapes, module)
-        module = self.bound[1]
-        batch = mxnet.io.DataBatch(data=[mxnet.nd.array(a, ctx=self.context, dtype=a.dtype) for a in arrays])
-        module.forward(batch, is_train=False)
-        return [output.asnumpy() for output in module.get_outputs()]
+        module, self.module = self.module or self.bound([array.shape for array in arrays]), None
+        data = [mxnet.nd.array(array, ctx=self.context, dtype=array.dtype) for array in arrays]
+        module.forward(mxnet.io.DataBatch(data=data), is_train=False)
+        outputs = [output.asnumpy() for output in module.get_outputs()]
+        self.module = module  # not one that has failed: it may be half of one shape, half of another
+        return outputs
+
+    def bound(self, shapes: list[Any]) -> Any:
+        module = mxnet.mod.Module(
+            self.symbol, data_names=self.names, label_names=self.labels or None, context=self.context
+        )
+        module.bind(for_training=False, data_shapes=list(zip(self.names, shapes)))
+        module.set_params(*self.parameters, allow_missing=bool(self.labels))
+        return module
 
 
 def open_model(files: Any, context: Any) -> Model:
