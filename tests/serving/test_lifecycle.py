@@ -16,9 +16,10 @@ from onnx import TensorProto, helper
 
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, ModelNotFound, ModelNotReady
 from headrace.server.options import BUNDLED_DIGITS
-from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
+from headrace.serving.sources import CompileOptions, Wanted
 
 MODULE = """
 def double(x):
@@ -302,7 +303,7 @@ def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path, caplo
     (store / "old.mar").touch()
     caplog.set_level(logging.WARNING, "headrace.serving")
     lifecycle = Lifecycle(registry_of(load), CompileOptions(), store)
-    lifecycle.load_all(lifecycle.in_store())
+    lifecycle.load_all(lifecycle.sources.in_store())
     assert [entry.name for entry in registry_of(load)] == ["a", "b", "digits"]
     assert "old.mar is packed, and not served" in caplog.text
 
@@ -312,12 +313,12 @@ def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Loa
     add_one(folder / "store" / "plus.onnx")
     (folder / "store" / "store" / "plus.onnx").touch()
     lifecycle = Lifecycle(registry_of(load), CompileOptions(), Path("store"))
-    lifecycle.load_all(lifecycle.in_store())
+    lifecycle.load_all(lifecycle.sources.in_store())
     assert registry_of(load).all_ready()
 
 
 def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> None:
     with pytest.raises(InvalidOption, match="--model-store"):
-        Lifecycle(registry_of(load), CompileOptions()).in_store()
+        Lifecycle(registry_of(load), CompileOptions()).sources.in_store()
     with pytest.raises(InvalidModel, match="no ONNX file and no unpacked archive"):
-        Lifecycle(registry_of(load), CompileOptions(), folder / "bare").in_store()
+        Lifecycle(registry_of(load), CompileOptions(), folder / "bare").sources.in_store()

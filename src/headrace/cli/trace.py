@@ -177,7 +177,7 @@ def _schedulers(names: Sequence[str] | None, every: bool) -> list[Scheduler]:
 
 
 def _source(model: str) -> Any:
-    from headrace.serving.lifecycle import CALLABLE, import_callable
+    from headrace.serving.sources import CALLABLE, import_callable
 
     if not model:
         from headrace.server.options import BUNDLED_DIGITS

@@ -32,8 +32,9 @@ from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
-from headrace.serving.lifecycle import CompileOptions, Lifecycle, Wanted
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
+from headrace.serving.sources import CompileOptions, Wanted
 from headrace.version import __version__
 
 GC_THRESHOLD = 10_000
@@ -247,7 +248,7 @@ def load(service: Service, options: ServeOptions) -> None:
         asked = ("all",) if store is not None else (f"digits={BUNDLED_DIGITS}",)
     for text in asked:
         if text.lower() == "all":
-            lifecycle.load_all(lifecycle.in_store())
+            lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
 

@@ -1,0 +1,189 @@
+"""From what is to be served to what answers its requests.
+
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive folder, or `module:function`. A relative
+path is looked for in the model store first, where there is one, then from the current folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.archives.archive import Archive, is_archive, open_archive
+from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
+from headrace.model.model import Model
+from headrace.workers.compile import compile_model
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+_log = logging.getLogger("headrace.serving")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One model to serve: its name (None: the source's own), and where it is."""
+
+    name: str | None
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> Wanted:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = "", text
+        if not source or (equals and not NAME.match(name)):
+            raise InvalidOption(
+                f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
+                "file, an archive folder or module:function"
+            )
+        return cls(name or None, source)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What every model of this server is compiled with."""
+
+    scheduler: str = "single_stream"
+    num_cores: int | None = None
+    num_streams: int | None = None
+    max_batch_size: int | None = None
+    max_batch_delay: float = 0.0
+    measured: bool = False
+    """Whether times and sizes are counted: for metrics."""
+    isolation: str = "thread"
+    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    workers: int = 1
+    response_timeout: float = 120.0
+    idempotent: bool = True
+    memory_limit: int | None = None
+
+
+class Sources:
+    """Finds what is wanted, and builds it."""
+
+    def __init__(self, options: CompileOptions, store: Path | None = None) -> None:
+        self._options, self._store = options, store
+
+    def in_store(self) -> list[Wanted]:
+        """Everything in the model store that can be served, by name."""
+        if self._store is None:
+            raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
+        found: list[Wanted] = []
+        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
+            if path.name.startswith("."):
+                continue
+            if path.is_file() and is_archive(path):
+                _log.warning("%s is packed, and not served: this version reads unpacked archive folders", path)
+            elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
+                found.append(Wanted(None, str(path)))
+        if not found:
+            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
+        return found
+
+    def locate(self, wanted: Wanted) -> tuple[str, str, Callable[[str], tuple[Model, ImageClassifier | None]]]:
+        """(name, version, how to build it) of what is wanted."""
+        path = self._path(wanted.source)
+        if path is None:
+            if CALLABLE.match(wanted.source):
+                name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
+                if self._options.isolation == "process":
+                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
+                return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
+            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
+            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+        if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
+            archive = open_archive(path)
+            return (
+                wanted.name or archive.manifest.name,
+                archive.manifest.version,
+                lambda name: self._open(archive, name),
+            )
+        return wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None)
+
+    def _path(self, source: str) -> Path | None:
+        candidates = [Path(source)]
+        if self._store is not None and not Path(source).is_absolute():
+            candidates.insert(0, self._store / source)
+        try:
+            return next((path for path in candidates if path.exists()), None)
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
+
+    def _compile(self, model: Any, name: str) -> Model:
+        return self._compiled(model, name, scheduler=self._options.scheduler, num_streams=self._options.num_streams)
+
+    def _start_workers(self, source: str, name: str) -> Model:
+        options = self._options
+        return self._compiled(
+            source,
+            name,
+            isolation="process",
+            workers=options.workers,
+            response_timeout=options.response_timeout,
+            idempotent=options.idempotent,
+            memory_limit=options.memory_limit,
+        )
+
+    def _compiled(self, model: Any, name: str, **more: Any) -> Model:
+        """With the options that say something wherever it runs, and `more`."""
+        options = self._options
+        return compile_model(
+            model,
+            num_cores=options.num_cores,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            name=name,
+            **more,
+        )
+
+    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
+        manifest = archive.manifest
+        if manifest.handler != "image_classifier":
+            raise InvalidArchive(
+                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
+                "with code of their own come later"
+            )
+        if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
+            raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
+        model = self._compile(str(archive.folder / manifest.serialized_file), name)
+        config = archive.config.get("handler", {})
+        try:
+            if not isinstance(config, dict):
+                raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
+            handler = ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config)
+        except BaseException:
+            model.close()
+            raise
+        return model, handler
+
+
+def import_callable(source: str) -> Any:
+    """The callable `module:function` names; modules of the current folder are found."""
+    module_name, _, path = source.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise InvalidModel(f"no module named {error.name!r} (looked in {here} and the Python path)") from None
+        raise InvalidModel(f"importing {module_name} failed: {error}") from error
+    except HeadraceError:
+        raise
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the server without a word
+        raise InvalidModel(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        if not hasattr(value, part):
+            raise InvalidModel(f"module {module_name} has no {path!r}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise InvalidModel(f"{source} is a {type(value).__name__}, not a callable")
+    return value
