@@ -85,6 +85,8 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
+    "serving/interpreters",
+    "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing"),
 ]

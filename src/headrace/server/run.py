@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from headrace.archives.environments import EnvironmentOptions
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
@@ -224,11 +225,7 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
 
 
 def load(service: Service, options: ServeOptions) -> None:
-    store = None
-    if options.model_store is not None:
-        store = Path(options.model_store)
-        if not store.is_dir():
-            raise InvalidOption(f"--model-store {store} is not a folder")
+    store = _folder("--model-store", options.model_store)
     compile_options = CompileOptions(
         options.scheduler,
         options.num_cores,
@@ -241,6 +238,13 @@ def load(service: Service, options: ServeOptions) -> None:
         response_timeout=options.response_timeout,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
+        pythons=options.python,
+        environments=EnvironmentOptions(
+            options.install_requirements == "yes",
+            _folder("--allowed-environments", options.allowed_environments),
+            None if options.environments is None else Path(options.environments),
+            options.install_timeout,
+        ),
     )
     lifecycle = Lifecycle(service.registry, compile_options, store)
     asked = options.models
@@ -251,6 +255,13 @@ def load(service: Service, options: ServeOptions) -> None:
             lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
+    lifecycle.sources.interpreters.check_used()
+
+
+def _folder(flag: str, path: str | None) -> Path | None:
+    if path is not None and not Path(path).is_dir():
+        raise InvalidOption(f"{flag} {path} is not a folder")
+    return None if path is None else Path(path)
 
 
 def _tell_what_comes_later(options: ServeOptions) -> None:

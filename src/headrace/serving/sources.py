@@ -11,14 +11,16 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
+from headrace.archives.environments import EnvironmentOptions, Environments, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.model import Model
+from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
@@ -63,6 +65,9 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    pythons: tuple[str, ...] = ()
+    """`[NAME=]PATH`: what workers run."""
+    environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
 
 
 class Sources:
@@ -70,6 +75,8 @@ class Sources:
 
     def __init__(self, options: CompileOptions, store: Path | None = None) -> None:
         self._options, self._store = options, store
+        self.interpreters = Interpreters.parse(options.pythons)
+        self.environments = Environments(options.environments)
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
@@ -95,6 +102,8 @@ class Sources:
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
                 if self._options.isolation == "process":
                     return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
+                if self.interpreters.of(name) is not None:
+                    raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
                 return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
@@ -121,6 +130,7 @@ class Sources:
 
     def _start_workers(self, source: str, name: str) -> Model:
         options = self._options
+        python = self.interpreters.of(name)
         return self._compiled(
             source,
             name,
@@ -129,6 +139,7 @@ class Sources:
             response_timeout=options.response_timeout,
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
+            python=None if python is None else checked(python, f"model {name}"),
         )
 
     def _compiled(self, model: Any, name: str, **more: Any) -> Model:
