@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.engine.ownership import default_engine as default_engine
     from headrace.engine.ownership import waitall as waitall
     from headrace.engine.scheduler import Scheduler as Scheduler
+    from headrace.errors import AlreadyRegistered as AlreadyRegistered
     from headrace.errors import BackendError as BackendError
     from headrace.errors import BackendNotInstalled as BackendNotInstalled
     from headrace.errors import Cancelled as Cancelled
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from headrace.errors import InvalidInput as InvalidInput
     from headrace.errors import InvalidModel as InvalidModel
     from headrace.errors import InvalidOption as InvalidOption
+    from headrace.errors import IsDefaultVersion as IsDefaultVersion
     from headrace.errors import ModelNotFound as ModelNotFound
     from headrace.errors import ModelNotReady as ModelNotReady
     from headrace.errors import NotEnoughCores as NotEnoughCores
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from headrace.errors import RequestError as RequestError
     from headrace.errors import ResponseTimeout as ResponseTimeout
     from headrace.errors import SetupError as SetupError
+    from headrace.errors import StillBusy as StillBusy
     from headrace.errors import TooLarge as TooLarge
     from headrace.errors import TooSlow as TooSlow
     from headrace.errors import Unavailable as Unavailable
@@ -74,6 +77,8 @@ _ERRORS = (
     "ModelNotFound",
     "SetupError",
     "InvalidOption",
+    "AlreadyRegistered",
+    "IsDefaultVersion",
     "InvalidModel",
     "InvalidArchive",
     "InvalidEnvironment",
@@ -87,6 +92,7 @@ _ERRORS = (
     "Closed",
     "WorkerDied",
     "ResponseTimeout",
+    "StillBusy",
     "BackendError",
     "PoisonedVar",
     "WouldDeadlock",

@@ -3,10 +3,10 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         InvalidEnvironment, BackendNotInstalled,
-│                                                         DeviceNotFound, NotEnoughCores
+│                                                         AlreadyRegistered, IsDefaultVersion, InvalidEnvironment,
+│                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
-│                                                         WorkerDied, ResponseTimeout
+│                                                         WorkerDied, ResponseTimeout, StillBusy
 ├── BackendError        the model or its runtime failed; `__cause__` says how
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
@@ -85,6 +85,25 @@ class InvalidEnvironment(SetupError):
         self.path = path
 
 
+class AlreadyRegistered(InvalidOption):
+    """There is a model of that name and version."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"Model version {version} is already registered for model {name}")
+        self.name, self.version = name, version
+
+
+class IsDefaultVersion(InvalidOption):
+    """The default version goes last: requests that name none would go nowhere."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(
+            f"Cannot remove default version for model {name}: {version} is the default, and there are others; set "
+            "another default first"
+        )
+        self.name, self.version = name, version
+
+
 class BackendNotInstalled(SetupError, ImportError):
     """The backend's package cannot be imported. `backend` names it."""
 
@@ -151,6 +170,17 @@ class ResponseTimeout(Unavailable, TimeoutError):
     def __init__(self, model: str, timeout: float, stack: str = "") -> None:
         super().__init__(f"model {model} did not answer within {timeout:g} s; its worker was ended")
         self.model, self.timeout, self.stack = model, timeout, stack
+
+
+class StillBusy(Unavailable, TimeoutError):
+    """A model was to be unloaded, and what is inside did not end within `timeout` seconds. It serves on."""
+
+    def __init__(self, name: str, version: str, timeout: float) -> None:
+        super().__init__(
+            f"Timed out while cleaning resources: {name}: requests to version {version} did not end within "
+            f"{timeout:g} s; it serves on"
+        )
+        self.name, self.version, self.timeout = name, version, timeout
 
 
 class BackendError(HeadraceError):

@@ -19,11 +19,13 @@ NAMES = [
     "Engine",
     "Future",
     "HeadraceError",
+    "AlreadyRegistered",
     "InvalidArchive",
     "InvalidEnvironment",
     "InvalidInput",
     "InvalidModel",
     "InvalidOption",
+    "IsDefaultVersion",
     "Model",
     "ModelNotFound",
     "ModelNotReady",
@@ -35,6 +37,7 @@ NAMES = [
     "ResponseTimeout",
     "Scheduler",
     "SetupError",
+    "StillBusy",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
@@ -105,9 +108,11 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
         "NotEnoughCores",
     }  # fmt: skip
+    assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
+            "StillBusy",
         }  # fmt: skip
 
 
@@ -121,6 +126,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         (hr.BackendNotInstalled, ImportError),
         (hr.DeviceNotFound, LookupError),
         (hr.DeadlineExceeded, TimeoutError),
+        (hr.StillBusy, TimeoutError),
         (hr.WouldDeadlock, RuntimeError),
     ],
 )

@@ -78,7 +78,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     service = Service(max_requests=100, max_bytes=1_000_000)
-    lifecycle = Lifecycle(service.registry, CompileOptions(measured=request.param, max_batch_size=1))
+    lifecycle = Lifecycle(service, CompileOptions(measured=request.param, max_batch_size=1))
     for function in "same", "fail", "refuse":
         lifecycle.load(Wanted.parse(f"{function}={name}:{function}"))
     bench = Bench(service, request.param)

@@ -297,7 +297,7 @@ def test_it_starts_again_at_once_where_it_was(start: Serve) -> None:
         ({"models": ("served:same", "cat=corrupt.onnx")}, InvalidModel, "cannot be loaded as an ONNX model"),
         ({"models": ("served:same", "served:missing")}, InvalidModel, "has no 'missing'"),
         ({"models": ("old.mar",)}, InvalidModel, "unpack it with"),
-        ({"models": ("a=served:same", "a=served:fail")}, InvalidOption, "registered already"),
+        ({"models": ("a=served:same", "a=served:fail")}, InvalidOption, "already registered"),
         ({"models": ("served:same", "a b=served:same")}, InvalidOption, "is not [NAME=]SOURCE"),
         ({"models": ("all",)}, InvalidOption, "--model-store"),
         ({"model_store": "empty"}, InvalidModel, "no ONNX file and no unpacked archive folder"),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import InvalidEnvironment, InvalidOption
+from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
-from headrace.serving.registry import Registry
+from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Wanted
 
 MODULE = "import sys\ndef prefix(x):\n    return sys.prefix\n"
@@ -36,22 +37,20 @@ def lifecycle(tmp_path, monkeypatch):
     made = []
 
     def make(*pythons, **more):
-        registry = Registry()
-        made.append(registry)
-        return Lifecycle(registry, CompileOptions(**{"isolation": "process", "pythons": pythons, **more}))
+        said = Interpreters.parse(pythons)
+        options = CompileOptions(**{"isolation": "process", "interpreters": said, **more})
+        made.append(Lifecycle(Service(100, 1 << 30), options))
+        return made[-1]
 
     yield make
-    for registry in made:
-        for entry in registry:
-            if entry.served is not None:
-                entry.served.model.close()
+    for each in made:
+        each.service.stop(timeout=10)
 
 
 def test_each_model_runs_where_it_was_told_to(lifecycle, environment):
     all_of_them = lifecycle(f"mine={environment}")
     mine = all_of_them.load(Wanted.parse("mine=ours:prefix")).served.model
     other = all_of_them.load(Wanted.parse("other=ours:prefix")).served.model
-    all_of_them.sources.interpreters.check_used()
     assert mine(1) == str(environment)
     assert other(1) == sys.prefix
 

@@ -19,6 +19,7 @@ from headrace.server.options import BUNDLED_DIGITS
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
+from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Wanted
 
 MODULE = """
@@ -76,23 +77,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def load(folder: Path) -> Iterator[Load]:
     """Load sources into a registry; what was loaded is closed at the end."""
-    registry: Registry[Served] = Registry()
+    service = Service(100, None)
+    registry = service.registry
 
     def load(*texts: str, store: Path | None = None, options: CompileOptions | None = None) -> Registry[Served]:
-        lifecycle = Lifecycle(registry, options or CompileOptions(), store)
+        lifecycle = Lifecycle(service, options or CompileOptions(), store)
         lifecycle.load_all(map(Wanted.parse, texts))
         return registry
 
-    load.registry = registry  # type: ignore[attr-defined]
+    load.service = service  # type: ignore[attr-defined]
     yield load
-    for entry in registry:
-        if entry.served is not None:
-            entry.served.model.close()
+    assert service.stop(30)
+
+
+def service_of(load: Load) -> Service:
+    service: Service = load.service  # type: ignore[attr-defined]
+    return service
 
 
 def registry_of(load: Load) -> Registry[Served]:
-    registry: Registry[Served] = load.registry  # type: ignore[attr-defined]
-    return registry
+    return service_of(load).registry
 
 
 def add_one(path: Path, rows: int | str = "n") -> None:
@@ -258,7 +262,7 @@ def test_an_archive_whose_handler_is_set_wrong_leaves_no_stream_behind(load: Loa
 
 
 def test_the_same_name_twice_is_refused_and_the_first_goes_on(load: Load) -> None:
-    with pytest.raises(InvalidOption, match="registered already"):
+    with pytest.raises(InvalidOption, match="already registered"):
         load("cat=plus.onnx", "cat=handmade:double")
     registry = registry_of(load)
     assert registry.ready("cat").model.inputs is not None
@@ -302,7 +306,7 @@ def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path, caplo
     (store / "notes.txt").touch()
     (store / "old.mar").touch()
     caplog.set_level(logging.WARNING, "headrace.serving")
-    lifecycle = Lifecycle(registry_of(load), CompileOptions(), store)
+    lifecycle = Lifecycle(service_of(load), CompileOptions(), store)
     lifecycle.load_all(lifecycle.sources.in_store())
     assert [entry.name for entry in registry_of(load)] == ["a", "b", "digits"]
     assert "old.mar is packed, and not served" in caplog.text
@@ -312,13 +316,13 @@ def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Loa
     (folder / "store" / "store").mkdir(parents=True)
     add_one(folder / "store" / "plus.onnx")
     (folder / "store" / "store" / "plus.onnx").touch()
-    lifecycle = Lifecycle(registry_of(load), CompileOptions(), Path("store"))
+    lifecycle = Lifecycle(service_of(load), CompileOptions(), Path("store"))
     lifecycle.load_all(lifecycle.sources.in_store())
-    assert registry_of(load).all_ready()
+    assert registry_of(load).is_healthy()
 
 
 def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> None:
     with pytest.raises(InvalidOption, match="--model-store"):
-        Lifecycle(registry_of(load), CompileOptions()).sources.in_store()
+        Lifecycle(service_of(load), CompileOptions()).sources.in_store()
     with pytest.raises(InvalidModel, match="no ONNX file and no unpacked archive"):
-        Lifecycle(registry_of(load), CompileOptions(), folder / "bare").sources.in_store()
+        Lifecycle(service_of(load), CompileOptions(), folder / "bare").sources.in_store()

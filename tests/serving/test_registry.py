@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from headrace.errors import InvalidOption, ModelNotFound, ModelNotReady
-from headrace.serving.registry import Entry, Registry, State
+from headrace.errors import InvalidOption, IsDefaultVersion, ModelNotFound, ModelNotReady
+from headrace.serving.registry import NEXT, Entry, Registry, State
 
 
 def ready(registry: Registry[str], name: str, version: str, served: str) -> Entry[str]:
@@ -62,7 +62,7 @@ def test_only_ready_takes_requests_and_the_state_is_told(state: State) -> None:
     error = refused.value
     assert (error.name, error.version, error.state, error.reason) == ("cat", "1", state, "the file is gone")
     assert registry.find("cat") is entry
-    assert not registry.all_ready()
+    assert registry.is_healthy() == (state is not State.FAILED)
 
 
 def test_the_default_that_is_not_ready_is_not_replaced_by_another_version() -> None:
@@ -77,14 +77,56 @@ def test_the_default_that_is_not_ready_is_not_replaced_by_another_version() -> N
 def test_a_name_and_version_are_registered_once_and_the_first_is_left_alone() -> None:
     registry: Registry[str] = Registry()
     first = ready(registry, "cat", "1", "first")
-    with pytest.raises(InvalidOption, match="registered already"):
+    with pytest.raises(InvalidOption, match="already registered"):
         registry.add("cat", "1")
     assert registry.find("cat") is first
     assert registry.versions("cat") == ["1"]
 
 
-def test_a_registry_without_models_is_ready() -> None:
-    assert Registry[str]().all_ready()
+def test_a_registry_without_models_is_healthy() -> None:
+    assert Registry[str]().is_healthy()
+
+
+def test_the_default_goes_last_and_with_it_the_name() -> None:
+    registry: Registry[str] = Registry()
+    one, two = ready(registry, "cat", "1", "one"), ready(registry, "cat", "2", "two")
+    with pytest.raises(IsDefaultVersion, match="Cannot remove default version for model cat") as refused:
+        registry.remove(one)
+    assert (refused.value.name, refused.value.version) == ("cat", "1")
+    registry.set_default(two)
+    registry.remove(one)
+    assert (registry.ready("cat"), registry.versions("cat"), registry.is_default(two)) == ("two", ["2"], True)
+    registry.remove(two)
+    with pytest.raises(ModelNotFound):
+        registry.find("cat")
+    assert len(registry) == 0
+
+
+def test_who_looks_while_it_changes_sees_one_state_of_it() -> None:
+    registry: Registry[str] = Registry()
+    ready(registry, "cat", "1", "one")
+    seen = iter(registry)
+    next(seen)
+    ready(registry, "dog", "1", "dog")
+    registry.remove(ready(registry, "cat", "2", "two"))
+    assert list(seen) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_states_change_as_they_may_and_no_other_way(seed: int) -> None:
+    random_ = random.Random(seed)
+    for _ in range(200):
+        entry: Entry[str] = Entry("cat", "1")
+        for _ in range(20):
+            wanted = random_.choice(list(State))
+            before = entry.state
+            if wanted in NEXT[before]:
+                entry.become(wanted, "why")
+                assert (entry.state, entry.reason) == (wanted, "why")
+            else:
+                with pytest.raises(AssertionError, match=f"cannot become {wanted}: it is {before}"):
+                    entry.become(wanted)
+                assert entry.state is before
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -73,19 +73,37 @@ class Holder(Protocol):
 H = TypeVar("H", bound=Holder)
 
 
+class Group:
+    """Those inside who are counted together, so that somebody can wait until the last of them has left."""
+
+    __slots__ = ("closed", "gates", "inside")
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.closed = False
+        """Whether nobody is let in any more."""
+        self.gates: list[threading.Lock] = []
+        """Of those who wait for nobody to be inside."""
+
+
 class Permit:
-    """The right of one request to be inside."""
+    """The right of one request to be inside. `group`: whom it is counted with there."""
 
-    __slots__ = ("_budget", "held", "nbytes")
+    __slots__ = ("_budget", "group", "held", "nbytes")
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget, self.nbytes, self.held = budget, 0, False
+    def __init__(self, budget: Budget, group: Group | None = None) -> None:
+        self._budget, self.group, self.nbytes, self.held = budget, group, 0, False
 
     def release(self) -> None:
         """Give it back. Once is enough; more often does no harm."""
         budget = self._budget
         try:
             with budget.guard.lock:
+                group = self.group
+                if group is not None and self.held:
+                    group.inside -= 1
+                    if group.gates and not group.inside:
+                        budget.woken += [partial(open_gate, gate) for gate in group.gates]
                 if budget.crowded:
                     budget.leave(self)
                 elif self.held:  # as `leave`, without the call: what happens most
@@ -119,11 +137,18 @@ def release_all(permits: Sequence[Permit]) -> None:
                     count += 1
                     nbytes += permit.nbytes
                     permit.nbytes = 0
+                    group = permit.group
+                    if group is not None:
+                        group.inside -= 1
+                        if group.gates and not group.inside:
+                            budget.woken += [partial(open_gate, gate) for gate in group.gates]
             budget.inside -= count
             budget.nbytes -= nbytes
-            return
+            permits = ()
     for permit in permits:
         permit.release()
+    if budget.woken:
+        budget.wake()
 
 
 class Budget:
@@ -248,6 +273,48 @@ class Budget:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def admit_to(self, group: Group, nbytes: int) -> Permit | None:
+        """As `admit`, counted with `group`. None if nobody is let into that any more."""
+        permit = Permit(self, group)
+        with self.guard.lock:
+            if group.closed:
+                return None
+            if (
+                not self._line
+                and not self._closed
+                and self.inside < self.max_count
+                and (self.max_bytes is None or self.nbytes + nbytes <= self.max_bytes)
+            ):  # as `_let_in`, without the call: what happens most
+                self.inside += 1
+                self.nbytes += nbytes
+                permit.nbytes, permit.held = nbytes, True
+            elif not self._line and self._fits(nbytes):
+                self._let_in(nbytes, permit)
+            else:
+                self._refuse(nbytes)
+            group.inside += 1
+            return permit
+
+    def close_group(self, group: Group, closed: bool = True) -> None:
+        """Let nobody into it any more; or, with False, again."""
+        with self.guard.lock:
+            group.closed = closed
+
+    def wait_until_empty(self, group: Group, timeout: float | None = None) -> bool:
+        """Wait until nobody of `group` is inside. False if the time is up."""
+        check_timeout(timeout)
+        with self.guard.lock:
+            if not group.inside:
+                return True
+            gate = threading.Lock()
+            gate.acquire()
+            group.gates.append(gate)
+        try:
+            return gate.acquire(timeout=seconds_of(timeout))
+        finally:
+            with self.guard.lock:
+                group.gates.remove(gate)
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nobody is inside. False if the time is up."""

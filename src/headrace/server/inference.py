@@ -21,8 +21,8 @@ _UNHEALTHY = b'{\n  "status": "Unhealthy"\n}\n'
 
 
 def ping(service: Service) -> Reply:
-    """200 if every model is READY, else 500: load balancers read the status."""
-    if service.registry.all_ready():
+    """200 if no model has failed, else 500: load balancers read the status."""
+    if service.registry.is_healthy():
         return Reply(_HEALTHY)
     return Reply(_UNHEALTHY, status=500)
 

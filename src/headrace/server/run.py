@@ -33,6 +33,7 @@ from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
+from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Wanted
@@ -226,6 +227,7 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
 
 def load(service: Service, options: ServeOptions) -> None:
     store = _folder("--model-store", options.model_store)
+    interpreters = Interpreters.parse(options.python)
     compile_options = CompileOptions(
         options.scheduler,
         options.num_cores,
@@ -238,7 +240,7 @@ def load(service: Service, options: ServeOptions) -> None:
         response_timeout=options.response_timeout,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
-        pythons=options.python,
+        interpreters=interpreters,
         environments=EnvironmentOptions(
             options.install_requirements == "yes",
             _folder("--allowed-environments", options.allowed_environments),
@@ -246,7 +248,7 @@ def load(service: Service, options: ServeOptions) -> None:
             options.install_timeout,
         ),
     )
-    lifecycle = Lifecycle(service.registry, compile_options, store)
+    lifecycle = Lifecycle(service, compile_options, store)
     asked = options.models
     if not asked:
         asked = ("all",) if store is not None else (f"digits={BUNDLED_DIGITS}",)
@@ -255,7 +257,7 @@ def load(service: Service, options: ServeOptions) -> None:
             lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
-    lifecycle.sources.interpreters.check_used()
+    interpreters.check_used()
 
 
 def _folder(flag: str, path: str | None) -> Path | None:

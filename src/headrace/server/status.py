@@ -9,16 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.errors import (
+    AlreadyRegistered,
     BackendError,
     Closed,
     DeadlineExceeded,
     HeadraceError,
     InvalidInput,
+    IsDefaultVersion,
     ModelNotFound,
     ModelNotReady,
     Overloaded,
     RequestError,
     ResponseTimeout,
+    StillBusy,
     TooLarge,
     TooSlow,
     Unavailable,
@@ -47,6 +50,9 @@ TABLE: dict[type[BaseException], Status] = {
     ResponseTimeout: Status(504, "RequestTimeoutException"),
     WorkerDied: Status(503, "ServiceUnavailableException", retry_after=1),
     Unavailable: Status(503, "ServiceUnavailableException", retry_after=1),
+    StillBusy: Status(408, "RequestTimeoutException"),
+    AlreadyRegistered: Status(409, "ConflictStatusException"),
+    IsDefaultVersion: Status(403, "InvalidModelVersionException"),
     BackendError: Status(500, "InternalServerException"),
     HeadraceError: Status(500, "InternalServerException"),
 }

@@ -35,8 +35,8 @@ def live() -> Reply:
 
 
 def ready(service: Service) -> Reply:
-    """200 if every model is READY, else 503."""
-    is_ready = service.registry.all_ready()
+    """200 if no model has failed, else 503."""
+    is_ready = service.registry.is_healthy()
     return Reply(orjson.dumps({"ready": is_ready, "live": True}), status=200 if is_ready else 503)
 
 

@@ -1,65 +1,305 @@
-"""How a model comes to be served: the one place that changes its state."""
+"""How a model comes to be served, and goes: the one place that changes its state.
+
+Rule 1: whoever changes one model waits for who changes it already, in the order in which they came (`Turns`); loads of
+        all models come one after the other.
+Rule 2: a model that cannot be loaded leaves everything as it was. One that is replaced serves until the other is READY.
+Rule 3: what goes takes no more requests, finishes those it has, and only then lets its model go. Where they do not
+        end in time it goes on.
+Rule 4: `/ping` and every other `ready` are read off the states here; nobody sets them.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headrace.errors import InvalidOption
-from headrace.model.model import Crew
+from headrace.engine.scheduler import Scheduler
+from headrace.errors import InvalidOption, StillBusy
+from headrace.model.model import Model
 from headrace.serving.measures import Measures
-from headrace.serving.registry import Entry, Registry, State
+from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
-from headrace.serving.sources import NAME, CompileOptions, Sources, Wanted
+from headrace.serving.service import Service
+from headrace.serving.sources import NAME, CompileOptions, Located, Sources, Wanted
+from headrace.serving.turns import Turns
 
+UNLOAD_TIMEOUT = 120.0
+"""Seconds: TorchServe's `unregister_model_timeout`."""
+MOST_FAILURES = 100
+"""Failed loads that are remembered."""
 _log = logging.getLogger("headrace.serving")
+_LOADING = object()  # the key of the one turn for loading
+
+
+@dataclass(frozen=True)
+class Registration:
+    """How a version was registered, and what it is to be like."""
+
+    wanted: Wanted
+    located: Located
+    options: CompileOptions
+    min_workers: int = 1
+    max_workers: int = 1
+    at_startup: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A load that failed, of a model that is not registered."""
+
+    name: str
+    version: str
+    reason: str
 
 
 class Lifecycle:
-    def __init__(self, registry: Registry[Served], options: CompileOptions, store: Path | None = None) -> None:
-        self._registry, self._options, self.sources = registry, options, Sources(options, store)
+    """Its methods wait for what they do. Any thread may call them, but not one that answers requests."""
+
+    def __init__(self, service: Service, options: CompileOptions, store: Path | None = None) -> None:
+        self.service, self._registry, self._options = service, service.registry, options
+        self.sources = Sources(store)
+        self.failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
+        self._turns = Turns()
+        self._changing = threading.Lock()
+        """Held for each change of a state: workers that die change it too."""
+
+    # ---- comes
+
+    def register(
+        self,
+        wanted: Wanted,
+        *,
+        options: CompileOptions | None = None,
+        min_workers: int = 0,
+        max_workers: int | None = None,
+        at_startup: bool = False,
+    ) -> Entry[Served]:
+        """Know it. With `min_workers` above 0 load it, too, and make it READY with so many.
+
+        A failed load leaves nothing registered. Raises what is wrong: AlreadyRegistered, InvalidModel, InvalidOption …
+        """
+        options = options or self._options
+        low, high = _bounds(min_workers, max_workers)
+        located = self.sources.locate(wanted)
+        name, version = located.name, located.version
+        with self._turns.of(name):
+            try:
+                if not NAME.match(name):
+                    raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
+                about = Registration(wanted, located, options, low, high, at_startup)
+                entry = self._registry.add(name, version, about)
+            except BaseException:
+                located.close()
+                raise
+            try:
+                if low:
+                    self._start(entry, low)
+                if at_startup:
+                    have = workers_of(entry)  # of a model in this process its options say how many
+                    entry.about = replace(about, min_workers=have, max_workers=have)
+            except BaseException as error:
+                self.failures.append(Failure(name, version, str(error)))
+                if not at_startup:
+                    self._forget(entry)
+                raise
+            self._forget_failures(name, version)
+        return entry
 
     def load(self, wanted: Wanted) -> Entry[Served]:
-        """Load it and make it READY. Raises what is wrong, with the model FAILED and the reason kept.
-
-        Nothing is registered where there is no source to load, or no name and version for it.
-        """
-        name, version, build = self.sources.locate(wanted)
-        if not NAME.match(name):
-            raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
-        entry = self._registry.add(name, version)
-        entry.state = State.LOADING
-        started = time.monotonic()
-        try:
-            model, handler = build(name)
-        except BaseException as error:
-            entry.state, entry.reason = State.FAILED, str(error)
-            raise
-        if self._options.measured:
-            model.measure()
-        entry.served = Served(name, version, model, handler, Measures() if self._options.measured else None)
-        entry.state = State.READY
-        crew = model.crew
-        if crew is not None:
-            _follow(entry, crew)
-        batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
-        _log.info("model %s:%s is READY after %.2f s: %r, %s", name, version, time.monotonic() - started, model, batch)
-        return entry
+        """At the server's start: READY, with as many workers as its options say. One that fails stays, as FAILED."""
+        return self.register(wanted, min_workers=self._options.workers, at_startup=True)
 
     def load_all(self, models: Iterable[Wanted]) -> None:
         for wanted in models:
             self.load(wanted)
 
+    # ---- changes
 
-def _follow(entry: Entry[Served], pool: Crew) -> None:
-    """The entry is READY as long as requests would be answered: not while no worker can be kept alive."""
+    def scale(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        min_workers: int,
+        max_workers: int | None = None,
+        timeout: float | None = UNLOAD_TIMEOUT,
+    ) -> Entry[Served]:
+        """Have at least so many workers, and at most so many: from none it is loaded, and with 0 let go but known.
 
-    def look() -> None:
-        if entry.state in (State.READY, State.FAILED):
-            broken = pool.is_broken
-            entry.state, entry.reason = (State.FAILED, pool.reason) if broken else (State.READY, None)
+        Workers are processes, or the streams of a model in this process. StillBusy if what is inside did not end.
+        """
+        low, high = _bounds(min_workers, max_workers)
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            count = _within(workers_of(entry), low, high)
+            if not count:
+                if entry.served is not None:
+                    self._drain(entry, timeout)
+                    self._let_go(entry, State.REGISTERED)
+                elif entry.state is State.FAILED:
+                    self._become(entry, State.REGISTERED)
+            elif entry.served is None:
+                self._start(entry, count)
+            else:
+                self._resize(entry, entry.served.model, count, timeout)
+            entry.about = replace(entry.about, min_workers=low, max_workers=high)
+        return entry
 
-    pool.on_change = look
-    look()
+    def set_default(self, name: str, version: str) -> Entry[Served]:
+        """Requests that name no version go to this one from now on."""
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            self._registry.set_default(entry)
+        _log.info("model %s: version %s is the default now", name, version)
+        return entry
+
+    # ---- goes
+
+    def unload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
+        """Take no more requests, finish those inside, let it go and forget it.
+
+        `version` None: the default one. ModelNotFound; IsDefaultVersion where others are left; StillBusy where requests
+        did not end within `timeout` seconds: then it serves on.
+        """
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            self._registry.check_removable(entry)
+            if entry.served is not None:
+                self._drain(entry, timeout)
+            self._forget(entry)
+        _log.info("model %s:%s is unloaded", entry.name, entry.version)
+        return entry
+
+    # ---- in the model's turn
+
+    def _start(self, entry: Entry[Served], workers: int) -> None:
+        about: Registration = entry.about
+        options = replace(about.options, workers=workers)
+        self._become(entry, State.LOADING)
+        with self._turns.of(_LOADING):
+            started = time.monotonic()
+            try:
+                built = about.located.build(entry.name, options)
+                model = built.model
+                try:
+                    if model.crew is None and workers > 1 and not about.at_startup:
+                        _use_streams(model, workers)
+                except BaseException:
+                    model.close()
+                    raise
+            except BaseException as error:
+                self._become(entry, State.FAILED, str(error))
+                raise
+        if options.measured:
+            model.measure()
+        measures = Measures() if options.measured else None
+        entry.served = Served(entry.name, entry.version, model, built.handler, measures)
+        self._become(entry, State.READY)
+        self._follow(entry)
+        batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
+        _log.info(
+            "model %s:%s is READY after %.2f s: %r, %s",
+            entry.name, entry.version, time.monotonic() - started, model, batch,
+        )  # fmt: skip
+
+    def _resize(self, entry: Entry[Served], model: Model, workers: int, timeout: float | None) -> None:
+        if model.crew is not None:
+            if workers != len(model.crew):
+                model.scale(workers, timeout=timeout)
+        elif workers != workers_of(entry):
+            _use_streams(model, workers, timeout)
+
+    def _drain(self, entry: Entry[Served], timeout: float | None) -> None:
+        served, budget = entry.served, self.service.budget
+        assert served is not None
+        before, reason = entry.state, entry.reason
+        self._become(entry, State.DRAINING)
+        budget.close_group(served.group)
+        try:
+            empty = budget.wait_until_empty(served.group, timeout)
+        except BaseException:
+            empty = False
+            raise
+        finally:
+            if not empty:
+                budget.close_group(served.group, False)
+                self._become(entry, State.READY)
+                if before is State.FAILED:
+                    self._become(entry, State.FAILED, reason)
+        if not empty:
+            raise StillBusy(entry.name, entry.version, timeout or 0.0)
+
+    def _let_go(self, entry: Entry[Served], state: State) -> None:
+        """Nobody is inside."""
+        served, entry.served = entry.served, None
+        self._become(entry, state)
+        if served is not None:
+            served.model.close()
+
+    def _forget(self, entry: Entry[Served]) -> None:
+        self._registry.remove(entry)
+        try:
+            self._let_go(entry, State.UNLOADED)
+        finally:
+            entry.about.located.close()
+
+    def _forget_failures(self, name: str, version: str) -> None:
+        for failure in [each for each in self.failures if (each.name, each.version) == (name, version)]:
+            self.failures.remove(failure)
+
+    # ---- states
+
+    def _become(self, entry: Entry[Served], state: State, reason: str | None = None) -> None:
+        with self._changing:
+            entry.become(state, reason)
+
+    def _follow(self, entry: Entry[Served]) -> None:
+        """It is READY as long as requests would be answered: not while no worker can be kept alive."""
+        assert entry.served is not None
+        crew = entry.served.model.crew
+        if crew is None:
+            return
+
+        def look() -> None:
+            with self._changing:
+                broken = crew.is_broken
+                if entry.state is State.READY and broken:
+                    entry.become(State.FAILED, crew.reason)
+                elif entry.state is State.FAILED and not broken:
+                    entry.become(State.READY)
+
+        crew.on_change = look
+        look()
+
+
+def workers_of(entry: Entry[Served]) -> int:
+    """Processes, or streams."""
+    served = entry.served
+    if served is None:
+        return 0
+    crew, port = served.model.crew, served.model.port
+    return len(crew) if crew is not None else len(port.streams) if port is not None else 1
+
+
+def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:
+    high = min_workers if max_workers is None else max_workers
+    if min_workers < 0 or high < 0:
+        raise InvalidOption(f"workers are counted from 0 up: min_worker is {min_workers}, max_worker {high}")
+    if high < min_workers:
+        raise InvalidOption("max_worker cannot be less than min_worker.")
+    return min_workers, high
+
+
+def _within(count: int, low: int, high: int) -> int:
+    return min(max(count, low), high)
+
+
+def _use_streams(model: Model, streams: int, timeout: float | None = None) -> None:
+    """A model in this process: so many requests at once. InvalidOption where there are not as many cores."""
+    scheduler = Scheduler.single_stream if streams == 1 else Scheduler.multi_stream
+    model.reschedule(scheduler, num_streams=None if streams == 1 else streams, timeout=timeout)

@@ -3,62 +3,121 @@
 Rule 1: the first version that is registered is the default, until another is set.
 Rule 2: only READY takes requests. A name that is not known, a version that is not, and one that is not READY are three
         different answers.
-Rule 3: states are changed by `lifecycle` alone.
+Rule 3: states are changed by `lifecycle` alone, and only as NEXT says.
+Rule 4: one thread changes it at a time; any may look meanwhile: what is there is never changed, it is replaced.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
-from headrace.errors import InvalidOption, ModelNotFound, ModelNotReady
+from headrace.errors import AlreadyRegistered, IsDefaultVersion, ModelNotFound, ModelNotReady
 
 
 class State(enum.StrEnum):
     REGISTERED = "REGISTERED"
+    """Known, and without workers."""
     LOADING = "LOADING"
     READY = "READY"
     DRAINING = "DRAINING"
+    """It takes no more requests, and finishes those it has."""
     UNLOADED = "UNLOADED"
     FAILED = "FAILED"
+    """It could not be loaded, or its workers cannot be kept alive: `reason` says why."""
 
 
+NEXT: Mapping[State, frozenset[State]] = {
+    State.REGISTERED: frozenset((State.LOADING, State.UNLOADED)),
+    State.LOADING: frozenset((State.READY, State.FAILED)),
+    State.READY: frozenset((State.FAILED, State.DRAINING)),
+    State.DRAINING: frozenset((State.READY, State.REGISTERED, State.UNLOADED)),
+    State.FAILED: frozenset((State.READY, State.LOADING, State.DRAINING, State.REGISTERED, State.UNLOADED)),
+    State.UNLOADED: frozenset(),
+}
+"""What may follow a state. DRAINING goes back to READY where what is inside did not end in time."""
 S = TypeVar("S")
 
 
 class Entry(Generic[S]):
-    """One version of one model. `served` is what answers its requests, from READY on."""
+    """One version of one model. `served` is what answers its requests, while it has workers."""
 
-    __slots__ = ("name", "reason", "served", "state", "version")
+    __slots__ = ("about", "name", "reason", "served", "state", "version")
 
-    def __init__(self, name: str, version: str) -> None:
+    def __init__(self, name: str, version: str, about: Any = None) -> None:
         self.name, self.version = name, version
         self.state = State.REGISTERED
         self.reason: str | None = None
         self.served: S | None = None
+        self.about = about
+        """How it was registered."""
+
+    def become(self, state: State, reason: str | None = None) -> None:
+        if state not in NEXT[self.state]:
+            raise AssertionError(f"{self.name}:{self.version} cannot become {state}: it is {self.state}")
+        self.state, self.reason = state, reason
+
+    def __repr__(self) -> str:
+        return f"<{self.name}:{self.version} {self.state}>"
+
+
+class _Versions(Generic[S]):
+    """Of one model. Never changed."""
+
+    __slots__ = ("all", "default")
+
+    def __init__(self, all: dict[str, Entry[S]], default: Entry[S]) -> None:
+        self.all, self.default = all, default
 
 
 class Registry(Generic[S]):
     def __init__(self) -> None:
-        self._models: dict[str, dict[str, Entry[S]]] = {}
-        self._default: dict[str, str] = {}
+        self._models: dict[str, _Versions[S]] = {}
 
-    def add(self, name: str, version: str) -> Entry[S]:
-        """A new version, REGISTERED. InvalidOption if there is one of that name and version."""
-        versions = self._models.setdefault(name, {})
-        if version in versions:
-            raise InvalidOption(f"model {name}:{version} is registered already; give the other one a name: NAME=PATH")
-        entry = versions[version] = Entry(name, version)
-        self._default.setdefault(name, version)
+    # ---- changes
+
+    def add(self, name: str, version: str, about: Any = None) -> Entry[S]:
+        """A new version, REGISTERED. AlreadyRegistered if there is one of that name and version."""
+        found = self._models.get(name)
+        if found is not None and version in found.all:
+            raise AlreadyRegistered(name, version)
+        entry: Entry[S] = Entry(name, version, about)
+        versions = {**found.all, version: entry} if found is not None else {version: entry}
+        self._put(name, _Versions(versions, found.default if found is not None else entry))
         return entry
+
+    def remove(self, entry: Entry[S]) -> None:
+        """IsDefaultVersion if it is the default one, and there are others."""
+        self.check_removable(entry)
+        found = self._models[entry.name]
+        versions = {version: other for version, other in found.all.items() if other is not entry}
+        if versions:
+            self._put(entry.name, _Versions(versions, found.default))
+        else:
+            self._models = {name: other for name, other in self._models.items() if name != entry.name}
+
+    def check_removable(self, entry: Entry[S]) -> None:
+        found = self._models[entry.name]
+        if found.default is entry and len(found.all) > 1:
+            raise IsDefaultVersion(entry.name, entry.version)
+
+    def set_default(self, entry: Entry[S]) -> None:
+        self._put(entry.name, _Versions(self._models[entry.name].all, entry))
+
+    def _put(self, name: str, versions: _Versions[S]) -> None:
+        self._models = {**self._models, name: versions}
+
+    # ---- looks
 
     def find(self, name: str, version: str | None = None) -> Entry[S]:
         """The version asked for, or the default one, in whatever state. ModelNotFound if there is none."""
-        versions = self._models.get(name)
-        if versions is None:
+        found = self._models.get(name)
+        if found is None:
             raise ModelNotFound(name)
-        entry = versions.get(version if version is not None else self._default[name])
+        if version is None:
+            return found.default
+        entry = found.all.get(version)
         if entry is None:
             raise ModelNotFound(name, version)
         return entry
@@ -66,18 +125,38 @@ class Registry(Generic[S]):
     def ready(self, name: str, version: str | None = None) -> S:
         """What serves it. ModelNotFound, or ModelNotReady with the state and the reason."""
         entry = self.find(name, version)
-        if entry.state is not State.READY or entry.served is None:
+        served = entry.served
+        if entry.state is not State.READY or served is None:
             raise ModelNotReady(name, entry.version, entry.state, entry.reason)
-        return entry.served
+        return served
+
+    def is_default(self, entry: Entry[S]) -> bool:
+        found = self._models.get(entry.name)
+        return found is not None and found.default is entry
 
     def versions(self, name: str) -> list[str]:
-        if name not in self._models:
+        """In the order in which they were registered."""
+        return [entry.version for entry in self.entries(name)]
+
+    def entries(self, name: str) -> list[Entry[S]]:
+        found = self._models.get(name)
+        if found is None:
             raise ModelNotFound(name)
-        return list(self._models[name])
+        return list(found.all.values())
+
+    def defaults(self) -> list[Entry[S]]:
+        """The default version of each model, by name."""
+        models = self._models
+        return [models[name].default for name in sorted(models)]
+
+    def __len__(self) -> int:
+        """How many models."""
+        return len(self._models)
 
     def __iter__(self) -> Iterator[Entry[S]]:
-        for versions in self._models.values():
-            yield from versions.values()
+        for found in self._models.values():
+            yield from found.all.values()
 
-    def all_ready(self) -> bool:
-        return all(entry.state is State.READY for entry in self)
+    def is_healthy(self) -> bool:
+        """Whether all is as it was asked for: what is loading, going, or has no workers is; what failed is not."""
+        return all(entry.state is not State.FAILED for entry in self)

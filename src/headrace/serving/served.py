@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.engine.admission import Group
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
 
@@ -19,6 +20,8 @@ class Served:
     """Trusted code of ours that turns a body into tensors and tensors into an answer; `/v2` goes around it."""
     measures: Measures | None = None
     """What the doors keep of its requests, where somebody wants to know."""
+    group: Group = field(default_factory=Group)
+    """Its requests, from their headers to their outcome."""
 
     def has_decoded(self, began: float) -> None:
         """One of its bodies has become inputs; `began`: monotonic."""

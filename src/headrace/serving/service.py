@@ -31,10 +31,14 @@ class Service:
         ModelNotFound and ModelNotReady before Overloaded: absence is not told as business. End it with `start`, or
         with `refuse`.
         """
-        served = self.registry.ready(name, version)
-        if self._refuses:
-            raise Closed("the server is stopping")
-        return InFlight(served, self.budget.admit(nbytes))
+        while True:
+            served = self.registry.ready(name, version)
+            if self._refuses:
+                raise Closed("the server is stopping")
+            permit = self.budget.admit_to(served.group, nbytes)
+            if permit is not None:
+                return InFlight(served, permit)
+            # It began to go between the two looks. Its state was changed before: it is not found READY once more.
 
     def registered(self, name: str, version: str | None) -> Served | None:
         """What `open` would have pinned, in whatever state it is: to count a refusal under its model. None: no such."""

@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
-from headrace.archives.environments import EnvironmentOptions, Environments, checked
+from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.model import Model
@@ -65,18 +66,41 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
-    pythons: tuple[str, ...] = ()
-    """`[NAME=]PATH`: what workers run."""
+    interpreters: Interpreters = field(default_factory=lambda: Interpreters({}))
+    """What workers run, where the operator has said so."""
     environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+    """What archives may have of their own."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What answers requests."""
+
+    model: Model
+    handler: ImageClassifier | None = None
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Located:
+    """What was wanted, found and looked at; nothing of it is running."""
+
+    name: str
+    version: str
+    build: Callable[[str, CompileOptions], Built]
+    """Have it run, under that name. More than once, if it goes in between."""
+    close: Callable[[], object] = _nothing
+    """It is not needed any more: what was made to look at it goes."""
 
 
 class Sources:
-    """Finds what is wanted, and builds it."""
+    """Finds what is wanted."""
 
-    def __init__(self, options: CompileOptions, store: Path | None = None) -> None:
-        self._options, self._store = options, store
-        self.interpreters = Interpreters.parse(options.pythons)
-        self.environments = Environments(options.environments)
+    def __init__(self, store: Path | None = None) -> None:
+        self._store = store
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
@@ -94,27 +118,20 @@ class Sources:
             raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
         return found
 
-    def locate(self, wanted: Wanted) -> tuple[str, str, Callable[[str], tuple[Model, ImageClassifier | None]]]:
-        """(name, version, how to build it) of what is wanted."""
+    def locate(self, wanted: Wanted) -> Located:
+        """InvalidModel, InvalidArchive."""
         path = self._path(wanted.source)
         if path is None:
             if CALLABLE.match(wanted.source):
                 name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                if self._options.isolation == "process":
-                    return name, "1", lambda name: (self._start_workers(wanted.source, name), None)
-                if self.interpreters.of(name) is not None:
-                    raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
-                return name, "1", lambda name: (self._compile(import_callable(wanted.source), name), None)
+                return Located(name, "1", partial(_build_callable, wanted.source))
             looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
             raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
         if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
             archive = open_archive(path)
-            return (
-                wanted.name or archive.manifest.name,
-                archive.manifest.version,
-                lambda name: self._open(archive, name),
-            )
-        return wanted.name or path.stem, "1", lambda name: (self._compile(str(path), name), None)
+            manifest = archive.manifest
+            return Located(wanted.name or manifest.name, manifest.version, partial(_build_archive, archive))
+        return Located(wanted.name or path.stem, "1", partial(_build_file, path))
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
@@ -125,54 +142,68 @@ class Sources:
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
-    def _compile(self, model: Any, name: str) -> Model:
-        return self._compiled(model, name, scheduler=self._options.scheduler, num_streams=self._options.num_streams)
 
-    def _start_workers(self, source: str, name: str) -> Model:
-        options = self._options
-        python = self.interpreters.of(name)
-        return self._compiled(
-            source,
-            name,
-            isolation="process",
-            workers=options.workers,
-            response_timeout=options.response_timeout,
-            idempotent=options.idempotent,
-            memory_limit=options.memory_limit,
-            python=None if python is None else checked(python, f"model {name}"),
+def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
+    return Built(_in_process(str(path), name, options))
+
+
+def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
+    if options.isolation == "process":
+        return Built(_in_workers(source, name, options))
+    if options.interpreters.of(name) is not None:
+        raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
+    return Built(_in_process(import_callable(source), name, options))
+
+
+def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
+    manifest = archive.manifest
+    if manifest.handler != "image_classifier":
+        raise InvalidArchive(
+            f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
+            "with code of their own come later"
         )
+    if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
+        raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
+    model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
+    config = archive.config.get("handler", {})
+    try:
+        if not isinstance(config, dict):
+            raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
+        return Built(model, ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config))
+    except BaseException:
+        model.close()
+        raise
 
-    def _compiled(self, model: Any, name: str, **more: Any) -> Model:
-        """With the options that say something wherever it runs, and `more`."""
-        options = self._options
-        return compile_model(
-            model,
-            num_cores=options.num_cores,
-            max_batch_size=options.max_batch_size,
-            max_batch_delay=options.max_batch_delay,
-            name=name,
-            **more,
-        )
 
-    def _open(self, archive: Archive, name: str) -> tuple[Model, ImageClassifier]:
-        manifest = archive.manifest
-        if manifest.handler != "image_classifier":
-            raise InvalidArchive(
-                f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
-                "with code of their own come later"
-            )
-        if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
-            raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
-        model = self._compile(str(archive.folder / manifest.serialized_file), name)
-        config = archive.config.get("handler", {})
-        try:
-            if not isinstance(config, dict):
-                raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
-            handler = ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config)
-        except BaseException:
-            model.close()
-            raise
-        return model, handler
+def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
+    return _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
+
+
+def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
+    python = options.interpreters.of(name)
+    return _compiled(
+        source,
+        name,
+        options,
+        isolation="process",
+        workers=options.workers,
+        response_timeout=options.response_timeout,
+        idempotent=options.idempotent,
+        memory_limit=options.memory_limit,
+        python=None if python is None else checked(python, f"model {name}"),
+    )
+
+
+def _compiled(model: Any, name: str, options: CompileOptions, **more: Any) -> Model:
+    """With the options that say something wherever it runs, and `more`."""
+    return compile_model(
+        model,
+        num_cores=options.num_cores,
+        max_batch_size=options.max_batch_size,
+        max_batch_delay=options.max_batch_delay,
+        name=name,
+        **more,
+    )
 
 
 def import_callable(source: str) -> Any:

@@ -101,4 +101,4 @@ def _refuse(context: Any, index: int, message: str) -> Any:
     """The body of an error, as the server writes all of them."""
     context.set_response_status(400, "Bad Request", index)
     context.set_response_content_type(index, "application/json")
-    return {"code": 400, "type": "InvalidInput", "message": message}
+    return {"code": 400, "type": "BadRequestException", "message": message}
