@@ -30,19 +30,29 @@ class Model:
 
     def run(self, inputs: dict[str, Any]) -> list[Any]:
         arrays = [inputs[name] for name in self.names]
-        module, self.module = self.module or self.bound([array.shape for array in arrays]), None
+        shapes = [(name, array.shape) for name, array in zip(self.names, arrays)]
+        labels = self.label_shapes(shapes)
+        module, self.module = self.module or self.bound(shapes, labels), None
         data = [mxnet.nd.array(array, ctx=self.context, dtype=array.dtype) for array in arrays]
-        module.forward(mxnet.io.DataBatch(data=data), is_train=False)
+        nothing = [mxnet.nd.zeros(shape, ctx=self.context) for _, shape in labels]
+        module.forward(mxnet.io.DataBatch(data=data, label=nothing), is_train=False)
         outputs = [output.asnumpy() for output in module.get_outputs()]
         self.module = module  # not one that has failed: it may be half of one shape, half of another
         return outputs
 
-    def bound(self, shapes: list[Any]) -> Any:
+    def label_shapes(self, shapes: list[Any]) -> list[Any]:
+        if not self.labels:
+            return []
+        found, _, _ = self.symbol.infer_shape(**dict(shapes))
+        by_name = dict(zip(self.symbol.list_arguments(), found))
+        return [(name, by_name[name]) for name in self.labels]
+
+    def bound(self, shapes: list[Any], labels: list[Any]) -> Any:
         module = mxnet.mod.Module(
             self.symbol, data_names=self.names, label_names=self.labels or None, context=self.context
         )
-        module.bind(for_training=False, data_shapes=list(zip(self.names, shapes)))
-        module.set_params(*self.parameters, allow_missing=bool(self.labels))
+        module.bind(for_training=False, data_shapes=shapes, label_shapes=labels or None)
+        module.set_params(*self.parameters)
         return module
 
 
