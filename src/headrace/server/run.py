@@ -33,6 +33,7 @@ from headrace.server.limits import Limits
 from headrace.server.listener import Listener
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
+from headrace.serving.autoscaler import Autoscaler
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
@@ -81,7 +82,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
     )
     front = Front(app, Limits.of(options))
     try:
-        load(service, options)
+        autoscaler = Autoscaler(load(service, options))
         # After loading: what the models have opened counts.
         if (advice := make_room(options.max_connections, TURNED_AWAY)) is not None:
             _log.warning("%s", advice)
@@ -90,11 +91,13 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
         server = _Server(front, listener, options, observing)
+        autoscaler.start()
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(server.run())
         finally:
             server.remove_ready_file()
+            autoscaler.close()
     except BaseException:
         listener.close()
         service.stop(timeout=0)  # the models that were loaded before
@@ -225,7 +228,7 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-def load(service: Service, options: ServeOptions) -> None:
+def load(service: Service, options: ServeOptions) -> Lifecycle:
     store = _folder("--model-store", options.model_store)
     interpreters = Interpreters.parse(options.python)
     compile_options = CompileOptions(
@@ -257,7 +260,9 @@ def load(service: Service, options: ServeOptions) -> None:
             lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
-    interpreters.check_used()
+    for name in interpreters.unused:
+        _log.warning("--python %s=...: no model of that name runs in worker processes, so far", name)
+    return lifecycle
 
 
 def _folder(flag: str, path: str | None) -> Path | None:

@@ -1,7 +1,7 @@
 """Which interpreter the operator wants a model's workers to run: `[NAME=]PATH`, of any number of models.
 
 Rule 1: what names a model counts for that one, what names none for all others.
-Rule 2: what is said of a model that has no workers is a mistake, and told.
+Rule 2: what is said of a model that has no workers is likely a mistake, and so it is known.
 """
 
 from __future__ import annotations
@@ -41,10 +41,7 @@ class Interpreters:
         self._unused.discard(name)
         return self._named.get(name, self._named.get(None))
 
-    def check_used(self) -> None:
-        """Once all models have been asked for. InvalidOption for a name that none of them had."""
-        if self._unused:
-            name = sorted(self._unused)[0]
-            raise InvalidOption(
-                f"--python {name}={self._named[name]}: no model of that name runs in worker processes here"
-            )
+    @property
+    def unused(self) -> list[str]:
+        """The models something is said of that have not asked for it. One may be registered later."""
+        return sorted(self._unused)

@@ -150,6 +150,18 @@ class Lifecycle:
             entry.about = replace(entry.about, min_workers=low, max_workers=high)
         return entry
 
+    def follow_load(self, entry: Entry[Served], workers: int, timeout: float | None = UNLOAD_TIMEOUT) -> bool:
+        """Have so many workers, if that is still within its bounds when it is its turn. False if it is not."""
+        with self._turns.of(entry.name):
+            about: Registration = entry.about
+            served = entry.served
+            if served is None or entry.state is not State.READY:
+                return False
+            if not max(1, about.min_workers) <= workers <= about.max_workers:
+                return False
+            self._resize(entry, served.model, workers, timeout)
+        return True
+
     def set_default(self, name: str, version: str) -> Entry[Served]:
         """Requests that name no version go to this one from now on."""
         with self._turns.of(name):
