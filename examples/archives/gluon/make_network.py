@@ -16,7 +16,7 @@ CLASSES, SIZE = 10, 224
 def main(folder):
     mx.random.seed(7)
     net = vision.squeezenet1_1(classes=CLASSES)
-    net.initialize(mx.init.Xavier())
+    net.initialize(mx.init.MSRAPrelu())
     net.hybridize()
     net(mx.nd.zeros((1, 3, SIZE, SIZE)))
     net.export(os.path.join(folder, "squeezenet"))
