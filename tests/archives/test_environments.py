@@ -269,6 +269,25 @@ def test_it_is_given_a_time(archive, built, monkeypatch, tmp_path):
     assert [path.suffix for path in (tmp_path / "built").iterdir()] == [".lock"]
 
 
+def test_what_takes_too_long_is_ended_with_all_it_has_started(tmp_path):
+    started = tmp_path / "started"
+    child = f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    code = f"import subprocess, sys; print('at it', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+
+    def clock():  # no time is left as soon as it is at work
+        while not started.exists() or not started.read_text():
+            time.sleep(0.001)
+        return 1.0
+
+    with pytest.raises(InvalidEnvironment, match="the last that was said: at it"):
+        building.Builder(tmp_path, 1.0, clock)._run(
+            [sys.executable, "-c", code], tmp_path / "requirements.txt", os.open(os.devnull, os.O_RDONLY), 0.0, "m"
+        )
+    pid = int(started.read_text())
+    while Path(f"/proc/{pid}").exists():  # it has been killed, and goes as soon as it has been waited for
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
 def test_one_builds_and_the_others_wait(archive, built, caplog):
     caplog.set_level(logging.INFO, "headrace")
     made, found = archive(requirements="ourlib\n"), []

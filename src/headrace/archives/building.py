@@ -29,6 +29,8 @@ from headrace.errors import InvalidEnvironment
 
 LOOK = 0.1
 """Seconds between two looks at a lock that somebody else has."""
+LAST_WORDS = 5.0
+"""Seconds for reading what a process that has ended had said."""
 KEPT = 40
 """Lines of what pip said last, for the error."""
 _TELLING = ("Collecting ", "Downloading ", "Building ", "Installing ", "Successfully ")
@@ -169,9 +171,10 @@ class Builder:
             with contextlib.suppress(OSError):  # it and what it has started, however we leave
                 os.killpg(process.pid, 9)
             process.wait()
-            reader.join()
+            reader.join(LAST_WORDS)
             assert process.stdout is not None
-            process.stdout.close()
+            if not reader.is_alive():
+                process.stdout.close()
         if code:
             raise InvalidEnvironment(
                 f"{what}: installing what {requirements.name} asks for failed: {_reason(last)}", str(self._folder)
