@@ -54,6 +54,7 @@ ONLY_FOR_TYPES = {
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
+    ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),

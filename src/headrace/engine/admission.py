@@ -76,10 +76,14 @@ H = TypeVar("H", bound=Holder)
 class Group:
     """Those inside who are counted together, so that somebody can wait until the last of them has left."""
 
-    __slots__ = ("closed", "gates", "inside")
+    __slots__ = ("closed", "gates", "inside", "limit", "refused")
 
     def __init__(self) -> None:
         self.inside = 0
+        self.limit: int | None = None
+        """The bound on `inside`; None: only the budget's own."""
+        self.refused = 0
+        """For the sake of `limit`, since the start."""
         self.closed = False
         """Whether nobody is let in any more."""
         self.gates: list[threading.Lock] = []
@@ -275,11 +279,15 @@ class Budget:
                 timer.cancel()
 
     def admit_to(self, group: Group, nbytes: int) -> Permit | None:
-        """As `admit`, counted with `group`. None if nobody is let into that any more."""
+        """As `admit`, counted with `group`, which may have a bound of its own. None if nobody is let into it."""
         permit = Permit(self, group)
         with self.guard.lock:
             if group.closed:
                 return None
+            if group.limit is not None and group.inside >= group.limit:
+                group.refused += 1
+                self._refused += 1
+                raise Overloaded(group.inside, group.limit, "requests to this model")
             if (
                 not self._line
                 and not self._closed

@@ -78,6 +78,8 @@ class Crew(Protocol):
 
     def restart(self) -> None: ...
 
+    def set_response_timeout(self, seconds: float) -> None: ...
+
 
 class Model(Owner):
     """Made by `compile_model`. `close()` it, or use it in a `with`."""
@@ -292,6 +294,17 @@ class Model(Owner):
 
         reschedule(self, scheduler, num_streams, num_cores, timeout)
 
+    def rebatch(self, max_batch_size: int | None = None, max_batch_delay: float | None = None) -> None:
+        """Join by other bounds from now on; None leaves one as it is. No request is lost, and none waits longer for
+        company than the new delay, in seconds.
+
+        InvalidOption for what is none; where the model's rows must not be joined; and for callables where it would
+        change whether they are called with one request or with a list of them.
+        """
+        from headrace.model.rebatching import rebatch
+
+        rebatch(self, max_batch_size, max_batch_delay)
+
     def scale(self, workers: int, *, timeout: float | None = None) -> None:
         """Have so many worker processes from now on, without losing a request.
 
@@ -338,6 +351,20 @@ class Model(Owner):
     @property
     def max_batch_size(self) -> int:
         return self._batcher.max_batch_size
+
+    @property
+    def may_join(self) -> bool:
+        """Whether several requests may go in one run: it was loaded so that they may."""
+        return self._joins_rows or self._in_lists
+
+    @property
+    def always_in_lists(self) -> bool:
+        """Whether what it runs is given a list even of one request."""
+        return False
+
+    @property
+    def batcher(self) -> Batcher:
+        return self._batcher
 
     @property
     def max_batch_delay(self) -> float:

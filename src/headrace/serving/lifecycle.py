@@ -17,9 +17,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption, StillBusy
+from headrace.model.compile import check_batching
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
 from headrace.serving.registry import Entry, State
@@ -150,6 +152,59 @@ class Lifecycle:
             entry.about = replace(entry.about, min_workers=low, max_workers=high)
         return entry
 
+    def change(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        batch_size: int | None = None,
+        max_batch_delay: float | None = None,
+        queue: int | None = None,
+        response_timeout: float | None = None,
+    ) -> dict[str, tuple[Any, Any]]:
+        """Change how it serves, without a pause; None leaves a setting as it is. Seconds, and counts.
+
+        What has changed: from what, to what. InvalidOption for what cannot be; then nothing has changed.
+        """
+        if queue is not None and queue < 1:
+            raise InvalidOption(f"a model has room for at least one request, not for {queue}")
+        if response_timeout is not None and not 0 < response_timeout <= 1e6:
+            raise InvalidOption(f"response_timeout is in seconds, above 0, not {response_timeout!r}")
+        if batch_size is not None or max_batch_delay is not None:
+            check_batching(batch_size, 0.0 if max_batch_delay is None else max_batch_delay)
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            before: CompileOptions = entry.about.options
+            served = entry.served
+            if served is not None:
+                model = served.model
+                if response_timeout is not None and model.crew is None:
+                    raise InvalidOption(
+                        f"{name} runs in this process: nothing ends a run there, so it has no time limit"
+                    )
+                if batch_size is not None or max_batch_delay is not None:
+                    model.rebatch(batch_size, max_batch_delay)
+                if queue is not None:
+                    served.group.limit = queue
+                if response_timeout is not None and model.crew is not None:
+                    model.crew.set_response_timeout(response_timeout)
+            wanted = {
+                "max_batch_size": batch_size,
+                "max_batch_delay": max_batch_delay,
+                "queue": queue,
+                "response_timeout": response_timeout,
+            }
+            after = replace(before, **{key: value for key, value in wanted.items() if value is not None})  # type: ignore[arg-type]
+            entry.about = replace(entry.about, options=after)
+        changed = {key: (getattr(before, key), value) for key, value in wanted.items() if value is not None}
+        _log.info(
+            "model %s:%s: %s",
+            entry.name,
+            entry.version,
+            ", ".join(f"{key} {a} -> {b}" for key, (a, b) in changed.items()),
+        )
+        return changed
+
     def follow_load(self, entry: Entry[Served], workers: int, timeout: float | None = UNLOAD_TIMEOUT) -> bool:
         """Have so many workers, if that is still within its bounds when it is its turn. False if it is not."""
         with self._turns.of(entry.name):
@@ -210,7 +265,9 @@ class Lifecycle:
         if options.measured:
             model.measure()
         measures = Measures() if options.measured else None
-        entry.served = Served(entry.name, entry.version, model, built.handler, measures)
+        served = Served(entry.name, entry.version, model, built.handler, measures)
+        served.group.limit = options.queue
+        entry.served = served
         self._become(entry, State.READY)
         self._follow(entry)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"

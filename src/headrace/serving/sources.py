@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class CompileOptions:
     """What workers run, where the operator has said so."""
     environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     """What archives may have of their own."""
+    queue: int | None = None
+    """Requests a model may have inside; None: only the server's own bound."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,14 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
-    return _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
+    asked = options.max_batch_size
+    tensors = isinstance(model, str)
+    if tensors and asked == 1:  # it is looked at whether its rows may be joined: that may be asked for later
+        options = replace(options, max_batch_size=None)
+    made = _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
+    if tensors and asked == 1:
+        made.rebatch(1)
+    return made
 
 
 def _in_workers(source: str, name: str, options: CompileOptions) -> Model:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -140,6 +140,12 @@ class Pool:
                     worker.start()
                 with self._told:
                     self._told.wait_for(lambda: self.ready == len(self.workers), timeout)
+
+    def set_response_timeout(self, seconds: float) -> None:
+        """For what runs now, too."""
+        self.options = replace(self.options, response_timeout=seconds)
+        for worker in self.workers:
+            worker.wake()
 
     def restart(self) -> None:
         """Replace every process by a new one, each once it has finished what it has."""
