@@ -30,7 +30,7 @@ demo: .venv/installed ## classify 360 handwritten digits over HTTP and say how w
 serve: .venv/installed ## leave a server with the digits model running on 127.0.0.1:8080
 	$(BIN)/headrace serve $(EXTRA)
 
-test: check ## everything: format, lint, types, tests
+test: check ## everything: format, lint, types, tests (the first time it makes .venv-torch and .venv-mxnet, which some handlers need: about two minutes)
 	$(BIN)/python -m pytest $(EXTRA)
 
 check: .venv/installed-test ## format, lint and types only
@@ -81,5 +81,5 @@ digits: .venv/installed-test ## train the digits model again (installs torch and
 	$(BIN)/python examples/digits/train.py $(EXTRA)
 
 clean: ## remove the environment and caches
-	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-torch .venv-mxnet .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find src tests benchmarks examples -name __pycache__ -type d -exec rm -rf {} +

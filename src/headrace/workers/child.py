@@ -47,7 +47,7 @@ IDLE = 0.05
 BUFFER = 256 << 10
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
-LOADERS = {"callable": "callables"}
+LOADERS = {"callable": "callables", "handler": "../archives/handler"}
 """By what a worker is told it is to load: the file that does. Each has `load(setup)`, which answers with something that
 has `function` and `about`, and raises something called Refused where the message is all there is to say."""
 

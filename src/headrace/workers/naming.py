@@ -25,6 +25,10 @@ class Named:
     def name(self) -> str:
         return self.callable.rpartition(":")[2].rpartition(".")[2]
 
+    @property
+    def in_lists(self) -> bool:
+        return False
+
     def told(self) -> dict[str, Any]:
         """What a worker is told of it (`workers/callables`)."""
         return {"loader": "callable", "callable": self.callable, "file": self.file}

@@ -53,8 +53,13 @@ class Loadable(Protocol):
     def name(self) -> str:
         """Its own, for a model that is given none."""
 
+    @property
+    def in_lists(self) -> bool:
+        """Whether it is given lists of requests, however few may be joined."""
+
     def told(self) -> dict[str, Any]:
-        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
+        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know.
+        With a `folder` of its own it is run there."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Pool:
         max_batch_delay: float,
     ) -> None:
         self.engine, self.model, self.name, self.options = engine, model, name, options
-        self.in_lists = max_batch_size > 1
+        self.in_lists = model.in_lists or max_batch_size > 1
         self.batcher = Batcher(max_batch_size, max_batch_delay)
         self.source = WorkerRequests(self.batcher, (), name)
         self.port = self.source.port = RemotePort(self.source, name)
@@ -189,9 +194,9 @@ class Pool:
         options = self.options
         nodes = [[core.cpu for core in cores] for cores in grouped(self.engine.cores, lambda core: core.node)]
         told = {
+            "folder": os.getcwd(),
             **self.model.told(),
             "in_lists": self.in_lists,
-            "folder": os.getcwd(),
             "path": sys.path if options.python is None else None,
             "argv": [self.name],
             "cpus": cpus_of_worker(index, nodes),

@@ -58,7 +58,7 @@ def start_workers(
         outputs=None,
         parameters=pool.parameters,
         required=pool.required,
-        spreads=True,
+        spreads=not what.in_lists,
     )
     return Model(
         loaded,
