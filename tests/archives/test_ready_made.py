@@ -20,7 +20,6 @@ from headrace.archives.handlers.image_classifier import ImageClassifier as InPro
 from headrace.tensor import TensorSpec
 
 FOLDER = Path(headrace.__file__).parent / "archives" / "ready_made"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def loaded(name):
@@ -364,7 +363,7 @@ def test_a_runtime_that_is_not_there_is_named(tmp_path):
         runtimes.open_model(Context(tmp_path, {"serializedFile": "n-symbol.json"}))
 
 
-# Torch and MXNet, in the environments that `make examples-archives` builds
+# Torch and MXNet, in environments of their own
 
 TORCH = """
 import torch
@@ -438,10 +437,7 @@ print(json.dumps(found))
 """
 
 
-def run_in(environment, tmp_path, make, models):
-    python = ROOT / ".cache" / "examples" / environment / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"there is no environment with {environment}: make examples-archives builds it")
+def run_in(python, tmp_path, make, models):
     (tmp_path / "picture.png").write_bytes(picture(size=(30, 20)))
     subprocess.run([python, "-c", make], cwd=tmp_path, check=True, capture_output=True)
     command = [python, "-c", RUN, str(FOLDER), str(tmp_path), json.dumps(models)]
@@ -450,16 +446,18 @@ def run_in(environment, tmp_path, make, models):
     return json.loads(done.stdout.strip().rpartition("\n")[2])
 
 
-def test_torch_models_of_every_form_answer_alike(tmp_path):
+def test_torch_models_of_every_form_answer_alike(tmp_path, torch_python):
     (tmp_path / "model.py").write_text(TORCH)
     eager = {"serializedFile": "w.pt", "modelFile": "model.py"}
-    answers = run_in("torch", tmp_path, MAKE_TORCH, [eager, {"serializedFile": "s.pt"}, {"serializedFile": "e.pt2"}])
+    answers = run_in(
+        torch_python, tmp_path, MAKE_TORCH, [eager, {"serializedFile": "s.pt"}, {"serializedFile": "e.pt2"}]
+    )
     np.testing.assert_allclose(answers[1], answers[0], rtol=1e-5)
     np.testing.assert_allclose(answers[2], answers[0], rtol=1e-5)
 
 
-def test_gluon_and_module_networks_run(tmp_path):
+def test_gluon_and_module_networks_run(tmp_path, mxnet_python):
     models = [{"serializedFile": "gluon-symbol.json"}, {"serializedFile": "module-0007.params"}]
-    gluon, module = run_in("mxnet", tmp_path, MAKE_MXNET, models)
+    gluon, module = run_in(mxnet_python, tmp_path, MAKE_MXNET, models)
     assert np.shape(gluon) == (2, 10)
     np.testing.assert_allclose(np.sum(module, 1), 1, rtol=1e-5)

@@ -237,16 +237,16 @@ def test_a_packed_archive_is_refused_with_how_to_unpack_it(load: Load, text: str
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ('"handler": "mine.py"', "built-in image_classifier"),
-        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "ONNX file in this version"),
-        ('"handler": "image_classifier"', "ONNX file in this version"),
+        ('"handler": "mine.py"', "no handler 'mine.py': there is no mine.py in it"),
+        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "needs torch|no TorchScript file"),
+        ('"handler": "image_classifier"', "digits.onnx, weights.pt found"),
     ],
 )
-def test_an_archive_this_version_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
+def test_an_archive_that_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
     (folder / "digits" / "weights.pt").touch()
     manifest = folder / "digits" / "MAR-INF" / "MANIFEST.json"
     manifest.write_text(f'{{"model": {{"modelName": "old", "modelVersion": "7", {entry}}}}}')
-    with pytest.raises(InvalidArchive, match=says):
+    with pytest.raises(InvalidModel, match=says):
         load("digits")
     failed = registry_of(load).find("old", "7")
     assert failed.state is State.FAILED

@@ -19,10 +19,13 @@ from typing import Any
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.engine.scheduler import Scheduler
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.model import Model
+from headrace.serving.handlers import runs_in_process, start_handler
 from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
+from headrace.workers.pool import WorkerOptions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
@@ -159,13 +162,27 @@ def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
 
 def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
     manifest = archive.manifest
-    if manifest.handler != "image_classifier":
-        raise InvalidArchive(
-            f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
-            "with code of their own come later"
+    asked = options.interpreters.of(name)
+    if asked is not None or manifest.serialized_file is None or not runs_in_process(archive):
+        worker_options = WorkerOptions(
+            python=asked,
+            response_timeout=options.response_timeout,
+            idempotent=options.idempotent,
+            memory_limit=options.memory_limit,
         )
-    if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
-        raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
+        return Built(
+            start_handler(
+                archive,
+                name,
+                worker_options,
+                options.environments,
+                workers=options.workers,
+                max_batch_size=options.max_batch_size,
+                max_batch_delay=options.max_batch_delay,
+                num_cores=options.num_cores,
+                scheduler=Scheduler.of(options.scheduler),
+            )
+        )
     model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:
