@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headrace.errors import ModelNotFound as ModelNotFound
     from headrace.errors import ModelNotReady as ModelNotReady
     from headrace.errors import NotEnoughCores as NotEnoughCores
+    from headrace.errors import OutOfMemory as OutOfMemory
     from headrace.errors import Overloaded as Overloaded
     from headrace.errors import PoisonedVar as PoisonedVar
     from headrace.errors import RequestError as RequestError
@@ -94,6 +95,7 @@ _ERRORS = (
     "ResponseTimeout",
     "StillBusy",
     "BackendError",
+    "OutOfMemory",
     "PoisonedVar",
     "WouldDeadlock",
     "Cancelled",

@@ -7,7 +7,7 @@ HeadraceError
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout, StillBusy
-├── BackendError        the model or its runtime failed; `__cause__` says how
+├── BackendError        the model or its runtime failed; `__cause__` says how. OutOfMemory
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
 └── Cancelled           the work was cancelled; also a `concurrent.futures.CancelledError`
@@ -164,11 +164,11 @@ class WorkerDied(Unavailable):
 
 
 class ResponseTimeout(Unavailable, TimeoutError):
-    """A run took longer than its model's `response_timeout`, in seconds; its worker was ended. `stack`: where it hung,
-    where that could be found out."""
+    """A run took longer than its model's `response_timeout`, in seconds, and was ended. `stack`: where it hung, where
+    that could be found out."""
 
     def __init__(self, model: str, timeout: float, stack: str = "") -> None:
-        super().__init__(f"model {model} did not answer within {timeout:g} s; its worker was ended")
+        super().__init__(f"model {model} did not answer within {timeout:g} s, and was ended")
         self.model, self.timeout, self.stack = model, timeout, stack
 
 
@@ -185,6 +185,14 @@ class StillBusy(Unavailable, TimeoutError):
 
 class BackendError(HeadraceError):
     """The model or its runtime failed. `__cause__` is what it raised, where it raised anything."""
+
+
+class OutOfMemory(BackendError):
+    """A run needed more memory than its worker may have. `limit`: its `memory_limit`, in bytes."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"the model raised {what}: its worker may have {limit:,} bytes (memory_limit)")
+        self.limit = limit
 
 
 class PoisonedVar(HeadraceError):

@@ -9,6 +9,7 @@ from typing import Any
 import headrace as hr
 from headrace.archives.archive import open_archive
 from headrace.archives.served_handler import HandlerArchive
+from headrace.workers.of_archives import OfArchive
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers
 
@@ -36,7 +37,7 @@ def started(
 ) -> hr.Model:
     archive = HandlerArchive(open_archive(folder), batch_size=batch, **about)
     options = WorkerOptions(python=python)
-    return start_workers(archive, options, engine=engine, max_batch_size=batch, max_batch_delay=delay)
+    return start_workers(OfArchive(archive), options, engine=engine, max_batch_size=batch, max_batch_delay=delay)
 
 
 def ask(model: hr.Model, body: Any = b"", headers: Any = (), request_id: str = "id-0") -> Any:

@@ -31,6 +31,7 @@ NAMES = [
     "ModelNotReady",
     "NaiveEngine",
     "NotEnoughCores",
+    "OutOfMemory",
     "Overloaded",
     "PoisonedVar",
     "RequestError",

@@ -326,3 +326,27 @@ def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> 
         Lifecycle(service_of(load), CompileOptions()).sources.in_store()
     with pytest.raises(InvalidModel, match="no ONNX file and no unpacked archive"):
         Lifecycle(service_of(load), CompileOptions(), folder / "bare").sources.in_store()
+
+
+def test_an_onnx_model_runs_in_workers_only_where_that_is_asked_for(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = CompileOptions(
+        "multi_stream", num_streams=2, isolation="process", workers=2, share_weights=True, max_batch_size=1
+    )
+    load("plus.onnx", "handmade:double", options=options)
+    load("same=plus.onnx", options=CompileOptions(isolation="auto", workers=2, share_weights=True))
+    models = {name: registry_of(load).find(name).served.model for name in ("plus", "double", "same")}  # type: ignore[union-attr]
+    assert [len(model.workers) for model in models.values()] == [2, 2, 0]
+    x = np.ones((1, 2), np.float32)
+    assert models["plus"](x).tolist() == models["same"](x).tolist() == [[2, 2]]
+    said = [record.message for record in caplog.records if "says nothing" in record.message]
+    for flag, name in (
+        ("--num-streams", "plus"),
+        ("--scheduler", "plus"),
+        ("--num-streams", "double"),
+        ("--share-weights", "double"),
+        ("--share-weights", "same"),
+    ):
+        assert any(line.startswith(f"{flag} says nothing of model {name}") for line in said)
+    assert not any(line.startswith("--share-weights says nothing of model plus") for line in said)

@@ -94,8 +94,15 @@ def test_what_cannot_be_sent_or_given_is_a_named_error(compiled: Compile) -> Non
     with pytest.raises(hr.BackendError, match=r"an answer of 1,000,000,\d+ bytes does not fit"):
         large(1_000_000_000)
     assert large(10).shape == (10,)
-    with pytest.raises(hr.BackendError, match=r"MemoryError: .*its worker may have 300,000,000 bytes \(memory_limit\)"):
-        compiled("eats", memory_limit=300_000_000)(0)
+    model = compiled("eats", memory_limit=300_000_000)
+    with pytest.raises(
+        hr.OutOfMemory, match=r"MemoryError: its worker may have 300,000,000 bytes \(memory_limit\)"
+    ) as caught:
+        model(0)
+    assert caught.value.limit == 300_000_000
+    assert isinstance(caught.value, hr.BackendError)
+    (status,) = model.workers
+    assert (status.memory_limit, status.limited_by) == (300_000_000, "address space")
 
 
 def test_await_and_timeouts_are_as_in_this_process(compiled: Compile, tmp_path: Path) -> None:
@@ -180,7 +187,7 @@ def test_what_no_worker_could_find_says_what_to_do(engine: hr.Engine) -> None:
         (local, "define it with `def` at the top of a module"),
         (Called(), "has none"),
         (Called().method, "is bound to an object"),
-        ("resnet.onnx", "given as a function or as 'module:function'"),
+        ("resnet.onnx", "resnet.onnx does not exist"),
         (3, "given as a function or as 'module:function'"),
         ("no_such_module_at_all:f", "no module named 'no_such_module_at_all'"),
         ("worker_handlers:missing", "module worker_handlers has no 'missing'"),
@@ -199,6 +206,13 @@ def test_what_no_worker_could_find_says_what_to_do(engine: hr.Engine) -> None:
         {"isolation": "process", "response_timeout": 0},
         {"isolation": "process", "scheduler": "naive"},
         {"isolation": "process", "batch_size": 1},
+        {"isolation": "process", "precision": "int8"},
+        {"isolation": "process", "devices": ["cpu", "cpu"]},
+        {"isolation": "process", "num_streams": 2},
+        {"isolation": "process", "scheduler": "multi_stream"},
+        {"isolation": "process", "backend": "null"},
+        {"isolation": "process", "share_weights": True},
+        {"share_weights": True},
         {"isolation": "process", "max_batch_size": 0},
         {"isolation": "thread", "workers": 2},
         {"memory_limit": 5},

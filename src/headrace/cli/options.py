@@ -14,6 +14,7 @@ _TYPES: dict[str, Any] = {
     "str": str,
     "int": int,
     "float": float,
+    "bool": bool,
     "str | None": str | None,
     "int | None": int | None,
     "tuple[str, ...]": list[str],

@@ -74,7 +74,10 @@ class Crew(Protocol):
 
     def __len__(self) -> int: ...
 
-    def scale(self, workers: int, timeout: float | None = None) -> None: ...
+    def statuses(self) -> Sequence[Any]:
+        """A `workers.pool.WorkerStatus` of each."""
+
+    def scale(self, workers: int, timeout: float | None = None, *, replan: bool = True) -> None: ...
 
     def restart(self) -> None: ...
 
@@ -292,6 +295,9 @@ class Model(Owner):
         """
         from headrace.model.rescheduling import reschedule
 
+        if self.crew is not None:
+            raise InvalidOption(f"model {self.name} runs in worker processes, and has no streams: see `scale`")
+
         reschedule(self, scheduler, num_streams, num_cores, timeout)
 
     def rebatch(self, max_batch_size: int | None = None, max_batch_delay: float | None = None) -> None:
@@ -305,13 +311,23 @@ class Model(Owner):
 
         rebatch(self, max_batch_size, max_batch_delay)
 
-    def scale(self, workers: int, *, timeout: float | None = None) -> None:
+    @property
+    def workers(self) -> tuple[Any, ...]:
+        """Of each worker process: `index`, `state`, `pid`, `starts`, `reason` (why it failed last), `threads` and
+        `cpus` (its share of the cores), `memory_limit` and what it is `limited_by`, `rss` (resident bytes). () where
+        the model runs in this process."""
+        return () if self.crew is None else tuple(self.crew.statuses())
+
+    def scale(self, workers: int, *, timeout: float | None = None, replan: bool = True) -> None:
         """Have so many worker processes from now on, without losing a request.
 
-        Those that go finish what they have; new ones are waited for, at most `timeout` seconds. InvalidOption where the
-        model runs in this process.
+        Those that go finish what they have; new ones are waited for. Those that stay have another share of the cores
+        then: they are replaced one after the other, each once it has finished what it has; with `replan=False` they go
+        on as they are. Waiting for new ones and replacing takes `timeout` seconds at most; who has not been replaced by
+        then keeps its share.
+        InvalidOption where the model runs in this process.
         """
-        self._workers().scale(workers, timeout)
+        self._workers().scale(workers, timeout, replan=replan)
 
     def restart(self) -> None:
         """Replace each worker process by a new one, once it has finished what it has. Returns at once."""
@@ -342,7 +358,7 @@ class Model(Owner):
         state = " closed" if self._closed else ""
         if self.crew is not None:
             workers = count_of(len(self.crew), "worker")
-            return f"<Model {self.name} on {self.backend}, {workers}: anything{state}>"
+            return f"<Model {self.name} on {self.backend}, {workers}: {takes}{state}>"
         streams = count_of(len(self.placements) or 1, "stream")
         if self.gil is not None and self.gil.holds:
             state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
@@ -388,7 +404,7 @@ class Model(Owner):
         the run that goes on. Several warm-ups are done one after the other. Raises Closed.
         """
         self._check_open()
-        if self.inputs is None:
+        if self.inputs is None or self.crew is not None:  # workers have run it before they were ready
             return
         left: Sequence[int] = range(len(self.placements))
         counts = self._batcher.counts

@@ -31,11 +31,15 @@ class ServeOptions(Checked):
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option(
-        "process",
-        "where callables run: in worker processes, which they may crash or block, or in the server's (`thread`)",
-        choices=("process", "thread"),
+        "auto",
+        "where models run: in worker processes, which they may crash or block, or in the server's (`thread`); `auto`: "
+        "callables in worker processes, ONNX models in the server's",
+        choices=("auto", "process", "thread"),
     )
-    workers: int = option(1, "worker processes of each callable", low=1, high=256)
+    workers: int = option(1, "worker processes of each model that runs in some", low=1, high=256)
+    share_weights: bool = option(
+        False, "have the worker processes of an ONNX model use one copy of its weights; the log says what that costs"
+    )
     response_timeout: float = option(
         120.0, "seconds a run in a worker may take; longer, and the worker is replaced", low=0.01, high=1_000_000
     )
@@ -43,7 +47,12 @@ class ServeOptions(Checked):
         "yes", "whether what a worker had begun when it died may be run once more", choices=("yes", "no")
     )
     memory_limit: int | None = option(
-        None, "bytes of address space each worker may have; beyond that its callable gets MemoryError", low=1 << 20
+        None,
+        "bytes of memory each worker may have (by a cgroup, or of address space where none may be made)",
+        low=1 << 20,
+    )
+    concurrency: int = option(
+        32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
     )
     python: tuple[str, ...] = option(
         (),

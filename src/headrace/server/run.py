@@ -240,6 +240,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         measured=options.metrics_address != "off",
         isolation=options.isolation,
         workers=options.workers,
+        share_weights=options.share_weights,
         response_timeout=options.response_timeout,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
@@ -250,6 +251,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             None if options.environments is None else Path(options.environments),
             options.install_timeout,
         ),
+        concurrency=options.concurrency,
     )
     lifecycle = Lifecycle(service, compile_options, store)
     asked = options.models

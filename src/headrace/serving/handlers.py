@@ -12,9 +12,9 @@ from dataclasses import replace
 from headrace.archives.archive import Archive
 from headrace.archives.environments import EnvironmentOptions, Environments
 from headrace.archives.served_handler import HandlerArchive
-from headrace.engine.scheduler import Scheduler
 from headrace.engine.timeouts import is_number
 from headrace.model.model import Model
+from headrace.workers.of_archives import OfArchive
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers
 
@@ -42,7 +42,6 @@ def start_handler(
     max_batch_size: int | None,
     max_batch_delay: float,
     num_cores: int | None,
-    scheduler: Scheduler = Scheduler.single_stream,
 ) -> Model:
     """Its workers, ready. `options.python`: what the operator wants it to be run by; None: what the archive asks for.
 
@@ -54,11 +53,10 @@ def start_handler(
     timeout = _number(config, "responseTimeout", options.response_timeout, name)
     python = Environments(environments).python_of(archive, name, options.python)
     return start_workers(
-        HandlerArchive(archive, model_name=name, batch_size=size),
+        OfArchive(HandlerArchive(archive, model_name=name, batch_size=size)),
         replace(options, python=python, response_timeout=timeout),
         workers,
         num_cores=num_cores,
-        scheduler=scheduler,
         max_batch_size=size,
         max_batch_delay=delay,
         name=name,

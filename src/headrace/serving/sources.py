@@ -19,7 +19,6 @@ from typing import Any
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
-from headrace.engine.scheduler import Scheduler
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.model import Model
 from headrace.serving.handlers import runs_in_process, start_handler
@@ -64,8 +63,10 @@ class CompileOptions:
     measured: bool = False
     """Whether times and sizes are counted: for metrics."""
     isolation: str = "thread"
-    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    """Where models run: "process" is worker processes, "thread" this one; "auto": callables in worker processes, what
+    is nobody's code in this one."""
     workers: int = 1
+    share_weights: bool = False
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
@@ -73,6 +74,7 @@ class CompileOptions:
     """What workers run, where the operator has said so."""
     environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     """What archives may have of their own."""
+    concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
 
@@ -149,12 +151,14 @@ class Sources:
 
 
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
-    return Built(_in_process(str(path), name, options))
+    return Built(_onnx(str(path), name, options))
 
 
 def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
-    if options.isolation == "process":
-        return Built(_in_workers(source, name, options))
+    if options.isolation != "thread":
+        if options.share_weights:
+            _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
+        return Built(_in_workers(source, name, options, "python"))
     if options.interpreters.of(name) is not None:
         raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
     return Built(_in_process(import_callable(source), name, options))
@@ -180,10 +184,9 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
                 max_batch_size=options.max_batch_size,
                 max_batch_delay=options.max_batch_delay,
                 num_cores=options.num_cores,
-                scheduler=Scheduler.of(options.scheduler),
             )
         )
-    model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
+    model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:
         if not isinstance(config, dict):
@@ -192,6 +195,18 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
     except BaseException:
         model.close()
         raise
+
+
+def _onnx(path: str, name: str, options: CompileOptions) -> Model:
+    if options.isolation == "process":
+        return _in_workers(path, name, options, "onnxruntime")
+    if options.share_weights:
+        _log.warning(
+            "--share-weights says nothing of model %s, which runs in the server's process; for worker processes: "
+            "--isolation process",
+            name,
+        )
+    return _in_process(path, name, options)
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
@@ -205,18 +220,27 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
     return made
 
 
-def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
+def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:
+    for flag, is_given in (
+        ("--num-streams", options.num_streams is not None),
+        ("--scheduler", options.scheduler != "single_stream"),
+    ):
+        if is_given:
+            _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
     python = options.interpreters.of(name)
     return _compiled(
         source,
         name,
         options,
         isolation="process",
+        backend=backend,
+        share_weights=options.share_weights and backend == "onnxruntime",
         workers=options.workers,
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
         python=None if python is None else checked(python, f"model {name}"),
+        concurrency=options.concurrency,
     )
 
 

@@ -23,6 +23,9 @@ from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.remote_error import error_of, made
 from headrace.workers.values import Raised, Reader, decode
 
+LEFT = ("Overdue", "Withdrawn")
+"""What a worker says of runs that it was told to leave, and did."""
+
 
 class Answers:
     def __init__(self, hand: InHand, name: str, memory_limit: int | None) -> None:
@@ -100,7 +103,10 @@ class Answers:
             raise
         hand.release(each, kept)
         if error is not None:
-            if len(each.requests) > 1:
+            if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
+                each.overdue.stack = str(error.__cause__)
+                error = each.overdue
+            elif len(each.requests) > 1:
                 hand.divide(each)
                 return
             for request in each.requests:
@@ -144,8 +150,16 @@ class Answers:
             return
         if not isinstance(value, list) or len(value) != len(each.requests):
             raise FrameError("an answer to a batch that has not as many members")
+        if self.hand.outputs is None:
+            for request, part in zip(each.requests, value):
+                _give(request, part)
+            return
         for request, part in zip(each.requests, value):
-            _give(request, part)
+            if type(part) is not list or len(part) != self.hand.outputs:
+                raise FrameError(f"an answer that is not the {self.hand.outputs} outputs of its model")
+            if not all(isinstance(output, np.ndarray) for output in part):
+                raise FrameError("an output that is no array")
+            request.outcome = part
 
     def _grant(self, frame: Frame) -> bytes:
         """It has a large answer, and asks where to write it."""

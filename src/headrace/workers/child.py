@@ -47,9 +47,10 @@ IDLE = 0.05
 BUFFER = 256 << 10
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
-LOADERS = {"callable": "callables", "handler": "../archives/handler"}
+LOADERS = {"callable": "callables", "handler": "../archives/handler", "onnx": "onnx_loader"}
 """By what a worker is told it is to load: the file that does. Each has `load(setup)`, which answers with something that
-has `function` and `about`, and raises something called Refused where the message is all there is to say."""
+has `function` and `about`, and raises something called Refused where the message is all there is to say. A function
+that has `stop` can be told to end its run: what `stop` is while a run goes on is called, from another thread."""
 
 
 def _neighbour(name: str) -> Any:
@@ -62,6 +63,10 @@ def _neighbour(name: str) -> Any:
     sys.modules[full] = module
     spec.loader.exec_module(module)
     return module
+
+
+class NoRoom(ValueError):
+    """For an answer, in what a worker shares with its owner."""
 
 
 class Child:
@@ -84,7 +89,7 @@ class Child:
         self.typical = 1.0
         self.running = False
         self.function: Any = None
-        self.in_lists = False
+        self.in_lists = self.awaits = False
         self.page: Any = None
 
     # ---- its way in and out
@@ -181,6 +186,7 @@ class Child:
         """What READY says of what was loaded."""
         loaded = _neighbour(LOADERS[setup["loader"]]).load(setup)
         self.function, self.in_lists = loaded.function, setup["in_lists"]
+        self.awaits = loaded.about.get("awaits", False)
         return loaded.about
 
     def serve(self) -> None:
@@ -203,8 +209,13 @@ class Child:
 
     def let_go(self) -> None:
         """On a thread of its own: what a long run would keep."""
+        can_stop = hasattr(self.function, "stop")
         while True:
             time.sleep(LOOK if self.running or self.times or self.out else IDLE)
+            if can_stop and self.running:
+                stop = self.function.stop  # first: so it is no later run's than `current` says
+                if self.is_unwanted(self.current):
+                    stop()
             if (self.out or self.times) and self.running and time.perf_counter() - self.out_since > HOLD:
                 try:
                     self.flush()
@@ -214,6 +225,10 @@ class Child:
     def is_unwanted(self, id: int) -> bool:
         """Whether its owner has marked this run: nobody waits for it any more."""
         return WORD.unpack_from(self.page, 64 + 4 * (id % MARKS))[0] == id  # type: ignore[no-any-return]
+
+    def cancelled(self) -> bool:
+        """Whether that is so of the run that asks."""
+        return bool(self.current) and self.is_unwanted(self.current)
 
     def run(self, frame: Any) -> None:
         """All the runs of a frame, one after the other."""
@@ -293,8 +308,10 @@ class Child:
         self.send(kind, self.messages.pack_seconds(seconds) + payload, id=id, count=1, flags=kept)
 
     def in_list(self, arguments: Any) -> Any:
-        count = len(arguments)
-        answers = self.function(arguments)
+        return self.as_many(self.function(arguments), len(arguments))
+
+    @staticmethod
+    def as_many(answers: Any, count: int) -> Any:
         if not isinstance(answers, (list, tuple)):
             raise TypeError(
                 "with max_batch_size above 1 a callable is given a list of requests and returns a list of as many "
@@ -356,7 +373,7 @@ class Child:
                     del self.waiting[i]
                     offset, room = self.messages.unpack_piece(other.payload)
                     if room < total:
-                        raise ValueError(
+                        raise NoRoom(
                             f"an answer of {total:,} bytes does not fit: {room:,} bytes are the most a worker may give"
                         )
                     return int(offset)
@@ -379,7 +396,7 @@ class Child:
 def _offer(child: Child) -> None:
     """`import headrace_worker; headrace_worker.cancelled()` is for callables that can leave a long run early."""
     module = types.ModuleType("headrace_worker", "What the process it runs in tells a callable.")
-    module.cancelled = lambda: child.is_unwanted(child.current)  # type: ignore[attr-defined]
+    module.cancelled = lambda: child.cancelled()  # type: ignore[attr-defined]
     sys.modules["headrace_worker"] = module
 
 
@@ -404,7 +421,10 @@ def main() -> None:
     _offer(child)
     try:
         if child.set_up():
-            child.serve()
+            if child.awaits:
+                _neighbour("coroutines").serve(child)
+            else:
+                child.serve()
     except (ConnectionError, EOFError):
         pass  # the owner has gone
     try:

@@ -23,6 +23,7 @@ from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.workers import frames
 from headrace.workers.answers import Answers
+from headrace.workers.at_once import AtOnce, WatchAtOnce
 from headrace.workers.connection import Connection
 from headrace.workers.ear import Ear
 from headrace.workers.in_hand import InHand
@@ -58,10 +59,13 @@ class Serving:
         self._answers = Answers(hand, worker.pool.name, worker.pool.options.memory_limit)
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell = connection.bell
-        self._window = Window()
+        at_once = bool(worker.pool.at_once)
+        self._window = AtOnce(worker.pool.at_once, worker.pool.tried) if at_once else Window()
         self._turn = threading.Lock()
         self._serves = False
-        self._watch = Watch(worker.pool, worker.stream, process, hand, self._window)
+        watched = worker.pool, worker.stream, process, hand, self._window
+        self._watch = WatchAtOnce(*watched, connection) if at_once else Watch(*watched)
+        self._looks_always = at_once  # one may take too long while others answer
         self._ear: Ear | None = None  # what has an event loop hear what comes
         self._missed, self._deaf_until = 0, 0.0
         self._broken: frames.FrameError | None = None  # what a loop heard
@@ -186,8 +190,8 @@ class Serving:
                 self._learn(ended)
             works: list[Any] = exchange(self._engine, stream, ended, credit, inside)
             out = self._frames_of(works) if works else b""
-            while hand.again and len(sent) < window.size:
-                out += hand.send_again(time.monotonic())
+            if hand.again:
+                out += hand.send_again(window.size - len(sent), time.monotonic())
             if out:
                 connection.send(out)
             if hand.ended:
@@ -205,8 +209,8 @@ class Serving:
                 self._watch.cancel()
             if gone:
                 return WorkerDied(self._pool.name, GONE)
-            if sent and not came:
-                why = self._watch.overdue()
+            if not came or self._looks_always:
+                why = self._watch.overdue() if sent else self._watch.idle()
                 if why is not None:
                     return why
 

@@ -20,11 +20,13 @@ from headrace.errors import HeadraceError, ModelNotReady, ResponseTimeout, Worke
 from headrace.model.pending import Pending
 from headrace.workers import burial, frames
 from headrace.workers.arena import Arena
+from headrace.workers.cgroup import Group, limited
 from headrace.workers.connection import Bell, Connection
 from headrace.workers.in_hand import InHand
 from headrace.workers.output import Output
-from headrace.workers.process import STACK, Process
+from headrace.workers.process import STACK, Process, said_of_memory
 from headrace.workers.serving import GONE, Serving
+from headrace.workers.sharing import Share
 from headrace.workers.supervision import State, Supervision
 
 if TYPE_CHECKING:
@@ -44,6 +46,10 @@ class Worker:
         self.pool, self.index, self.name = pool, index, name
         self.supervision = Supervision()
         self.pid: int | None = None
+        self.share: Share | None = None
+        """What its process was started with."""
+        self.limit_kind: str | None = None
+        """What holds its process to `memory_limit`: "cgroup" or "address space"."""
         self.leaves = False  # this worker alone is to stop: the pool has become smaller
         self.restarts = False  # its process is to be replaced
         self._bell = Bell()
@@ -58,6 +64,10 @@ class Worker:
     @property
     def thread(self) -> threading.Thread:
         return self._thread
+
+    @property
+    def has_ended(self) -> bool:
+        return self.supervision.state is State.STOPPED and self.supervision.starts > 0
 
     @property
     def is_to_stop(self) -> bool:
@@ -107,6 +117,7 @@ class Worker:
             exchange(self.pool.engine, self.stream, [], 0, 0)
             has_stopped(self.pool.engine, self.stream)
             self._bell.close()
+            self.pool.has_left()
 
     def _start_and_serve(self) -> None:
         pool, supervision = self.pool, self.supervision
@@ -118,12 +129,18 @@ class Worker:
         process: Process | None = None
         output: Output | None = None
         hand: InHand | None = None
+        group: Group | None = None
         died: HeadraceError | None = None
         began = time.monotonic()
         try:
             try:
                 arena = Arena(pool.options.arena)
-                process = Process(pool.options.python, pool.environment(self.index), arena, supervision.starts)
+                share = self.share = pool.share_of(self)
+                fds = pool.model.descriptors
+                process = Process(pool.options.python, pool.environment(share), arena, supervision.starts, fds)
+                if pool.options.memory_limit is not None:
+                    group = limited(process.pid, pool.options.memory_limit, f"{self.name}-{supervision.starts}")
+                    self.limit_kind = "address space" if group is None else "cgroup"
                 self.pid = process.pid
                 output = Output(process.outputs, pool.name, self.name)
                 connection = Connection(process, self._bell)
@@ -135,7 +152,9 @@ class Worker:
                 assert arena is not None
                 supervision.ready(time.monotonic())
                 pool.is_ready(self, time.monotonic() - began)
-                hand = InHand(arena, process.generation, pool.in_lists)
+                hand = InHand(
+                    arena, process.generation, pool.in_lists, pool.model.outputs_given, reserves=not pool.at_once
+                )
                 self._serving = Serving(self, process, connection, hand)
                 died = self._serving.serve()
                 why = None if died is None else died.how if isinstance(died, WorkerDied) else str(died)
@@ -146,6 +165,9 @@ class Worker:
                 if died is not None and why != GONE:
                     process.kill()  # it would not end by itself, or not soon
                 how = process.end(END)
+                how += said_of_memory(how, pool.options.memory_limit, group is not None and group.was_over())
+            if group is not None:
+                group.close()
             if output is not None:
                 output.close(1.0)
             self.pid = None
@@ -160,7 +182,7 @@ class Worker:
     def _load(self, connection: Connection, process: Process, arena: Arena) -> str | None:
         """Have it load its callable. None, or why it could not."""
         pool = self.pool
-        connection.send(frames.encode(frames.SETUP, pool.setup(self.index, arena), generation=process.generation))
+        connection.send(frames.encode(frames.SETUP, pool.setup(self, arena), generation=process.generation))
         until = time.monotonic() + pool.options.start_timeout
         while True:
             self._bell.rung = False
@@ -176,8 +198,7 @@ class Worker:
             came, gone = connection.wait(left)
             for frame in came:
                 if frame.kind == frames.READY:
-                    pool.loaded(frame.payload)
-                    return None
+                    return pool.loaded(frame.payload)
                 if frame.kind == frames.FAILED:
                     return pool.cannot_load(frame.payload)
             if gone:
