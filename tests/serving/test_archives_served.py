@@ -125,12 +125,12 @@ def test_numbers_of_the_yaml_that_cannot_be_are_ignored_and_logged(archive, load
 
 
 def test_pictures_for_an_onnx_model_stay_in_the_servers_process_unless_it_is_told_otherwise(load):
-    served = load(BUNDLED_DIGITS)
+    served = load(BUNDLED_DIGITS, isolation="auto")
     assert served.handler is not None
     assert served.model.crew is None
     (picture,) = (Path(__file__).parents[2] / "examples" / "digits" / "held_out").glob("0034-*.png")
     inside = served.handler.postprocess(served.model(*served.handler.preprocess(picture.read_bytes()).values()))
-    served = load(BUNDLED_DIGITS, f"digits={sys.executable}")
+    served = load(BUNDLED_DIGITS, f"digits={sys.executable}", isolation="auto")
     assert served.handler is None
     assert served.model.crew is not None
     answer = json.loads(served.model(("id", (), picture.read_bytes())))
