@@ -2,6 +2,7 @@ import itertools
 import subprocess
 import venv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ def handler_engine() -> Iterator[hr.Engine]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def serve(handler_engine: hr.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """A model of an archive that is made of what is given; closed when the module's tests have run."""
+@contextmanager
+def serving(engine: hr.Engine, homes: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A model of an archive that is made of what is given; all are closed at the end."""
     models: list[hr.Model] = []
     numbers = itertools.count()
 
@@ -30,15 +31,29 @@ def serve(handler_engine: hr.Engine, tmp_path_factory: pytest.TempPathFactory) -
         folder: Path | None = None,
         **how: Any,
     ) -> hr.Model:
-        folder = folder or tmp_path_factory.mktemp("archives") / f"a{next(numbers)}"
+        folder = folder or homes.mktemp("archives") / f"a{next(numbers)}"
         write_archive(folder, source, model or {}, files or {})
-        made = started(folder, handler_engine, **how)
+        made = started(folder, engine, **how)
         models.append(made)
         return made
 
     yield make
     for each in models:
         each.close()
+
+
+@pytest.fixture(scope="module")
+def serve(handler_engine: hr.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Closed when the module's tests have run."""
+    with serving(handler_engine, tmp_path_factory) as make:
+        yield make
+
+
+@pytest.fixture
+def serve_once(handler_engine: hr.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Closed when the test has run: a worker with torch has a quarter of a gigabyte."""
+    with serving(handler_engine, tmp_path_factory) as make:
+        yield make
 
 
 def environment(name: str, packages: list[str]) -> str:

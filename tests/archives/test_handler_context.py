@@ -9,6 +9,9 @@ from handler_archives import JSON, Serve, ask, ask_json, together
 import headrace as hr
 
 SOURCE = """
+from gated import gated
+
+@gated
 def handle(data, context):
     if data is None:
         return None
@@ -212,6 +215,29 @@ def test_what_is_measured_and_what_is_sent_before_the_end(serve: Serve) -> None:
         (0, (b"part one ", "text/plain", 200, None, ())),
         (0, (b'{\n  "n": 1\n}', "text/plain", 200, None, ())),
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "answer"), [("None", (513, "enough")), ("[object()]", (503, "Unsupported model output"))]
+)
+def test_a_part_that_cannot_be_sent_ends_the_answer(serve: Serve, part: str, answer: Any) -> None:
+    model = serve(
+        f"""
+        import headrace_worker
+        from ts.handler_utils.utils import send_intermediate_predict_response
+
+        headrace_worker.send_part = None
+
+        def handle(data, context):
+            if data is None:
+                return None
+            send_intermediate_predict_response({part}, context.request_ids, "enough", 513, context)
+            return ["not reached"]
+        """
+    )
+    status, kind, message = ask(model)
+    assert (status, kind) == (answer[0], "InternalServerException")
+    assert message.startswith(answer[1])
 
 
 def test_a_handler_describes_itself(serve: Serve) -> None:

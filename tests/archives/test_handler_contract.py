@@ -11,6 +11,7 @@ import headrace as hr
 
 SOURCE = """
 import numpy as np
+from gated import gated
 from mms.service import PredictionException as MmsException
 from ts.utils.util import PredictionException
 
@@ -45,6 +46,7 @@ def one(row, index, context):
     }
     return values[do]
 
+@gated
 def handle(data, context):
     if data is None:
         return None
@@ -85,7 +87,7 @@ def test_a_body_is_one_key(model: hr.Model) -> None:
 
 def test_fields_are_keys(model: hr.Model) -> None:
     fields = (("img", "image/png", b"\x01"), ("note", "text/plain", b"hi"), ("q", None, b"v"))
-    assert ask(model, fields) == b"[('img', bytearray(b'\\x01')), ('note', 'hi'), ('q', 'v')]"
+    assert ask(model, fields) == b"[('img', bytearray(b'\\x01')), ('note', 'hi'), ('q', bytearray(b'v'))]"
 
 
 def test_bodies_may_be_left_as_they_came(serve: Serve) -> None:
@@ -186,6 +188,9 @@ def test_a_batch_that_comes_back_wrong_is_asked_one_by_one(batched: hr.Model) ->
 def test_a_batch_is_one_list(serve: Serve) -> None:
     model = serve(
         """
+        from gated import gated
+
+        @gated
         def handle(data, context):
             if data is None:
                 return None

@@ -64,13 +64,15 @@ def test_no_model_is_a_named_error(serve: Serve, about: dict[str, Any], why: str
 
 def test_a_batch_in_small_pieces_keeps_its_order(serve: Serve) -> None:
     source = """
+    from gated import gated
     from ts.handler_utils.micro_batching import MicroBatching
     from ts.torch_handler.base_handler import BaseHandler
 
     class Service(BaseHandler):
         def initialize(self, context):
-            self.handle = MicroBatching(self, micro_batch_size=2)
-            self.handle.parallelism = context.model_yaml_config["micro_batching"]["parallelism"]
+            pieces = MicroBatching(self, micro_batch_size=2)
+            self.handle = gated(pieces)
+            pieces.parallelism = context.model_yaml_config["micro_batching"]["parallelism"]
 
         def preprocess(self, data):
             return [row["body"] for row in data]

@@ -60,7 +60,9 @@ def check_labels(answer: Any) -> None:
 
 
 @pytest.mark.parametrize("manifest", [OLD, None])
-def test_a_vision_service_with_a_symbolic_network(serve: Serve, mxnet_python: str, made: Path, manifest: Any) -> None:
+def test_a_vision_service_with_a_symbolic_network(
+    serve_once: Serve, mxnet_python: str, made: Path, manifest: Any
+) -> None:
     source = """
     from mms.model_service.mxnet_vision_service import MXNetVisionService
 
@@ -70,7 +72,7 @@ def test_a_vision_service_with_a_symbolic_network(serve: Serve, mxnet_python: st
     there = files(made, "net-symbol.json", "net-0000.params")
     if manifest:
         there["MANIFEST.json"] = json.dumps(manifest)
-    model = serve(source, files=there, batch=2, delay=0.5, python=mxnet_python)
+    model = serve_once(source, files=there, batch=2, delay=0.5, python=mxnet_python)
     answers = [
         json.loads(each) for each in together(model, [("a", (), picture()), ("b", (), (("data", "", picture()),))])
     ]
@@ -78,7 +80,7 @@ def test_a_vision_service_with_a_symbolic_network(serve: Serve, mxnet_python: st
     assert answers[0] == answers[1]
 
 
-def test_a_vision_service_with_a_gluon_network(serve: Serve, mxnet_python: str, made: Path) -> None:
+def test_a_vision_service_with_a_gluon_network(serve_once: Serve, mxnet_python: str, made: Path) -> None:
     source = """
     from mms.model_service.gluon_vision_service import GluonVisionService
     from mxnet.gluon import nn
@@ -94,7 +96,7 @@ def test_a_vision_service_with_a_gluon_network(serve: Serve, mxnet_python: str, 
         def _inference(self, data):
             return self.net(data[0].mean(axis=(2, 3))).softmax()
     """
-    model = serve(source, files=files(made, "gluon.params"), python=mxnet_python)
+    model = serve_once(source, files=files(made, "gluon.params"), python=mxnet_python)
     check_labels(json.loads(ask(model, picture())))
 
 

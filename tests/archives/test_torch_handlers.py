@@ -134,10 +134,10 @@ class Service(BaseHandler):
 """
 
 
-def test_an_eager_network_and_its_state_dict(serve: Serve, torch_python: str, made: Any) -> None:
+def test_an_eager_network_and_its_state_dict(serve_once: Serve, torch_python: str, made: Any) -> None:
     folder, weights, bias = made
     about = {"modelFile": "net.py", "serializedFile": "weights.pt"}
-    model = serve(BASE, about, files(folder, "net.py", "weights.pt"), batch=4, delay=0.5, python=torch_python)
+    model = serve_once(BASE, about, files(folder, "net.py", "weights.pt"), batch=4, delay=0.5, python=torch_python)
     rows = np.random.default_rng(1).random((6, 3))
     bodies = [("id", JSON, json.dumps(row.tolist()).encode()) for row in rows]
     answers = [json.loads(each) for each in together(model, bodies)]
@@ -148,53 +148,47 @@ def test_an_eager_network_and_its_state_dict(serve: Serve, torch_python: str, ma
     }  # fmt: skip
 
 
-def test_a_file_with_the_parts_of_a_network_names_them(serve: Serve, torch_python: str, made: Any) -> None:
+def test_a_file_with_the_parts_of_a_network_names_them(serve_once: Serve, torch_python: str, made: Any) -> None:
     about = {"modelFile": "parts.py", "serializedFile": "weights.pt"}
     with pytest.raises(Exception, match=r"parts.py must define exactly one class, the model; it defines 2: Net, Part"):
-        serve(BASE, about, {**files(made[0], "weights.pt"), "parts.py": MODEL}, python=torch_python)
+        serve_once(BASE, about, {**files(made[0], "weights.pt"), "parts.py": MODEL}, python=torch_python)
 
 
 @pytest.mark.parametrize("name", ["scripted.pt", "net.pt2"])
-def test_networks_that_need_no_code(serve: Serve, torch_python: str, made: Any, name: str) -> None:
+def test_networks_that_need_no_code(serve_once: Serve, torch_python: str, made: Any, name: str) -> None:
     folder, weights, bias = made
     source = BASE.replace('("body") for row in data])', '("body") for row in data]).reshape(-1, 3)')
     if name == "scripted.pt":  # it was traced with pictures
         source = source.replace(".reshape(-1, 3)", ".reshape(-1, 3, 1, 1)")
-    model = serve(source, {"serializedFile": name}, files(folder, name), python=torch_python)
+    model = serve_once(source, {"serializedFile": name}, files(folder, name), python=torch_python)
     assert np.allclose(ask_json(model, [0.5, 1.0, 2.0]), weights @ [0.5, 1.0, 2.0] + bias, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_pictures_are_classified(serve: Serve, torch_python: str, made: Any, mode: str, shared: dict[str, Any]) -> None:
+def test_pictures_are_classified(serve_once: Serve, torch_python: str, made: Any) -> None:
     folder, weights, bias = made
-    if "classifier" not in shared:
-        labels = json.dumps({str(i): [f"n{i}", f"class {i}"] for i in range(10)})
-        there = files(folder, "scripted.pt", index_to_name__json=labels)
-        about = {"handler": "image_classifier", "serializedFile": "scripted.pt"}
-        shared["classifier"] = serve(None, about, there, python=torch_python)
-    body = picture(mode)
-    answer = json.loads(ask(shared["classifier"], body, (("Content-Type", "image/png"),)))
-    expected = softmax(weights @ as_imagenet(body).mean((1, 2)) + bias)
-    best = np.argsort(-expected)[:5]
-    assert list(answer) == [f"class {i}" for i in best]
-    assert np.allclose(list(answer.values()), expected[best], atol=1e-5)
+    labels = json.dumps({str(i): [f"n{i}", f"class {i}"] for i in range(10)})
+    about = {"handler": "image_classifier", "serializedFile": "scripted.pt"}
+    there = files(folder, "scripted.pt", index_to_name__json=labels)
+    model = serve_once(None, about, there, python=torch_python)
+    for mode in ("RGB", "RGBA", "L", "P"):
+        body = picture(mode)
+        answer = json.loads(ask(model, body, (("Content-Type", "image/png"),)))
+        expected = softmax(weights @ as_imagenet(body).mean((1, 2)) + bias)
+        best = np.argsort(-expected)[:5]
+        assert list(answer) == [f"class {i}" for i in best]
+        assert np.allclose(list(answer.values()), expected[best], atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def shared() -> dict[str, Any]:
-    return {}
-
-
-def test_pictures_are_segmented_and_searched(serve: Serve, torch_python: str, made: Any) -> None:
+def test_pictures_are_segmented_and_searched(serve_once: Serve, torch_python: str, made: Any) -> None:
     about = {"handler": "image_segmenter", "modelFile": "segmenter.py"}
-    model = serve(None, about, files(made[0], "segmenter.py"), python=torch_python)
+    model = serve_once(None, about, files(made[0], "segmenter.py"), python=torch_python)
     answer = json.loads(ask(model, picture()))
     assert np.shape(answer) == (224, 224, 2)
     assert answer[0][0] == [1.0, 1.0]
     labels = json.dumps({"object_type_names": ["nothing", "cat", "dog"]})
     about = {"handler": "object_detector", "modelFile": "detector.py"}
     there = files(made[0], "detector.py", index_to_name__json=labels)
-    model = serve(None, about, there, batch=2, delay=0.5, python=torch_python)
+    model = serve_once(None, about, there, batch=2, delay=0.5, python=torch_python)
     answers = together(model, [("a", (), picture(size=(20, 10))), ("b", (), picture(size=(40, 30)))])
     assert [json.loads(each) for each in answers] == [
         [{"cat": [10, 11, 12, 13], "score": 0.75}],
@@ -202,7 +196,7 @@ def test_pictures_are_segmented_and_searched(serve: Serve, torch_python: str, ma
     ]
 
 
-def test_texts_are_classified(serve: Serve, torch_python: str, made: Any) -> None:
+def test_texts_are_classified(serve_once: Serve, torch_python: str, made: Any) -> None:
     source = """
     from ts.torch_handler.text_classifier import TextClassifier
 
@@ -217,19 +211,19 @@ def test_texts_are_classified(serve: Serve, torch_python: str, made: Any) -> Non
     """
     about = {"modelFile": "text.py", "serializedFile": "text.pt"}
     there = files(made[0], "text.py", "text.pt", "source_vocab.pt")
-    model = serve(source, about, there, python=torch_python)
+    model = serve_once(source, about, there, python=torch_python)
     text = "<b>It's</b> not very g\u00f6od!".encode()
     assert json.loads(ask(model, b"Not", (("Content-Type", "text/plain"),))) == [[1], [0]]
     with pytest.raises(Exception, match="KeyError: 'it is'"):  # expanded, cleaned, and in pairs
         ask(model, text, (("Content-Type", "text/plain"),))
     about["handler"] = "text_classifier"
-    built_in = serve(None, about, there, python=torch_python)
+    built_in = serve_once(None, about, there, python=torch_python)
     answer = json.loads(ask(built_in, b"very good"))
     assert set(answer) == {"0", "1"}
     assert sum(answer.values()) == pytest.approx(1)
 
 
-def test_a_tensor_is_saved_and_compiling_is_by_yaml(serve: Serve, torch_python: str, made: Any) -> None:
+def test_a_tensor_is_saved_and_compiling_is_by_yaml(serve_once: Serve, torch_python: str, made: Any) -> None:
     source = """
     import io, torch
     from ts.torch_handler.base_handler import BaseHandler
@@ -246,7 +240,7 @@ def test_a_tensor_is_saved_and_compiling_is_by_yaml(serve: Serve, torch_python: 
     about = {"modelFile": "net.py", "configFile": "model.yaml"}
     yaml = "pt2:\n  compile:\n    enable: true\n    backend: eager\n"
     there = files(made[0], "net.py", model__yaml=yaml)
-    model = serve(source, about, there, python=torch_python)
+    model = serve_once(source, about, there, python=torch_python)
     saved = ask(model)
     assert saved[:2] == b"PK"
     assert json.loads(ask(model, saved)) == [0, 1, 2]

@@ -55,7 +55,7 @@ def test_a_field_has_a_key_of_its_own_and_the_last_of_a_name_stays() -> None:
         ("meta", "application/json", b'{"k": 1}'),
         ("note", "text/plain", b"hello"),
         ("file", "", b"raw"),
-        ("model_name", None, b"m"),  # of the query
+        ("model_name", None, b"m"),  # of the query, or a part of a form that does not say what it is
     )
     given, about = wire.read((("X-Trace", "7"),), fields, True)
     assert given == {
@@ -63,9 +63,10 @@ def test_a_field_has_a_key_of_its_own_and_the_last_of_a_name_stays() -> None:
         "meta": {"k": 1},
         "note": "hello",
         "file": bytearray(b"raw"),
-        "model_name": "m",
+        "model_name": bytearray(b"m"),
     }
     assert about["img"] == {"content-type": "image/png"}
+    assert about["model_name"] == {"content-type": ""}
     assert about["X-Trace"] == "7"
 
 

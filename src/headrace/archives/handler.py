@@ -58,7 +58,7 @@ def _neighbour(name: str) -> Any:
 
 
 def load(setup: dict[str, Any]) -> Loaded:
-    """What `served_handler.HandlerArchive` tells. Refused, or HandlerNotLoaded."""
+    """What `workers/served_handler` tells. Refused, or HandlerNotLoaded."""
     folder = setup["folder"]
     _find_in(folder)
     _log_to_stdout()

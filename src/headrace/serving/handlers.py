@@ -11,11 +11,10 @@ from dataclasses import replace
 
 from headrace.archives.archive import Archive
 from headrace.archives.environments import EnvironmentOptions, Environments
-from headrace.archives.served_handler import HandlerArchive
 from headrace.engine.timeouts import is_number
 from headrace.model.model import Model
-from headrace.workers.of_archives import OfArchive
 from headrace.workers.pool import WorkerOptions
+from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
 _log = logging.getLogger("headrace.serving")
@@ -53,7 +52,7 @@ def start_handler(
     timeout = _number(config, "responseTimeout", options.response_timeout, name)
     python = Environments(environments).python_of(archive, name, options.python)
     return start_workers(
-        OfArchive(HandlerArchive(archive, model_name=name, batch_size=size)),
+        HandlerArchive(archive, model_name=name, batch_size=size),
         replace(options, python=python, response_timeout=timeout),
         workers,
         num_cores=num_cores,

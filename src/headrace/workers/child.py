@@ -47,7 +47,7 @@ IDLE = 0.05
 BUFFER = 256 << 10
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
-LOADERS = {"callable": "callables", "handler": "../archives/handler", "onnx": "onnx_loader"}
+LOADERS = {"callable": "callables", "onnx": "onnx_loader", "handler": "../archives/handler"}
 """By what a worker is told it is to load: the file that does. Each has `load(setup)`, which answers with something that
 has `function` and `about`, and raises something called Refused where the message is all there is to say. A function
 that has `stop` can be told to end its run: what `stop` is while a run goes on is called, from another thread."""

@@ -1,4 +1,5 @@
-"""What workers can load, as the pool sees it: a callable (`naming`) or an ONNX model (`onnx_model`)."""
+"""What workers can load, as the pool sees it: a callable (`naming`), an ONNX model (`onnx_model`), a handler
+(`served_handler`)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Loadable:
         raise NotImplementedError
 
     def told(self) -> dict[str, Any]:
-        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
+        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know.
+        With a `folder` of its own it is run there."""
         raise NotImplementedError
 
     def loaded(self, about: dict[str, Any]) -> None:

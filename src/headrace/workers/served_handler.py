@@ -11,15 +11,18 @@ from headrace.archives.archive import Archive
 from headrace.archives.envelopes import NAMES
 from headrace.errors import InvalidArchive, InvalidOption
 from headrace.version import __version__
+from headrace.workers.loadable import Loadable
 
 
 @dataclass(frozen=True)
-class HandlerArchive:
+class HandlerArchive(Loadable):
     """`handler`: another than the manifest's. `batch_size`: what the handler is told is the most it will be given.
 
     `envelope`: TorchServe's `service_envelope`, for all models of a server. `decode_input_request`: False gives the
     handler bodies as they came. `limit_max_image_pixels`: False has the picture handlers take pictures of any size.
     """
+
+    in_lists = True  # no field: it is so of all
 
     archive: Archive
     handler: str | None = None
@@ -42,10 +45,6 @@ class HandlerArchive:
     @property
     def name(self) -> str:
         return self.model_name or self.archive.manifest.name
-
-    @property
-    def in_lists(self) -> bool:
-        return True
 
     def told(self) -> dict[str, Any]:
         """What a worker is told of it (`archives/handler`)."""
