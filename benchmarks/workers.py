@@ -7,7 +7,7 @@
 worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
 beside its p99 while that one is healthy and as busy, in turns. `weights`: what 4 workers of ResNet-18 have of its
 weights, each with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what
-is left of a thousand. Writes benchmarks/results/workers.md, or the name that `--out` gives.
+is left of a thousand. Writes benchmarks/results/workers.md, where what was not run stays.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ SAYS = {
 OPTIONS = {"hogs": ("--memory-limit", str(1 << 30)), "short": ("--max-batch-size", "4")}
 PACE = 400.0
 """Requests a second, at most, of the model beside the steady one: about what the healthy one does."""
+ORDER = ("trips", "start", "kills", "faults", "weights", "restarts", "http")
 
 
 def main() -> int:
@@ -85,7 +86,6 @@ def main() -> int:
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--faults", default=",".join(SAYS), help="which of them")
-    parser.add_argument("--out", default="workers", help="results/NAME.md")
     options = parser.parse_args()
     chosen = options.only.split(",")
     parts: list[str] = []
@@ -108,14 +108,22 @@ def main() -> int:
         plan = Plan(levels=[1, 100, 200], secs=options.secs, warm_secs=2, tries=1)
         rows, _ = measure(NAMES, plan, rounds=options.rounds, out=None)
         parts.append(f"{markdown(rows)}\n\n{measured_on(rows)}")
-    text = "\n\n".join(parts)
-    print(text)
-    where = surroundings()
-    (HERE / "results" / f"{options.out}.md").write_text(
-        f"# Worker processes\n\n`python benchmarks/workers.py {' '.join(sys.argv[1:])}`\n\n{text}\n\n"
-        f"{', '.join(f'{key} {value}' for key, value in where.items())}\n"
-    )
+    print("\n\n".join(parts))
+    keep(dict(zip([name for name in ORDER if name in chosen], parts)))
     return 0
+
+
+def keep(ran: dict[str, str]) -> None:
+    """Into the file of results. A section that was not run stays as it is, with what it was measured at."""
+    path = HERE / "results" / "workers.md"
+    kept = dict(re.findall(r"^## (\w+)\n\n(.*?)\s*(?=^## |\Z)", path.read_text() if path.exists() else "", re.M | re.S))
+    where = ", ".join(f"{key} {value}" for key, value in surroundings().items())
+    kept |= {
+        name: f"{text}\n\n`python benchmarks/workers.py {' '.join(sys.argv[1:])}`; {where}"
+        for name, text in ran.items()
+    }
+    sections = [f"## {name}\n\n{kept[name]}\n" for name in ORDER if name in kept]
+    path.write_text("\n".join(["# Worker processes\n", *sections]))
 
 
 def trips() -> str:

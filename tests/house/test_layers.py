@@ -57,6 +57,7 @@ ONLY_FOR_TYPES = {
     ("workers/at_once", "headrace.workers.pool"),
     ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
+    ("workers/caller", "headrace.workers.serving"),
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),
     ("workers/worker", "headrace.workers.pool"),

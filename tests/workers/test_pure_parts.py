@@ -62,7 +62,16 @@ def test_extents_agree_with_a_map_of_pages(seed: int) -> None:
                 used |= set(taken[offset])
                 assert extents.holds(offset, nbytes)
                 assert not extents.holds(offset, count * PAGE + 1)
+        if taken and rng.random() < 0.2:
+            offset = rng.choice(list(taken))
+            count = rng.randint(1, len(taken[offset]))
+            extents.shrink(offset, count * PAGE)
+            used -= set(taken[offset][count:])
+            taken[offset] = taken[offset][:count]
+            assert extents.holds(offset, count * PAGE)
+            assert not extents.holds(offset, count * PAGE + 1)
         assert extents.taken == len(used) * PAGE
+        assert sum(nbytes for _, nbytes in extents.free()) == (pages - len(used)) * PAGE
     for offset in list(taken):
         extents.give_back(offset)
     assert extents.largest() == pages * PAGE

@@ -48,6 +48,19 @@ def test_arrays_of_all_sizes_go_there_and_back(compiled: Compile) -> None:
     assert all(np.array_equal(a * 2, b) for a, b in zip(several, model.map(several, window=64)))
 
 
+def test_answers_that_are_kept_stay_what_they_were(compiled: Compile) -> None:
+    model = compiled("double")
+    arrays = [np.full(300_000, i, np.float32) for i in range(60)]  # more than is lent
+    kept = [model(array) for array in arrays[:30]]
+    model.restart()
+    kept += [model(array) for array in arrays[30:]]
+    model.close()
+    assert all(np.array_equal(each, 2 * array) for each, array in zip(kept, arrays))
+    kept[0] += 1  # they are the caller's own
+    assert kept[0][0] == 1
+    assert kept[1][0] == 2
+
+
 def test_what_a_callable_keeps_of_its_input_stays_what_it_was(compiled: Compile) -> None:
     model = compiled("keeps")
     sums: list[float] = []

@@ -170,7 +170,12 @@ class Model(Owner):
         Closed.
         """
         self._may_wait()
-        return self.submit(value, timeout=timeout, priority=priority).result()
+        if self.crew is None:
+            return self.submit(value, timeout=timeout, priority=priority).result()
+        call = self._read(value, timeout, priority)
+        call.heard_by = threading.get_ident()
+        self._enter_or_wait(call, timeout)
+        return call.result()
 
     def submit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Future[Any]:
         """As a call, but returns a Future at once.
@@ -184,12 +189,7 @@ class Model(Owner):
             call = Call(self, self._forms.read(value), 0, None)  # as `_read`, without the call
         else:
             call = self._read(value, timeout, priority)
-        engine, port = self.engine, self._port
-        if engine is None or port is None:
-            self._budget.admit(0, call)
-            self._run_here(call)
-        elif not engine.try_enter(port, self._batcher.add, call):
-            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
+        self._enter_or_wait(call, timeout)
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
@@ -510,6 +510,14 @@ class Model(Owner):
         if gil is not None and gil.holds:
             _log.warning("%s", warning(self.name, gil, len(self.placements)))
 
+    def _enter_or_wait(self, call: Call, timeout: float | None) -> None:
+        engine, port = self.engine, self._port
+        if engine is None or port is None:
+            self._budget.admit(0, call)
+            self._run_here(call)
+        elif not engine.try_enter(port, self._batcher.add, call):
+            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
+
     def _may_wait(self) -> None:
         """WouldDeadlock on a stream, before anything is submitted: nobody could take its answer. Closed in a fork."""
         if self.engine is not None:
@@ -638,7 +646,7 @@ class Model(Owner):
 class Call(Pending):
     """A request of the library: remembers the form it came in, and answers in that form."""
 
-    __slots__ = ("form", "who")
+    __slots__ = ("form", "heard_by", "who")
     who: object  # where bytes are bounded: the thread or task that submitted it
     model: Model
 
@@ -651,7 +659,7 @@ class Call(Pending):
         self.model = model
         self.rows = 1
         self.priority, self.deadline = priority, deadline
-        self.unread = self.nbytes = 0
+        self.unread = self.nbytes = self.heard_by = 0
 
     def answer(self, outputs: Any) -> Any:
         return self.model._forms.write(outputs, self.form)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import Future, Guard
+from headrace.engine.future import Future, Guard, on_a_stream
+from headrace.engine.timeouts import checked
 from headrace.model.failure import failure_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Pending(Future[Any]):
     queued_at: float  # seconds, once it waits
     counts: Counts  # of its batcher, once it was pulled
     waited: float  # seconds, until it was pulled
+    heard_by: int = 0
+    """The thread that is about to wait for it, where that is known when it enters."""
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -104,6 +107,15 @@ class Pending(Future[Any]):
         return (self,)
 
     # ----
+
+    def _wait(self, timeout: float | None) -> None:
+        hear = getattr(self.instance, "hear", None)  # only workers have it
+        if hear is not None and not (on_a_stream() or self._guard.forked or self._guard.lock._is_owned()):  # type: ignore[attr-defined]
+            left = hear(self, checked(timeout))
+            if self._done:
+                return
+            timeout = left if timeout is not None else None
+        super()._wait(timeout)
 
     def finish(self, now: float) -> None:
         """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""

@@ -119,10 +119,10 @@ class Answers:
             if not parcel.arrays and not parcel.in_arena:
                 value = decode(payload[at : at + parcel.pickled], (), trusting=False, own=False)
             else:
-                memory = self._memory(each, parcel, payload, at)
+                memory, is_lent = self._memory(each, parcel, payload, at)
                 places = messages.places_of(parcel.pickled, parcel.arrays)
                 buffers = [memory[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
-                value = decode(bytes(memory[: parcel.pickled]), buffers, trusting=False, own=True)
+                value = decode(bytes(memory[: parcel.pickled]), buffers, trusting=False, own=not is_lent)
         except (messages.MessageError, FrameError):
             raise
         except BaseException as error:
@@ -135,14 +135,19 @@ class Answers:
             return
         self._give(each, value)
 
-    def _memory(self, each: Sent, parcel: messages.Parcel, payload: bytes, at: int) -> Any:
+    def _memory(self, each: Sent, parcel: messages.Parcel, payload: bytes, at: int) -> tuple[Any, bool]:
+        """And whether its arrays may be views of it."""
         if not parcel.in_arena:
-            return np.frombuffer(payload, np.uint8, parcel.nbytes, at)
+            return np.frombuffer(payload, np.uint8, parcel.nbytes, at), False
         if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, parcel.nbytes):
             raise FrameError("an answer that lies where it was not allowed to")
         if parcel.nbytes > self.hand.answer_room:  # the next one need not ask
             self.hand.answer_room = min(parcel.nbytes + parcel.nbytes // 4, self.arena.size // 8)
-        return self.arena.view(parcel.offset, parcel.nbytes)
+        lent = self.arena.lend(parcel.offset, parcel.nbytes) if parcel.arrays else None
+        if lent is None:
+            return self.arena.view(parcel.offset, parcel.nbytes), False
+        each.room = -1  # it comes back with the last view
+        return lent, True
 
     def _give(self, each: Sent, value: Any) -> None:
         if not self.hand.in_lists:
@@ -180,6 +185,8 @@ class Answers:
 
     def _give_back(self, offset: int) -> None:
         try:
+            if self.arena.is_lent(offset):  # it is no more the process's to say
+                raise KeyError(offset)
             self.arena.give_back(offset)
         except KeyError:
             raise FrameError(f"it gives back {offset:,}, which it does not have") from None

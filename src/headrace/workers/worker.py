@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.future import mark_stream_thread, on_a_stream
 from headrace.engine.mailbox import Hold, loop_runs_here
 from headrace.engine.remote import RemoteStream, exchange, has_stopped, refuse_all
+from headrace.engine.uninterrupted import uninterrupted
 from headrace.errors import HeadraceError, ModelNotReady, ResponseTimeout, WorkerDied
 from headrace.model.pending import Pending
 from headrace.workers import burial, frames
 from headrace.workers.arena import Arena
+from headrace.workers.caller import hear
 from headrace.workers.cgroup import Group, limited
 from headrace.workers.connection import Bell, Connection
 from headrace.workers.in_hand import InHand
@@ -78,9 +80,21 @@ class Worker:
     def wake(self) -> None:
         """There is something for it."""
         serving = self._serving
-        if serving is not None and _may_send() and serving.send_at_once():
+        if serving is not None and (
+            serving.send_at_once() if loop_runs_here() else not on_a_stream() and uninterrupted(serving.send_at_once)
+        ):
             return
         self._bell.ring()
+
+    def hear(self, request: Pending, seconds: float | None) -> float | None:
+        """The caller waits for `request`, at most so many seconds: it may hear the answer itself. What is left of them;
+        the caller is to wait for the rest of it in the usual way."""
+        serving = self._serving
+        if serving is None:
+            return seconds
+        until = None if seconds is None else time.monotonic() + seconds
+        hear(serving, request, until)
+        return None if until is None else max(0.0, until - time.monotonic())
 
     def _kill(self, id: Any) -> None:
         """The run with this id is not wanted any more."""
@@ -233,12 +247,6 @@ class Worker:
                 exchange(pool.engine, self.stream, [], -1, 0)
                 refuse_all(pool.engine, self.stream, ModelNotReady(pool.name, "-", "BROKEN", supervision.reason))
             self._bell.wait(left)
-
-
-def _may_send() -> bool:
-    """Whether this thread may take a turn: no stream's, which has something else to do, and none that Ctrl-C may
-    interrupt between two steps of it."""
-    return loop_runs_here() or (threading.current_thread() is not threading.main_thread() and not on_a_stream())
 
 
 class _Stream(RemoteStream):
