@@ -22,6 +22,9 @@ $(BIN)/python:
 
 .venv/installed-test: .venv/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@# The archivers of both old servers, to test ours against. Both are the package model_archiver, so each has a place of its own.
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/archivers/torch torch-model-archiver==0.12.0
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/archivers/mms model-archiver==1.0.3
 	@touch $@
 
 demo: .venv/installed ## classify 360 handwritten digits over HTTP and say how well and how fast

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from headrace.engine.ownership import waitall as waitall
     from headrace.engine.scheduler import Scheduler as Scheduler
     from headrace.errors import AlreadyRegistered as AlreadyRegistered
+    from headrace.errors import ArchiveTooLarge as ArchiveTooLarge
     from headrace.errors import BackendError as BackendError
     from headrace.errors import BackendNotInstalled as BackendNotInstalled
     from headrace.errors import Cancelled as Cancelled
     from headrace.errors import Closed as Closed
     from headrace.errors import DeadlineExceeded as DeadlineExceeded
     from headrace.errors import DeviceNotFound as DeviceNotFound
+    from headrace.errors import DownloadFailed as DownloadFailed
     from headrace.errors import HeadraceError as HeadraceError
     from headrace.errors import InvalidArchive as InvalidArchive
     from headrace.errors import InvalidEnvironment as InvalidEnvironment
@@ -46,10 +48,13 @@ if TYPE_CHECKING:
     from headrace.errors import RequestError as RequestError
     from headrace.errors import ResponseTimeout as ResponseTimeout
     from headrace.errors import SetupError as SetupError
+    from headrace.errors import SourceNotFound as SourceNotFound
     from headrace.errors import StillBusy as StillBusy
     from headrace.errors import TooLarge as TooLarge
     from headrace.errors import TooSlow as TooSlow
     from headrace.errors import Unavailable as Unavailable
+    from headrace.errors import UnsafeArchive as UnsafeArchive
+    from headrace.errors import UrlNotAllowed as UrlNotAllowed
     from headrace.errors import WorkerDied as WorkerDied
     from headrace.errors import WouldDeadlock as WouldDeadlock
     from headrace.model.model import Model as Model
@@ -83,6 +88,11 @@ _ERRORS = (
     "InvalidModel",
     "InvalidArchive",
     "InvalidEnvironment",
+    "UnsafeArchive",
+    "ArchiveTooLarge",
+    "SourceNotFound",
+    "UrlNotAllowed",
+    "DownloadFailed",
     "BackendNotInstalled",
     "DeviceNotFound",
     "NotEnoughCores",

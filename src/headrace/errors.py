@@ -4,6 +4,8 @@ HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         AlreadyRegistered, IsDefaultVersion, InvalidEnvironment,
+│                                                         UnsafeArchive, ArchiveTooLarge, SourceNotFound,
+│                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout, StillBusy
@@ -102,6 +104,43 @@ class IsDefaultVersion(InvalidOption):
             "another default first"
         )
         self.name, self.version = name, version
+
+
+class UnsafeArchive(InvalidArchive):
+    """An entry of the archive would lead out of its folder, or is of a kind that has no place in one."""
+
+
+class ArchiveTooLarge(InvalidArchive):
+    """The archive holds more than it may. `limit` counts `unit`: files, bytes, times (its own size), or bytes of
+    headers."""
+
+    def __init__(self, archive: str, *, limit: int, unit: str, mend: str) -> None:
+        super().__init__(f"{archive} holds more than {limit:,} {unit}; nothing of it was kept. {mend}")
+        self.limit, self.unit = limit, unit
+
+
+class SourceNotFound(InvalidModel, LookupError):
+    """There is no such file or folder in the model store, or it may not be named so. `source` is what was asked for."""
+
+    def __init__(self, message: str, source: str) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class UrlNotAllowed(InvalidModel):
+    """The URL, or one it redirects to, matches no pattern of the allow-list. `url` is the one that does not."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"Given URL {url} does not match any allowed URL(s)")
+        self.url = url
+
+
+class DownloadFailed(InvalidModel):
+    """What is at `url` could not be had, or not whole: a refusal, a limit, another checksum. `why` says which."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"Failed to download archive from: {url} ({why})")
+        self.url, self.why = url, why
 
 
 class BackendNotInstalled(SetupError, ImportError):

@@ -77,7 +77,16 @@ PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
     *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
     *("model/timeline", "model/drawing", "model/picture"),
-    *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
+    *(
+        "model/batcher",
+        "model/joining",
+        "model/versions",
+        "archives/manifest",
+        "archives/entries",
+        "archives/declaration",
+        "archives/location",
+        "serving/registry",
+    ),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
     *(
         "server/head",

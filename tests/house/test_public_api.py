@@ -10,12 +10,14 @@ from headrace import errors
 
 NAMES = [
     "__version__",
+    "ArchiveTooLarge",
     "BackendError",
     "BackendNotInstalled",
     "Cancelled",
     "Closed",
     "DeadlineExceeded",
     "DeviceNotFound",
+    "DownloadFailed",
     "Engine",
     "Future",
     "HeadraceError",
@@ -38,11 +40,14 @@ NAMES = [
     "ResponseTimeout",
     "Scheduler",
     "SetupError",
+    "SourceNotFound",
     "StillBusy",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
     "Unavailable",
+    "UnsafeArchive",
+    "UrlNotAllowed",
     "WorkerDied",
     "Var",
     "WouldDeadlock",
@@ -109,8 +114,9 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
         "NotEnoughCores",
     }  # fmt: skip
+    assert below(hr.InvalidModel) == {"InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed"}
+    assert below(hr.InvalidArchive) == {"UnsafeArchive", "ArchiveTooLarge"}
     assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
-    assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
             "StillBusy",

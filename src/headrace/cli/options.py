@@ -33,7 +33,7 @@ def command_of(options: type[Any], run: Callable[[Any], None], *, positional: st
         source = context.get_parameter_source(positional)
         flagged = () if words and source is not None and source.name == "ENVIRONMENT" else given[positional] or ()
         given[positional] = (*words, *flagged)
-        run(options(**{name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}))
+        run(options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}))
 
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),

@@ -11,7 +11,7 @@ from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.log import FORMATS, LEVELS
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 def _scheduler(name: str) -> str:
@@ -24,7 +24,21 @@ def _scheduler(name: str) -> str:
 @dataclass(frozen=True)
 class ServeOptions(Checked):
     models: tuple[str, ...] = option((), "what to serve: [NAME=]SOURCE, or `all` of the model store")
-    model_store: str | None = option(None, "folder in which relative sources are looked for first")
+    model_store: str | None = option(None, "folder, or URL for fsspec, in which relative sources are looked for first")
+    allowed_urls: tuple[str, ...] = option(
+        (),
+        "regular expression that the whole URL of a model may match to be fetched; several may be given; none: none is",
+    )
+    max_download_size: int = option(16 * GIB, "bytes of one model that is fetched", low=1)
+    download_timeout: float = option(600.0, "seconds in which a model must have been fetched", low=0.01, high=86400)
+    max_archive_size: int = option(16 * GIB, "bytes that one archive may be, unpacked", low=1)
+    max_archive_files: int = option(10_000, "files and folders that one archive may have", low=1, high=10_000_000)
+    max_archive_ratio: int = option(
+        200, "times its packed size that an archive may be, unpacked, where that is over 64 MiB", low=1
+    )
+    cache_dir: str | None = option(
+        None, "folder of your own for archives while they are served; none: one in the temporary folder"
+    )
     inference_address: str = option("127.0.0.1:8080", "HOST:PORT of the inference API; port 0 takes a free one")
     management_address: str = option("127.0.0.1:8081", "HOST:PORT of the management API, or `off`; comes later")
     metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`")

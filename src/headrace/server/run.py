@@ -21,7 +21,11 @@ from typing import Any
 
 import psutil
 
+from headrace.archives.cache import Cache
+from headrace.archives.download import DownloadLimits
+from headrace.archives.entries import Bounds
 from headrace.archives.environments import EnvironmentOptions
+from headrace.archives.store import Store
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
@@ -37,7 +41,7 @@ from headrace.serving.autoscaler import Autoscaler
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.version import __version__
 
 GC_THRESHOLD = 10_000
@@ -229,7 +233,14 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
 
 
 def load(service: Service, options: ServeOptions) -> Lifecycle:
-    store = _folder("--model-store", options.model_store)
+    cache = Cache(options.cache_dir)
+    store = Store(
+        options.model_store,
+        allowed=options.allowed_urls,
+        limits=DownloadLimits(options.max_download_size, options.download_timeout),
+        cache=cache,
+    )
+    bounds = Bounds(options.max_archive_files, options.max_archive_size, options.max_archive_ratio)
     interpreters = Interpreters.parse(options.python)
     compile_options = CompileOptions(
         options.scheduler,
@@ -253,10 +264,10 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         ),
         concurrency=options.concurrency,
     )
-    lifecycle = Lifecycle(service, compile_options, store)
+    lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
     asked = options.models
     if not asked:
-        asked = ("all",) if store is not None else (f"digits={BUNDLED_DIGITS}",)
+        asked = ("all",) if store.is_configured else (f"digits={BUNDLED_DIGITS}",)
     for text in asked:
         if text.lower() == "all":
             lifecycle.load_all(lifecycle.sources.in_store())

@@ -62,9 +62,10 @@ class Failure:
 class Lifecycle:
     """Its methods wait for what they do. Any thread may call them, but not one that answers requests."""
 
-    def __init__(self, service: Service, options: CompileOptions, store: Path | None = None) -> None:
+    def __init__(self, service: Service, options: CompileOptions, sources: Sources | Path | None = None) -> None:
         self.service, self._registry, self._options = service, service.registry, options
-        self.sources = Sources(store)
+        self.sources = sources if isinstance(sources, Sources) else Sources(sources)
+        service.when_stopped(self._let_sources_go)
         self.failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
         self._turns = Turns()
         self._changing = threading.Lock()
@@ -316,6 +317,12 @@ class Lifecycle:
             self._let_go(entry, State.UNLOADED)
         finally:
             entry.about.located.close()
+
+    def _let_sources_go(self) -> None:
+        """Everything has stopped: the folders of archives go, also of models that are known and not loaded."""
+        for entry in self._registry:
+            if entry.about is not None:
+                entry.about.located.close()
 
     def _forget_failures(self, name: str, version: str) -> None:
         for failure in [each for each in self.failures if (each.name, each.version) == (name, version)]:

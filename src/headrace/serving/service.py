@@ -24,6 +24,11 @@ class Service:
         self.budget = Budget(max_requests, max_bytes)
         self._stopping = threading.Event()
         self._refuses = False  # the same, where each request looks at it
+        self._when_stopped: list[Callable[[], object]] = []
+
+    def when_stopped(self, call: Callable[[], object]) -> None:
+        """`call()` once every model is closed. It may be called more than once."""
+        self._when_stopped.append(call)
 
     def open(self, name: str, version: str | None, nbytes: int) -> InFlight:
         """A request for `name` has begun to come in; it holds `nbytes`.
@@ -79,6 +84,8 @@ class Service:
         for entry in self.registry:
             if entry.served is not None:
                 entry.served.model.close()
+        for call in self._when_stopped:
+            call()
         return True
 
     def statistics(self) -> BudgetStatistics:

@@ -1,7 +1,8 @@
 """From what is to be served to what answers its requests.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive folder, or `module:function`. A relative
-path is looked for in the model store first, where there is one, then from the current folder.
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of
+these, or `module:function`. A relative path is looked for in the model store first, where there is one, then from the
+current folder.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
+from headrace.archives.cache import Cache
+from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.archives.store import Place, Store
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
 from headrace.model.model import Model
 from headrace.serving.handlers import runs_in_process, start_handler
@@ -27,6 +31,8 @@ from headrace.workers.compile import compile_model
 from headrace.workers.pool import WorkerOptions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+LATER_FILES = (".pt", ".pth", ".pt2")
+"""For the handlers that need no code."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
@@ -46,7 +52,7 @@ class Wanted:
         if not source or (equals and not NAME.match(name)):
             raise InvalidOption(
                 f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
-                "file, an archive folder or module:function"
+                "file, an archive, a URL of one, or module:function"
             )
         return cls(name or None, source)
 
@@ -104,46 +110,71 @@ class Located:
 
 
 class Sources:
-    """Finds what is wanted."""
+    """Finds what is wanted: fetches it where it has a URL, unpacks it where it is packed.
 
-    def __init__(self, store: Path | None = None) -> None:
-        self._store = store
+    `cache` and `bounds`: where packed archives are unpacked, and how large they may be.
+    """
+
+    def __init__(
+        self, store: Store | Path | None = None, *, cache: Cache | None = None, bounds: Bounds = DEFAULT_BOUNDS
+    ) -> None:
+        self._store = store if isinstance(store, Store) else Store(store, cache=cache)
+        self._cache, self._bounds = cache, bounds
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
-        if self._store is None:
+        if not self._store.is_configured:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found: list[Wanted] = []
-        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
-            if path.name.startswith("."):
-                continue
-            if path.is_file() and is_archive(path):
-                _log.warning("%s is packed, and not served: this version reads unpacked archive folders", path)
-            elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
-                found.append(Wanted(None, str(path)))
+        found = self._store.names()
         if not found:
-            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
-        return found
+            raise InvalidModel(f"there is no ONNX file and no archive in {self._store}")
+        folder = self._store.folder  # of a folder absolute paths: they are not looked for in the store once more
+        return [Wanted(None, name if folder is None else str(folder / name)) for name in found]
 
     def locate(self, wanted: Wanted) -> Located:
-        """InvalidModel, InvalidArchive."""
+        """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed."""
+        if "://" in wanted.source or "::" in wanted.source:
+            return self._at(self._store.find(wanted.source), wanted)
         path = self._path(wanted.source)
-        if path is None:
-            if CALLABLE.match(wanted.source):
-                name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                return Located(name, "1", partial(_build_callable, wanted.source))
-            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
-            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
-        if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
-            archive = open_archive(path)
-            manifest = archive.manifest
-            return Located(wanted.name or manifest.name, manifest.version, partial(_build_archive, archive))
-        return Located(wanted.name or path.stem, "1", partial(_build_file, path))
+        if path is not None:
+            return self._at(Place(path), wanted)
+        if CALLABLE.match(wanted.source):
+            name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
+            return Located(name, "1", partial(_build_callable, wanted.source))
+        if self._store.is_configured and self._store.folder is None:
+            return self._at(self._store.find(wanted.source), wanted)
+        looked = f"{self._store} and {Path.cwd()}" if self._store.is_configured else str(Path.cwd())
+        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+
+    def _at(self, place: Place, wanted: Wanted) -> Located:
+        """The archive or model file there. `place` is let go of where it cannot be used."""
+        path = place.path
+        try:
+            if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
+                archive = open_archive(path, cache=self._cache, bounds=self._bounds)
+                name, version = wanted.name or archive.manifest.name or path.stem, archive.manifest.version
+
+                if archive.lease is not None:
+                    place.close()  # it has been unpacked elsewhere
+
+                def close() -> None:
+                    archive.close()
+                    place.close()
+
+                return Located(name, version, partial(_build_archive, archive), close)
+            if path.suffix in LATER_FILES:
+                raise InvalidModel(
+                    f"{path.name}: only ONNX files are loaded by themselves; pack it with a handler: headrace archive"
+                )
+        except BaseException:
+            place.close()
+            raise
+        return Located(wanted.name or path.stem, "1", partial(_build_file, path), place.close)
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
-        if self._store is not None and not Path(source).is_absolute():
-            candidates.insert(0, self._store / source)
+        if self._store.folder is not None and not Path(source).is_absolute():
+            candidates.insert(0, self._store.folder / source)
         try:
             return next((path for path in candidates if path.exists()), None)
         except OSError as error:  # a folder that may not be entered, a name that is too long
@@ -165,6 +196,8 @@ def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
 
 
 def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
+    """Here the kinds of handlers part. The built-in one runs at the door; what brings code of its own runs in workers,
+    in `archive.folder`, which stays as long as the archive is open."""
     manifest = archive.manifest
     asked = options.interpreters.of(name)
     if asked is not None or manifest.serialized_file is None or not runs_in_process(archive):

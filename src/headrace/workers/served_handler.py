@@ -44,7 +44,7 @@ class HandlerArchive(Loadable):
 
     @property
     def name(self) -> str:
-        return self.model_name or self.archive.manifest.name
+        return self.model_name or self.archive.manifest.name or self.archive.folder.name
 
     def told(self) -> dict[str, Any]:
         """What a worker is told of it (`archives/handler`)."""
