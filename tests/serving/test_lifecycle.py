@@ -318,7 +318,7 @@ def test_a_server_that_stops_leaves_no_folder_of_what_failed_or_waits(
     load: Load, folder: Path, packing: tuple[Lifecycle, Cache]
 ) -> None:
     lifecycle, cache = packing
-    with pytest.raises(InvalidArchive):
+    with pytest.raises(InvalidModel):
         lifecycle.load(Wanted("failed", str(packed_digits(folder / "made", "default", handler="mine.py"))))
     lifecycle.register(Wanted("waits", str(packed_digits(folder / "made", "tgz"))))
     assert len(folders_in(cache)) == 2
