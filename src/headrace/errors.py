@@ -3,7 +3,7 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         AlreadyRegistered, IsDefaultVersion,
+│                                                         AlreadyRegistered, IsDefaultVersion, InvalidEnvironment,
 │                                                         UnsafeArchive, ArchiveTooLarge, SourceNotFound,
 │                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
@@ -77,6 +77,14 @@ class InvalidModel(SetupError, ValueError):
 
 class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
+
+
+class InvalidEnvironment(SetupError):
+    """An environment of a model's own is missing, cannot run a worker, or could not be built. `path`: where it is."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class AlreadyRegistered(InvalidOption):

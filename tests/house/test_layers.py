@@ -97,6 +97,8 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
+    "serving/interpreters",
+    "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing", "workers/initializers"),
     *("codecs/forms", "server/custom", "server/streaming"),
