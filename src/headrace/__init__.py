@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headrace.errors import DownloadFailed as DownloadFailed
     from headrace.errors import HeadraceError as HeadraceError
     from headrace.errors import InvalidArchive as InvalidArchive
+    from headrace.errors import InvalidEnvironment as InvalidEnvironment
     from headrace.errors import InvalidInput as InvalidInput
     from headrace.errors import InvalidModel as InvalidModel
     from headrace.errors import InvalidOption as InvalidOption
@@ -87,6 +88,7 @@ _ERRORS = (
     "IsDefaultVersion",
     "InvalidModel",
     "InvalidArchive",
+    "InvalidEnvironment",
     "UnsafeArchive",
     "ArchiveTooLarge",
     "SourceNotFound",

@@ -3,7 +3,7 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         CannotLoad,
+│                                                         CannotLoad, InvalidEnvironment,
 │                                                         AlreadyRegistered, IsDefaultVersion,
 │                                                         UnsafeArchive, ArchiveTooLarge, SourceNotFound,
 │                                                         UrlNotAllowed, DownloadFailed,
@@ -87,6 +87,14 @@ class CannotLoad(InvalidModel):
     def __init__(self, name: str, version: str, reason: str, *, out_of_memory: bool = False) -> None:
         super().__init__(f"model {name}:{version} cannot be loaded: {reason}")
         self.name, self.version, self.reason, self.out_of_memory = name, version, reason, out_of_memory
+
+
+class InvalidEnvironment(SetupError):
+    """An environment of a model's own is missing, cannot run a worker, or could not be built. `path`: where it is."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class AlreadyRegistered(InvalidOption):

@@ -98,8 +98,11 @@ PURE = [
         "server/v2_rest",
     ),
     *("serving/describe", "server/compat", "server/managed", "server/parameters"),
+    "serving/interpreters",
+    "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing", "workers/initializers"),
+    *("codecs/forms", "server/custom", "server/streaming"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

@@ -24,6 +24,7 @@ NAMES = [
     "HeadraceError",
     "AlreadyRegistered",
     "InvalidArchive",
+    "InvalidEnvironment",
     "InvalidInput",
     "InvalidModel",
     "InvalidOption",
@@ -111,7 +112,8 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     }  # fmt: skip
     assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound"}
     assert below(hr.SetupError) == {
-        "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
+        "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
+        "NotEnoughCores",
     }  # fmt: skip
     assert below(hr.InvalidModel) == {
         "InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed", "CannotLoad",

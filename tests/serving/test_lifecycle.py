@@ -318,7 +318,7 @@ def test_a_server_that_stops_leaves_no_folder_of_what_failed_or_waits(
     load: Load, folder: Path, packing: tuple[Lifecycle, Cache]
 ) -> None:
     lifecycle, cache = packing
-    with pytest.raises(InvalidArchive):
+    with pytest.raises(InvalidModel):
         lifecycle.load(Wanted("failed", str(packed_digits(folder / "made", "default", handler="mine.py"))))
     lifecycle.register(Wanted("waits", str(packed_digits(folder / "made", "tgz"))))
     assert len(folders_in(cache)) == 2
@@ -346,16 +346,16 @@ def test_model_files_that_need_a_handler_say_so(load: Load, folder: Path, name: 
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ('"handler": "mine.py"', "built-in image_classifier"),
-        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "ONNX file in this version"),
-        ('"handler": "image_classifier"', "ONNX file in this version"),
+        ('"handler": "mine.py"', "no handler 'mine.py': there is no mine.py in it"),
+        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "needs torch|no TorchScript file"),
+        ('"handler": "image_classifier"', "digits.onnx, weights.pt found"),
     ],
 )
-def test_an_archive_this_version_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
+def test_an_archive_that_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
     (folder / "digits" / "weights.pt").touch()
     manifest = folder / "digits" / "MAR-INF" / "MANIFEST.json"
     manifest.write_text(f'{{"model": {{"modelName": "old", "modelVersion": "7", {entry}}}}}')
-    with pytest.raises(InvalidArchive, match=says):
+    with pytest.raises(InvalidModel, match=says):
         load("digits")
     failed = registry_of(load).find("old", "7")
     assert failed.state is State.FAILED

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 BUILT_IN = {
     "base_handler": "ts.torch_handler.base_handler",
-    "image_classifier": "ts.torch_handler.image_classifier",
     "image_segmenter": "ts.torch_handler.image_segmenter",
     "object_detector": "ts.torch_handler.object_detector",
     "text_classifier": "ts.torch_handler.text_classifier",
-    # Handlers of our own that need no code (a generic `tensor`) have their place here.
 }
+READY_MADE = ("image_classifier", "tensor")
+"""Ours, which need no code and are for models of any runtime: files in `ready_made`."""
+_HERE = os.path.dirname(os.path.abspath(__file__))
 COMPAT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "compat")
 _log = logging.getLogger("headrace.handler")
 
@@ -117,8 +118,14 @@ def imported(handler: str, folder: str) -> Any:
     if not os.path.isfile(file) and os.path.isfile(inner):
         file = inner
         sys.path.insert(1, os.path.dirname(inner))
-    is_ours = name in BUILT_IN and not os.path.exists(file) and not os.path.isdir(os.path.join(folder, name))
+    is_ours = (
+        (name in BUILT_IN or name in READY_MADE)
+        and not os.path.exists(file)
+        and not os.path.isdir(os.path.join(folder, name))
+    )
     try:
+        if is_ours and name in READY_MADE:
+            return _from_file("_headrace_handler_" + name, os.path.join(_HERE, "ready_made", name + ".py"))
         if is_ours:
             return importlib.import_module(BUILT_IN[name])
         module = importlib.import_module(name)
@@ -129,7 +136,7 @@ def imported(handler: str, folder: str) -> Any:
         if error.name is not None and not is_ours and (name == error.name or name.startswith(error.name + ".")):
             raise Refused(
                 f"the archive has no handler {handler!r}: there is no {name}.py in it, and it is none of the "
-                f"built-in {', '.join(sorted(BUILT_IN))}"
+                f"built-in {', '.join(sorted((*BUILT_IN, *READY_MADE)))}"
             ) from None
         needs = f"the handler {handler!r} needs the module {error.name!r}, which is not installed for {sys.executable}"
         raise HandlerNotLoaded(needs) from error

@@ -72,6 +72,10 @@ class Crew(Protocol):
     def reason(self) -> str | None:
         """Why, where something is wrong."""
 
+    @property
+    def told(self) -> Any:
+        """The metrics its workers tell of (`workers.told`)."""
+
     def __len__(self) -> int: ...
 
     def statuses(self) -> Sequence[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import Future, Guard, on_a_stream
@@ -28,6 +28,8 @@ class Pending(Future[Any]):
         "nbytes", "outcome", "priority", "queued_at", "requested", "rows", "unread", "waited",
     )  # fmt: skip
 
+    parted = False
+    """It has been answered in part: it cannot be run once more."""
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
     counts: Counts  # of its batcher, once it was pulled
@@ -56,6 +58,11 @@ class Pending(Future[Any]):
         self.unread = 0  # bytes of its outputs, where they are charged until they are read
         self.held = False  # inside the engine
         self.nbytes = 0  # that it is charged with there
+
+    def take_part(self, part: Any, nbytes: int, read: Callable[[int], object]) -> bool:
+        """A part of its answer has come, and the rest will. False: nobody takes it. Else `read` is called with how many
+        of its bytes have been read."""
+        return False
 
     def answer(self, outputs: Any) -> Any:
         """The value of the Future, of what its run gave. Outside the lock."""

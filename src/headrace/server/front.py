@@ -23,7 +23,7 @@ from headrace.server.limits import Limits, Watch
 from headrace.server.listener import Listener
 from headrace.server.protocol import Connection
 from headrace.server.routes import TOLD, route
-from headrace.server.target import path_of
+from headrace.server.target import path_of, query_of
 from headrace.server.tokens import Tokens
 from headrace.server.traffic import Traffic
 from headrace.serving.inflight import InFlight
@@ -147,7 +147,7 @@ class Front:
         found = self._routes.get(target)
         if found is None:
             path = path_of(target)
-            found = path, route(path) if self._hot else None
+            found = path, route(path, query_of(target)) if self._hot else None
             if found[1] is not None and len(target) < 256:
                 if len(self._routes) >= ROUTES:  # somebody makes names up
                     self._routes.clear()

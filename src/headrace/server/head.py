@@ -20,7 +20,8 @@ class Head:
     """
 
     __slots__ = (
-        "authorization", "chunked", "content_length", "content_type", "expects", "hosts", "json_length", "method",
+        "_headers", "_told", "authorization", "chunked", "content_length", "content_type", "expects", "hosts",
+        "json_length", "method",
         "path", "upgrades",
     )  # fmt: skip
 
@@ -35,7 +36,10 @@ class Head:
         self.authorization: bytes | None = None
         self.chunked = self.upgrades = False
         self.hosts = 0
-        for name, value in headers:  # the names are in lower case
+        self._headers = headers
+        self._told: tuple[tuple[str, str], ...] | None = None
+        for name, value in headers:
+            name = name.lower()
             if name == b"host":
                 self.hosts += 1
             elif name == b"content-length":
@@ -59,6 +63,14 @@ class Head:
                 self.json_length = value.decode("latin-1")
             elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
                 raise InvalidInput(f"Content-Encoding {value.decode('latin-1')!r:.40} is not read in this version")
+
+    def told(self, more: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """The headers as they came, and `more`, for handlers: made once, also for a head that comes again."""
+        told = self._told
+        if told is None:
+            came = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+            told = self._told = (*came, *more)
+        return told
 
     @property
     def is_plain(self) -> bool:

@@ -16,7 +16,8 @@ from headrace.server.listener import Listener
 from headrace.server.management import Asked, ManagementDoor
 from headrace.server.parameters import Parameters
 from headrace.server.refusing import ends_the_connection
-from headrace.server.reply import Reply, next_request_id
+from headrace.server.reply import Reply, next_number
+from headrace.server.reply import request_id as id_of
 from headrace.server.traffic import LEFT, Traffic, sent_path
 
 BODY = 1 << 20
@@ -35,7 +36,7 @@ class ManagementApp:
         if scope["type"] != "http":
             raise RuntimeError(f"the management API speaks HTTP, not {scope['type']}")
         door, path, head = self.door, scope["path"], scope["method"] == "HEAD"
-        request_id = next_request_id()
+        request_id = id_of(next_number())
         request: Request | None = None
         asked: Asked | None = None
         error: Exception | None = None

@@ -84,6 +84,23 @@ class ServeOptions(Checked):
     concurrency: int = option(
         32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
     )
+    python: tuple[str, ...] = option(
+        (),
+        "what workers run: [NAME=]PATH, an interpreter or a virtual environment's folder, for model NAME or for all; "
+        "nothing: the server's own",
+    )
+    install_requirements: str = option(
+        "no",
+        "whether archives with a requirements.txt get an environment of their own, built by pip once and kept",
+        choices=("no", "yes"),
+    )
+    install_timeout: float = option(600.0, "seconds building one environment may take", low=0.01, high=86400)
+    environments: str | None = option(
+        None, "folder in which environments built from requirements are kept; none: the user's cache folder"
+    )
+    allowed_environments: str | None = option(
+        None, "folder of environments that the YAML of an archive may name; none: only what is in the archive"
+    )
     scheduler: str = option(
         "single_stream",
         "how requests share a model's cores",

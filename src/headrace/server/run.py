@@ -24,6 +24,7 @@ import psutil
 from headrace.archives.cache import Cache
 from headrace.archives.download import DownloadLimits
 from headrace.archives.entries import Bounds
+from headrace.archives.environments import EnvironmentOptions
 from headrace.archives.store import Store
 from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
@@ -38,6 +39,7 @@ from headrace.server.managing import Managing
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.autoscaler import Autoscaler
+from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Sources, Wanted
@@ -257,6 +259,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         cache=cache,
     )
     bounds = Bounds(options.max_archive_files, options.max_archive_size, options.max_archive_ratio)
+    interpreters = Interpreters.parse(options.python)
     compile_options = CompileOptions(
         options.scheduler,
         options.num_cores,
@@ -270,6 +273,13 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         response_timeout=options.response_timeout,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
+        interpreters=interpreters,
+        environments=EnvironmentOptions(
+            options.install_requirements == "yes",
+            _folder("--allowed-environments", options.allowed_environments),
+            None if options.environments is None else Path(options.environments),
+            options.install_timeout,
+        ),
         concurrency=options.concurrency,
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
@@ -281,7 +291,15 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
+    for name in interpreters.unused:
+        _log.warning("--python %s=...: no model of that name runs in worker processes, so far", name)
     return lifecycle
+
+
+def _folder(flag: str, path: str | None) -> Path | None:
+    if path is not None and not Path(path).is_dir():
+        raise InvalidOption(f"{flag} {path} is not a folder")
+    return None if path is None else Path(path)
 
 
 def _tell_what_comes_later(options: ServeOptions) -> None:

@@ -289,7 +289,7 @@ class Lifecycle:
         if options.measured:
             model.measure()
         measures = Measures() if options.measured else None
-        served = Served(entry.name, entry.version, model, built.handler, measures)
+        served = Served(entry.name, entry.version, model, built.handler, measures, custom=built.custom)
         served.group.limit = options.queue
         entry.served = served
         self._become(entry, State.READY)

@@ -1,4 +1,7 @@
-"""What answers a model's requests: a compiled model, and the built-in handler at its door, if it has one."""
+"""What answers a model's requests: a compiled model, and the built-in handler at its door, if it has one.
+
+There are three kinds: tensors or a callable, a built-in handler before tensors, and handlers of the model's own.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ class Served:
     """When it was loaded, in seconds since 1970."""
     group: Group = field(default_factory=Group)
     """Its requests, from their headers to their outcome."""
+    custom: bool = False
+    """Handlers of its own, in worker processes: its one input is a request as it came, its outcome an answer
+    (`server.custom`)."""
 
     def has_decoded(self, began: float) -> None:
         """One of its bodies has become inputs; `began`: monotonic."""

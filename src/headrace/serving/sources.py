@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,16 @@ from typing import Any
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.cache import Cache
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
+from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.archives.packed import PACKED
 from headrace.archives.store import Place, Store
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, SourceNotFound
 from headrace.model.model import Model
+from headrace.serving.handlers import runs_in_process, start_handler
+from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
+from headrace.workers.pool import WorkerOptions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
@@ -77,6 +81,10 @@ class CompileOptions:
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    interpreters: Interpreters = field(default_factory=lambda: Interpreters({}))
+    """What workers run, where the operator has said so."""
+    environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+    """What archives may have of their own."""
     concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
@@ -90,6 +98,8 @@ class Built:
 
     model: Model
     handler: ImageClassifier | None = None
+    custom: bool = False
+    """Whether it runs handlers of the archive's own, which are given requests as they came."""
 
 
 def _nothing() -> None:
@@ -198,7 +208,7 @@ class Sources:
                     archive.close()
                     place.close()
 
-                return Located(name, version, partial(_build_archive, archive), close)
+                return Located(name, version, partial(_build_archive, archive), close, _is_code(archive))
             if wanted.handler is not None:
                 raise InvalidOption(f"handler {wanted.handler!r}: archives have handlers, {path.name} is none")
             if path.suffix in LATER_FILES:
@@ -235,20 +245,41 @@ def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
         if options.share_weights:
             _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
         return Built(_in_workers(source, name, options, "python"))
+    if options.interpreters.of(name) is not None:
+        raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
     return Built(_in_process(import_callable(source), name, options))
+
+
+def _is_code(archive: Archive) -> bool:
+    return archive.manifest.serialized_file is None or not runs_in_process(archive)
 
 
 def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
     """Here the kinds of handlers part. The built-in one runs at the door; what brings code of its own runs in workers,
     in `archive.folder`, which stays as long as the archive is open."""
     manifest = archive.manifest
-    if manifest.handler != "image_classifier":
-        raise InvalidArchive(
-            f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
-            "with code of their own come later"
+    asked = options.interpreters.of(name)
+    if asked is not None or manifest.serialized_file is None or _is_code(archive):
+        worker_options = WorkerOptions(
+            python=asked,
+            response_timeout=options.response_timeout,
+            idempotent=options.idempotent,
+            memory_limit=options.memory_limit,
+            start_timeout=_start_timeout(options),
         )
-    if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
-        raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
+        return Built(
+            start_handler(
+                archive,
+                name,
+                worker_options,
+                options.environments,
+                workers=options.workers,
+                max_batch_size=options.max_batch_size,
+                max_batch_delay=options.max_batch_delay,
+                num_cores=options.num_cores,
+            ),
+            custom=True,
+        )
     model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:
@@ -290,6 +321,7 @@ def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -
     ):
         if is_given:
             _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
+    python = options.interpreters.of(name)
     return _compiled(
         source,
         name,
@@ -301,9 +333,14 @@ def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
-        start_timeout=120.0 if options.startup_timeout is None else options.startup_timeout,
+        start_timeout=_start_timeout(options),
+        python=None if python is None else checked(python, f"model {name}"),
         concurrency=options.concurrency,
     )
+
+
+def _start_timeout(options: CompileOptions) -> float:
+    return 120.0 if options.startup_timeout is None else options.startup_timeout
 
 
 def _compiled(model: Any, name: str, options: CompileOptions, **more: Any) -> Model:

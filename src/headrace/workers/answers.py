@@ -9,7 +9,10 @@ Rule 3: an answer that is no data fails its own request; the process goes on.
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +31,19 @@ LEFT = ("Overdue", "Withdrawn")
 
 
 class Answers:
-    def __init__(self, hand: InHand, name: str, memory_limit: int | None) -> None:
+    def __init__(
+        self,
+        hand: InHand,
+        name: str,
+        memory_limit: int | None,
+        read: Callable[[Sent, int], object] = lambda each, nbytes: None,
+        tell: Callable[[object], object] = lambda told: None,
+    ) -> None:
+        """`read(each, nbytes)` is called on any thread when so many bytes of parts of a run have been read; `tell` with
+        the metrics a process tells of, and raises ValueError where they are none."""
         self.hand, self.arena = hand, hand.arena
         self._name, self._memory_limit = name, memory_limit
+        self._read, self._tell = read, tell
 
     def take(self, frame: Frame) -> bytes:
         """What came. What is to be sent in reply, if anything. FrameError if it says what cannot be."""
@@ -44,6 +57,10 @@ class Answers:
                 return self._grant(frame)
             elif kind == frames.FREED:
                 self._give_back(messages.unpack_piece(frame.payload)[0])
+            elif kind == frames.PART:
+                return self._part(frame)
+            elif kind == frames.METRICS:
+                self._told(frame.payload)
             else:
                 raise FrameError(f"a frame of kind {kind} where an answer was due")
         except messages.MessageError as error:
@@ -107,7 +124,7 @@ class Answers:
                 each.overdue.stack = str(error.__cause__)
                 error = each.overdue
             elif len(each.requests) > 1:
-                hand.divide(each)
+                hand.divide(each, error)
                 return
             for request in each.requests:
                 request.failure = error
@@ -165,6 +182,31 @@ class Answers:
             if not all(isinstance(output, np.ndarray) for output in part):
                 raise FrameError("an output that is no array")
             request.outcome = part
+
+    def _part(self, frame: Frame) -> bytes:
+        """One more part of an answer. What nobody takes has been read."""
+        each = self.hand.sent.get(frame.id)
+        if each is None:
+            if not self.hand.knows(frame.id):
+                raise FrameError(f"a part of an answer to run {frame.id}, which it does not have")
+            return b""  # its run has ended, or was taken back
+        if frame.runs >= len(each.requests):
+            raise FrameError(f"a part of answer {frame.runs} of a batch of {len(each.requests)}")
+        request, nbytes = each.requests[frame.runs], len(frame.payload)
+        try:
+            part = decode(frame.payload, (), trusting=False, own=False)
+        except BaseException as error:
+            request.failure = BackendError(f"a part of an answer of model {self._name} is no data: {error}")
+        else:
+            if request.take_part(part, nbytes, partial(self._read, each)):
+                return b""
+        return frames.encode(frames.MORE, messages.pack_piece(0, nbytes), id=frame.id, generation=self.hand.generation)
+
+    def _told(self, payload: bytes) -> None:
+        try:
+            self._tell(json.loads(payload))
+        except (ValueError, RecursionError) as error:
+            raise FrameError(f"metrics that are none: {error}") from None
 
     def _grant(self, frame: Frame) -> bytes:
         """It has a large answer, and asks where to write it."""

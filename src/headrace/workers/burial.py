@@ -66,7 +66,9 @@ def part(
         _, ends, waits, _ = found.setdefault(id(each.work), (each.work, [], [], each.taken_at))
         begun = each.id > 0 and has_begun(each.id, begun_last)
         for request in each.requests:
-            its = fate(begun=begun, tried=request in tried, idempotent=may_try, wanted=not request._done)
+            its = fate(
+                begun=begun, tried=request in tried, idempotent=may_try and not request.parted, wanted=not request._done
+            )
             if its is Fate.FAILS:
                 request.failure = error
                 ends.append(request)

@@ -27,6 +27,7 @@ import json
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -45,6 +46,8 @@ LOOK = 0.002
 IDLE = 0.05
 """The same, where nothing is going on."""
 BUFFER = 256 << 10
+METRICS = 500
+"""In one frame."""
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
 LOADERS = {"callable": "callables", "onnx": "onnx_loader", "handler": "../archives/handler"}
@@ -63,6 +66,10 @@ def _neighbour(name: str) -> Any:
     sys.modules[full] = module
     spec.loader.exec_module(module)
     return module
+
+
+class Withdrawn(Exception):
+    """Nobody waits for what is being computed any more."""
 
 
 class NoRoom(ValueError):
@@ -91,6 +98,9 @@ class Child:
         self.function: Any = None
         self.in_lists = self.awaits = False
         self.page: Any = None
+        self.batch = 0  # requests of the run that goes on
+        self.parting = threading.Lock()
+        self.unread = 0  # bytes of its parts that were sent, and that nobody is known to have read
 
     # ---- its way in and out
 
@@ -263,6 +273,7 @@ class Child:
         self.current = id
         clock = time.perf_counter
         failed, kept, small = False, 0, False
+        self.unread = 0
         self.running = True
         began = clock()
         try:
@@ -308,6 +319,7 @@ class Child:
         self.send(kind, self.messages.pack_seconds(seconds) + payload, id=id, count=1, flags=kept)
 
     def in_list(self, arguments: Any) -> Any:
+        self.batch = len(arguments)
         return self.as_many(self.function(arguments), len(arguments))
 
     @staticmethod
@@ -381,6 +393,65 @@ class Child:
                 self.gone = True
                 raise EOFError("the owner has gone")
 
+    # ---- what it runs may ask for
+
+    def send_part(self, index: int, answer: Any) -> None:
+        """One more part of the answer of request `index` of the batch that runs; what it returns for that is the last.
+
+        Waits while too much is unread. Withdrawn: nobody waits for any answer of this batch any more.
+        """
+        with self.parting:
+            if not self.running:
+                raise RuntimeError("send_part is for what runs: no run goes on")
+            if not self.in_lists or not 0 <= index < self.batch:
+                raise IndexError(f"there is no request {index} in the batch that runs: it has {self.batch}")
+            rest: tuple[Any, ...] = ()
+            if isinstance(answer, tuple) and len(answer) == 5:
+                answer, *others = answer
+                rest = tuple(others)
+            if not isinstance(answer, (bytes, bytearray)):
+                raise TypeError(f"a part of an answer is bytes, or a tuple of five; it is a {type(answer).__name__}")
+            encoder = self.values.Encoder()
+            for at in range(0, max(1, len(answer)), self.messages.PART_SIZE):
+                piece: Any = bytes(answer[at : at + self.messages.PART_SIZE])
+                if rest:
+                    piece, rest = (piece, *rest), ()
+                self.send_piece(index, encoder.encode(piece)[0])
+
+    def send_piece(self, index: int, pickled: bytes) -> None:
+        if self.is_unwanted(self.current):
+            raise Withdrawn("nobody waits for this answer any more")
+        self.wait_until_read(len(pickled))
+        self.unread += len(pickled)
+        self.send(self.frames.PART, pickled, id=self.current, count=index)
+        self.flush()
+
+    def wait_until_read(self, nbytes: int) -> None:
+        """Until there is room for so many bytes more."""
+        while self.unread and self.unread + nbytes > self.messages.WINDOW:
+            came = [each for each in self.waiting if each.kind == self.frames.MORE and each.id == self.current]
+            if came:
+                self.waiting[:] = [each for each in self.waiting if each not in came]
+                self.unread = max(0, self.unread - sum(self.messages.unpack_piece(each.payload)[1] for each in came))
+                continue
+            if self.is_unwanted(self.current):
+                raise Withdrawn("nobody waits for this answer any more")
+            if select.select([self.sock], (), (), IDLE)[0] and not self.receive():
+                self.gone = True
+                raise EOFError("the owner has gone")
+
+    def tell_metrics(self, metrics: Any) -> None:
+        """(name, kind, unit, value, dimensions) of each: kind is counter, gauge or histogram. They leave with the next
+        answer."""
+        told = [
+            (str(name), str(kind), str(unit), float(value), {str(key): str(said) for key, said in dimensions.items()})
+            for name, kind, unit, value, dimensions in metrics
+        ]
+        for at in range(0, len(told), METRICS):
+            payload = json.dumps(told[at : at + METRICS]).encode()
+            if len(payload) <= self.frames.MAX_PAYLOAD:  # else names and dimensions are no names and dimensions
+                self.send(self.frames.METRICS, payload)
+
     def look_at_kept(self) -> None:
         """Inputs the callable has let go of meanwhile: their memory may be used again."""
         still = []
@@ -394,9 +465,16 @@ class Child:
 
 
 def _offer(child: Child) -> None:
-    """`import headrace_worker; headrace_worker.cancelled()` is for callables that can leave a long run early."""
+    """`import headrace_worker`: `cancelled()` is for what can leave a long run early, `send_part` for answers that come
+    in parts, `tell_metrics` for what it counts."""
     module = types.ModuleType("headrace_worker", "What the process it runs in tells a callable.")
-    module.cancelled = lambda: child.cancelled()  # type: ignore[attr-defined]
+    offered = {
+        "cancelled": lambda: child.cancelled(),
+        "send_part": child.send_part,
+        "tell_metrics": child.tell_metrics,
+        "Withdrawn": Withdrawn,
+    }
+    module.__dict__.update(offered)
     sys.modules["headrace_worker"] = module
 
 

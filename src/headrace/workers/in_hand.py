@@ -32,12 +32,13 @@ Work = Run | Pending
 class Sent:
     """A run that is with the process. `offset`, `room`: the pieces of the arena it has, or -1."""
 
-    __slots__ = ("began", "id", "offset", "overdue", "requests", "room", "stop_at", "taken_at", "work")
+    __slots__ = ("began", "id", "offset", "overdue", "read", "requests", "room", "stop_at", "taken_at", "work")
 
     def __init__(self, id: int, work: Work, requests: Sequence[Pending], taken_at: float) -> None:
         self.id, self.work, self.requests, self.taken_at = id, work, requests, taken_at
         self.began = 0.0  # when it was sent
         self.offset = self.room = -1
+        self.read = 0  # bytes of its parts that were read, and that the process has not been told of
         self.stop_at: float | None = None  # it was cancelled, and is to end by then
         self.overdue: ResponseTimeout | None = None  # it took too long, and was told to leave (`at_once`)
 
@@ -238,14 +239,23 @@ class InHand:
             del self._divided[id(work)]
         self.ended.append((work, seconds))
 
-    def divide(self, each: Sent) -> None:
-        """The batch has failed: its members are to run by themselves."""
-        wanted = [request for request in each.requests if not request._done]
+    def divide(self, each: Sent, error: HeadraceError) -> None:
+        """The batch has failed: its members are to run by themselves, but for those that have answered in part."""
+        wanted = []
+        for request in each.requests:
+            if request.parted:
+                request.failure = error
+            elif not request._done:
+                wanted.append(request)
         if not wanted:
             self.ended.append((each.work, None))
             return
         self._divided[id(each.work)] = len(wanted)
         self.again.extend(Sent(0, each.work, (request,), each.taken_at) for request in wanted)
+
+    def knows(self, id: int) -> bool:
+        """Whether the process was ever sent a run with this id."""
+        return 0 < id <= self._next
 
     def pop(self, id: int, kept: bool = False) -> Sent | None:
         """What was sent with this id; None where it was taken back. FrameError if nothing was."""

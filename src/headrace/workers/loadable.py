@@ -13,10 +13,10 @@ class Loadable:
 
     descriptors: tuple[int, ...] = ()
     """Files each worker is given, under the same numbers."""
-    joins_rows: bool = False
-    """Whether requests come as arrays by input, which it joins itself."""
     in_lists: bool = False
     """Whether it is given lists of requests, however few may be joined."""
+    joins_rows: bool = False
+    """Whether requests come as arrays by input, which it joins itself."""
     shared_bytes: int = 0
     """Of memory that each worker maps, and shares with others."""
     outputs_given: int | None = None

@@ -26,6 +26,7 @@ from headrace.workers.process import resident_bytes
 from headrace.workers.requests import WorkerRequests
 from headrace.workers.sharing import Share, environment, plan
 from headrace.workers.supervision import State
+from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
 MOST = 256
@@ -89,6 +90,8 @@ class Pool:
         """`nodes`: the CPUs its workers may use, by NUMA node."""
         self.engine, self.model, self.name, self.options = engine, model, name, options
         self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
+        self.told = Told(name)
+        """The metrics its workers tell of."""
         self.batcher = Batcher(max_batch_size, max_batch_delay)
         self.source = WorkerRequests(self.batcher, (), name)
         self.port = self.source.port = RemotePort(self.source, name)

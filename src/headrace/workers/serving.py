@@ -17,6 +17,7 @@ import contextlib
 import select
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import as_a_stream
@@ -24,13 +25,13 @@ from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending
 from headrace.model.run import Run
-from headrace.workers import frames
+from headrace.workers import frames, messages
 from headrace.workers.answers import Answers
 from headrace.workers.at_once import AtOnce, WatchAtOnce
 from headrace.workers.caller import Caller
 from headrace.workers.connection import Connection
 from headrace.workers.ear import Ear
-from headrace.workers.in_hand import InHand
+from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
 from headrace.workers.watch import IDLE, Watch
@@ -60,7 +61,9 @@ class Serving:
 
     def __init__(self, worker: Worker, process: Process, connection: Connection, hand: InHand) -> None:
         self._worker, self._process, self._connection, self._hand = worker, process, connection, hand
-        self._answers = Answers(hand, worker.pool.name, worker.pool.options.memory_limit)
+        limit = worker.pool.options.memory_limit
+        self._answers = Answers(hand, worker.pool.name, limit, self._has_read, worker.pool.told.tell)
+        self._read: deque[tuple[int, int]] = deque()  # what it is to be told of its parts
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell, self.fd = connection.bell, connection.fd
         at_once = bool(worker.pool.at_once)
@@ -82,6 +85,14 @@ class Serving:
     def cancel(self, id: int) -> None:
         """The run with this id is not wanted any more. It is for the caller to wake the worker."""
         self._watch.cancelled.append(id)
+
+    def _has_read(self, each: Sent, nbytes: int) -> None:
+        """Of its parts. It is told of many at a time."""
+        each.read += nbytes
+        if each.read >= messages.WINDOW // 4:
+            self._read.append((each.id, each.read))
+            each.read = 0
+            self._bell.ring()
 
     def send_at_once(self) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
@@ -250,6 +261,11 @@ class Serving:
                 self._learn(ended)
             works: list[Any] = exchange(self._engine, stream, ended, credit, inside)
             out = self._frames_of(works) if works else b""
+            while self._read:
+                id, nbytes = self._read.popleft()
+                self._watch.since = time.monotonic()  # it may have waited for that, and goes on now
+                piece = messages.pack_piece(0, nbytes)
+                out += frames.encode(frames.MORE, piece, id=id, generation=self._process.generation)
             if hand.again:
                 out += hand.send_again(window.size - len(sent), time.monotonic())
             if out:

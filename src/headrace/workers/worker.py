@@ -7,6 +7,8 @@ Rule 2: its life is lines one below the other: start, load, serve, bury, wait to
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import threading
 import time
@@ -215,6 +217,9 @@ class Worker:
                     return pool.loaded(frame.payload)
                 if frame.kind == frames.FAILED:
                     return pool.cannot_load(frame.payload)
+                if frame.kind == frames.METRICS:
+                    with contextlib.suppress(ValueError, RecursionError):
+                        pool.told.tell(json.loads(frame.payload))
             if gone:
                 return GONE
 
