@@ -108,6 +108,7 @@ MANAGERS: dict[BaseException, tuple[int, str]] = {
     NotEnoughCores(2, 1, "x"): (400, "BadRequestException"),
     BackendNotInstalled("x", "y"): (400, "InvalidModelException"),
     InvalidModel("x"): (400, "InvalidModelException"),
+    InvalidEnvironment("x", "y"): (400, "InvalidModelException"),
     InvalidArchive("x"): (400, "InvalidModelException"),
     SourceNotFound("x", "y"): (404, "ModelNotFoundException"),
     UrlNotAllowed("x"): (404, "ModelNotFoundException"),
