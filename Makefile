@@ -6,7 +6,7 @@ EXTRA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine bench-workers sequences digits clean
+.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine bench-workers sequences examples-archives digits clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ $(BIN)/python:
 
 .venv/installed-test: .venv/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@# The archivers of both old servers, to test ours against. Both are the package model_archiver, so each has a place of its own.
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/archivers/torch torch-model-archiver==0.12.0
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/archivers/mms model-archiver==1.0.3
 	@touch $@
 
 demo: .venv/installed ## classify 360 handwritten digits over HTTP and say how well and how fast
@@ -30,7 +33,7 @@ demo: .venv/installed ## classify 360 handwritten digits over HTTP and say how w
 serve: .venv/installed ## leave a server with the digits model running on 127.0.0.1:8080
 	$(BIN)/headrace serve $(EXTRA)
 
-test: check ## everything: format, lint, types, tests
+test: check ## everything: format, lint, types, tests (the first time it makes .venv-torch and .venv-mxnet, which some handlers need: about two minutes)
 	$(BIN)/python -m pytest $(EXTRA)
 
 check: .venv/installed-test ## format, lint and types only
@@ -70,11 +73,16 @@ sequences: .venv/installed ## hundreds of requests from one thread: completion o
 	$(BIN)/python -m pip install --quiet --editable '.[examples]'
 	$(BIN)/python examples/sequences/in_completion_order.py --plot examples/sequences/latency.png $(EXTRA)
 
+examples-archives: .venv/installed ## three archives made by the old servers' own tools, each served with a picture sent by curl
+	$(BIN)/python examples/archives/mms/serve_mms.py
+	$(BIN)/python examples/archives/torchserve/serve_torchserve.py
+	$(BIN)/python examples/archives/gluon/serve_gluon.py
+
 digits: .venv/installed-test ## train the digits model again (installs torch and scikit-learn)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet scikit-learn
 	$(BIN)/python examples/digits/train.py $(EXTRA)
 
 clean: ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-torch .venv-mxnet .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find src tests benchmarks examples -name __pycache__ -type d -exec rm -rf {} +

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from headrace.engine.ownership import waitall as waitall
     from headrace.engine.scheduler import Scheduler as Scheduler
     from headrace.errors import AlreadyRegistered as AlreadyRegistered
+    from headrace.errors import ArchiveTooLarge as ArchiveTooLarge
     from headrace.errors import BackendError as BackendError
     from headrace.errors import BackendNotInstalled as BackendNotInstalled
     from headrace.errors import Cancelled as Cancelled
+    from headrace.errors import CannotLoad as CannotLoad
     from headrace.errors import Closed as Closed
     from headrace.errors import DeadlineExceeded as DeadlineExceeded
     from headrace.errors import DeviceNotFound as DeviceNotFound
+    from headrace.errors import DownloadFailed as DownloadFailed
     from headrace.errors import HeadraceError as HeadraceError
     from headrace.errors import InvalidArchive as InvalidArchive
+    from headrace.errors import InvalidEnvironment as InvalidEnvironment
     from headrace.errors import InvalidInput as InvalidInput
     from headrace.errors import InvalidModel as InvalidModel
     from headrace.errors import InvalidOption as InvalidOption
@@ -39,15 +43,19 @@ if TYPE_CHECKING:
     from headrace.errors import ModelNotFound as ModelNotFound
     from headrace.errors import ModelNotReady as ModelNotReady
     from headrace.errors import NotEnoughCores as NotEnoughCores
+    from headrace.errors import OutOfMemory as OutOfMemory
     from headrace.errors import Overloaded as Overloaded
     from headrace.errors import PoisonedVar as PoisonedVar
     from headrace.errors import RequestError as RequestError
     from headrace.errors import ResponseTimeout as ResponseTimeout
     from headrace.errors import SetupError as SetupError
+    from headrace.errors import SourceNotFound as SourceNotFound
     from headrace.errors import StillBusy as StillBusy
     from headrace.errors import TooLarge as TooLarge
     from headrace.errors import TooSlow as TooSlow
     from headrace.errors import Unavailable as Unavailable
+    from headrace.errors import UnsafeArchive as UnsafeArchive
+    from headrace.errors import UrlNotAllowed as UrlNotAllowed
     from headrace.errors import WorkerDied as WorkerDied
     from headrace.errors import WouldDeadlock as WouldDeadlock
     from headrace.model.model import Model as Model
@@ -80,6 +88,13 @@ _ERRORS = (
     "IsDefaultVersion",
     "InvalidModel",
     "InvalidArchive",
+    "InvalidEnvironment",
+    "UnsafeArchive",
+    "ArchiveTooLarge",
+    "SourceNotFound",
+    "UrlNotAllowed",
+    "DownloadFailed",
+    "CannotLoad",
     "BackendNotInstalled",
     "DeviceNotFound",
     "NotEnoughCores",
@@ -92,6 +107,7 @@ _ERRORS = (
     "ResponseTimeout",
     "StillBusy",
     "BackendError",
+    "OutOfMemory",
     "PoisonedVar",
     "WouldDeadlock",
     "Cancelled",

@@ -99,6 +99,6 @@ def settings_page(title: str, options: type[Any]) -> str:
     """The Markdown table of an options class."""
     rows = [f"# {title}", "", "| flag | environment | default | meaning |", "|---|---|---|---|"]
     for one in declared(options):
-        default = "none" if one.default in (None, ()) else f"`{one.default}`"
+        default = "off" if one.default is False else "none" if one.default in (None, ()) else f"`{one.default}`"
         rows.append(f"| `{one.flag}` | `{one.variable}` | {default} | {f'{one.meaning}. {one.bounds}'.strip()} |")
     return "\n".join(rows) + "\n"

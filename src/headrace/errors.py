@@ -3,11 +3,14 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
+│                                                         CannotLoad, InvalidEnvironment,
 │                                                         AlreadyRegistered, IsDefaultVersion,
+│                                                         UnsafeArchive, ArchiveTooLarge, SourceNotFound,
+│                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout, StillBusy
-├── BackendError        the model or its runtime failed; `__cause__` says how
+├── BackendError        the model or its runtime failed; `__cause__` says how. OutOfMemory
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
 └── Cancelled           the work was cancelled; also a `concurrent.futures.CancelledError`
@@ -77,6 +80,23 @@ class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
 
 
+class CannotLoad(InvalidModel):
+    """A registered model was to have workers, and could not be loaded; `__cause__` says why. `out_of_memory`: for want
+    of memory."""
+
+    def __init__(self, name: str, version: str, reason: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(f"model {name}:{version} cannot be loaded: {reason}")
+        self.name, self.version, self.reason, self.out_of_memory = name, version, reason, out_of_memory
+
+
+class InvalidEnvironment(SetupError):
+    """An environment of a model's own is missing, cannot run a worker, or could not be built. `path`: where it is."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class AlreadyRegistered(InvalidOption):
     """There is a model of that name and version."""
 
@@ -94,6 +114,43 @@ class IsDefaultVersion(InvalidOption):
             "another default first"
         )
         self.name, self.version = name, version
+
+
+class UnsafeArchive(InvalidArchive):
+    """An entry of the archive would lead out of its folder, or is of a kind that has no place in one."""
+
+
+class ArchiveTooLarge(InvalidArchive):
+    """The archive holds more than it may. `limit` counts `unit`: files, bytes, times (its own size), or bytes of
+    headers."""
+
+    def __init__(self, archive: str, *, limit: int, unit: str, mend: str) -> None:
+        super().__init__(f"{archive} holds more than {limit:,} {unit}; nothing of it was kept. {mend}")
+        self.limit, self.unit = limit, unit
+
+
+class SourceNotFound(InvalidModel, LookupError):
+    """There is no such file or folder in the model store, or it may not be named so. `source` is what was asked for."""
+
+    def __init__(self, message: str, source: str) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class UrlNotAllowed(InvalidModel):
+    """The URL, or one it redirects to, matches no pattern of the allow-list. `url` is the one that does not."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"Given URL {url} does not match any allowed URL(s)")
+        self.url = url
+
+
+class DownloadFailed(InvalidModel):
+    """What is at `url` could not be had, or not whole: a refusal, a limit, another checksum. `why` says which."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"Failed to download archive from: {url} ({why})")
+        self.url, self.why = url, why
 
 
 class BackendNotInstalled(SetupError, ImportError):
@@ -156,11 +213,11 @@ class WorkerDied(Unavailable):
 
 
 class ResponseTimeout(Unavailable, TimeoutError):
-    """A run took longer than its model's `response_timeout`, in seconds; its worker was ended. `stack`: where it hung,
-    where that could be found out."""
+    """A run took longer than its model's `response_timeout`, in seconds, and was ended. `stack`: where it hung, where
+    that could be found out."""
 
     def __init__(self, model: str, timeout: float, stack: str = "") -> None:
-        super().__init__(f"model {model} did not answer within {timeout:g} s; its worker was ended")
+        super().__init__(f"model {model} did not answer within {timeout:g} s, and was ended")
         self.model, self.timeout, self.stack = model, timeout, stack
 
 
@@ -177,6 +234,14 @@ class StillBusy(Unavailable, TimeoutError):
 
 class BackendError(HeadraceError):
     """The model or its runtime failed. `__cause__` is what it raised, where it raised anything."""
+
+
+class OutOfMemory(BackendError):
+    """A run needed more memory than its worker may have. `limit`: its `memory_limit`, in bytes."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"the model raised {what}: its worker may have {limit:,} bytes (memory_limit)")
+        self.limit = limit
 
 
 class PoisonedVar(HeadraceError):

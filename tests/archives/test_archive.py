@@ -1,10 +1,19 @@
+import hashlib
 import json
 import os
+import shutil
+import tarfile
+import zipfile
 
 import pytest
 
+import headrace.archives.archive as archive_module
 from headrace.archives.archive import is_archive, open_archive
-from headrace.errors import InvalidArchive
+from headrace.archives.cache import Cache
+from headrace.archives.entries import Bounds
+from headrace.archives.inspecting import inspect
+from headrace.errors import ArchiveTooLarge, InvalidArchive, UnsafeArchive
+from headrace.testing import make_archive
 
 
 def make(folder, *, files=None, **model):
@@ -155,25 +164,14 @@ def test_a_link_inside_the_archive_is_fine(tmp_path):
     assert open_archive(folder).manifest.serialized_file == "m.onnx"
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("x.mar", r"reads unpacked archive folders.*python -m zipfile -e \S+x\.mar FOLDER"),
-        ("x.tar.gz", r"reads unpacked archive folders.*tar -xzf \S+x\.tar\.gz"),
-        ("x.tgz", "reads unpacked archive folders"),
-    ],
-)
-def test_packed_archives_say_how_to_unpack_them(tmp_path, name, said):
-    (tmp_path / name).write_bytes(b"PK")
-    assert is_archive(tmp_path / name)
-    with pytest.raises(InvalidArchive, match=said):
-        open_archive(tmp_path / name)
-
-
 def test_what_is_no_archive_is_refused(tmp_path):
     (tmp_path / "x.onnx").touch()
     (tmp_path / "empty").mkdir()
-    for path, said in (("x.onnx", "is no archive"), ("empty", "has no MAR-INF"), ("gone.mar", "no such archive")):
+    for path, said in (
+        ("x.onnx", "is no archive"),
+        ("empty", "has no MAR-INF.*handler must then be given"),
+        ("gone.mar", "no such archive"),
+    ):
         assert not is_archive(tmp_path / path)
         with pytest.raises(InvalidArchive, match=said):
             open_archive(tmp_path / path)
@@ -185,3 +183,159 @@ def test_a_broken_manifest_is_an_archive_and_says_what_is_wrong(tmp_path):
     assert is_archive(folder)
     with pytest.raises(InvalidArchive, match=r"^Missing Model entry in manifest file\.$"):
         open_archive(folder)
+
+
+def packed(tmp_path, archive_format="default", **more):
+    more.setdefault("files", {"service.py": "def handle(data, context): return data\n", "sub/a.txt": "a"})
+    return make_archive(tmp_path / "made", "m", archive_format=archive_format, **more)
+
+
+@pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
+@pytest.mark.parametrize("mms", [True, False])
+def test_every_format_of_both_servers_opens(tmp_path, archive_format, mms):
+    path = packed(tmp_path, archive_format, mms=mms)
+    cache = Cache(tmp_path / "cache")
+    assert is_archive(path)
+    with open_archive(path, cache=cache) as archive:
+        assert (archive.manifest.name, archive.manifest.handler) == ("m", "service:handle")
+        assert archive.manifest.version == ("1" if mms else "1.0")
+        assert (archive.folder / "sub" / "a.txt").read_text() == "a"
+        assert (archive.folder / "service.py").exists()
+        assert (archive.lease is None) == (archive_format == "no-archive")
+    assert list(cache.root.iterdir()) == []
+    assert path.exists()
+
+
+def test_its_folder_is_called_after_its_digest_and_shared(tmp_path):
+    path, cache = packed(tmp_path), Cache(tmp_path / "cache")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    first = open_archive(path, cache=cache)
+    second = open_archive(shutil.copy(path, tmp_path / "copy.mar"), cache=cache)
+    assert first.folder == second.folder == tmp_path / "cache" / digest
+    first.close()
+    assert (second.folder / "service.py").exists()
+    second.close()
+    assert list(cache.root.iterdir()) == []
+
+
+def test_an_archive_that_is_refused_leaves_nothing(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    path = packed(tmp_path, serialized_file="gone.onnx")
+    with pytest.raises(InvalidArchive, match=r"names 'gone\.onnx', but there is no such file in \S+m\.mar"):
+        open_archive(path, cache=cache)
+    with pytest.raises(ArchiveTooLarge):
+        open_archive(path, cache=cache, bounds=Bounds(max_files=1))
+    assert list(cache.root.iterdir()) == []
+
+
+def bare(tmp_path, kind):
+    """An archive without a manifest."""
+    if kind == "folder":
+        (tmp_path / "bare").mkdir()
+        (tmp_path / "bare" / "service.py").touch()
+        return tmp_path / "bare"
+    path = tmp_path / ("bare.tar.gz" if kind == "tar" else "bare.mar")
+    if kind == "tar":
+        with tarfile.open(path, "w:gz") as out:
+            out.addfile(tarfile.TarInfo("bare/service.py"))
+    else:
+        with zipfile.ZipFile(path, "w") as out:
+            out.writestr("service.py", "")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+def test_without_a_manifest_name_and_handler_come_from_the_registration(tmp_path, kind):
+    path, cache = bare(tmp_path, kind), Cache(tmp_path / "cache")
+    with pytest.raises(InvalidArchive, match=r"has no MAR-INF.*handler must then be given when it is registered"):
+        open_archive(path, cache=cache)
+    with open_archive(path, handler="service:go", cache=cache) as archive:
+        assert (archive.manifest.name, archive.manifest.handler) == ("bare", "service:go")
+        assert (archive.manifest.version, archive.manifest.runtime, archive.manifest.raw) == ("1", "python", None)
+        assert (archive.folder / "service.py").exists()
+    with open_archive(path, name="mine", handler="service", cache=cache) as archive:
+        assert archive.manifest.name == "mine"
+    with pytest.raises(InvalidArchive, match="plain relative name"):
+        open_archive(path, handler="../service", cache=cache)
+    assert list(cache.root.iterdir()) == []
+
+
+def test_the_registration_goes_before_the_manifest(tmp_path):
+    with open_archive(packed(tmp_path), name="n", handler="other", cache=Cache(tmp_path / "cache")) as archive:
+        assert (archive.manifest.name, archive.manifest.handler) == ("n", "other")
+        assert archive.manifest.raw["model"]["handler"] == "service:handle"
+
+
+@pytest.mark.parametrize("below", ["", "old/"])
+def test_an_archive_of_mms_04_opens(tmp_path, below):
+    path = tmp_path / "old.model"
+    manifest = {"Model": {"Model-Name": "old", "Service": "service.py"}, "Created-By": {"Author": "a"}}
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr(f"{below}MANIFEST.json", json.dumps(manifest))
+        out.writestr(f"{below}service.py", "")
+    assert is_archive(path)
+    with open_archive(path, cache=Cache(tmp_path / "cache")) as archive:
+        assert (archive.manifest.name, archive.manifest.version) == ("old", "snapshot")
+        assert (archive.manifest.handler, archive.manifest.raw["publisher"]["author"]) == ("service.py", "a")
+        assert (archive.folder / "service.py").exists()
+
+
+def test_a_manifest_without_end_is_not_read_whole(tmp_path):
+    folder = make(tmp_path / "m")
+    with (folder / "MAR-INF" / "MANIFEST.json").open("ab") as out:
+        out.truncate(17 << 20)
+    with pytest.raises(InvalidArchive, match="more than 16,777,216 bytes"):
+        open_archive(folder)
+
+
+def test_it_says_what_it_opens_when_given_something_else(tmp_path):
+    (tmp_path / "m.onnx").touch()
+    with pytest.raises(InvalidArchive, match="it is a model file"):
+        open_archive(tmp_path / "m.onnx")
+    os.mkfifo(tmp_path / "m.mar")
+    with pytest.raises(InvalidArchive, match="neither a file nor a folder"):
+        open_archive(tmp_path / "m.mar")
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
+    path, cache = packed(tmp_path), Cache(tmp_path / "cache")
+    unpack = archive_module.unpack
+
+    def meanwhile(*args):
+        unpack(*args)
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    monkeypatch.setattr(archive_module, "unpack", meanwhile)
+    with pytest.raises(InvalidArchive, match="written to while it was read"):
+        open_archive(path, cache=cache)
+    assert list(cache.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("archive_format", ["default", "tgz", "no-archive"])
+def test_an_archive_can_be_looked_into(tmp_path, archive_format):
+    path = packed(tmp_path, archive_format)
+    found = inspect(path)
+    assert found.kind == {"default": "zip", "tgz": "tar.gz", "no-archive": "folder"}[archive_format]
+    assert found.manifest.name == "m"
+    below = "m/" if archive_format == "tgz" else ""
+    assert [name for name, _ in found.files] == [
+        f"{below}MAR-INF/MANIFEST.json",
+        f"{below}service.py",
+        f"{below}sub/a.txt",
+    ]
+    assert dict(found.files)[f"{below}sub/a.txt"] == 1
+    assert found.nbytes == sum(nbytes for _, nbytes in found.files)
+
+
+def test_looking_into_one_refuses_what_opening_would(tmp_path):
+    assert inspect(bare(tmp_path, "zip")).manifest is None
+    with zipfile.ZipFile(tmp_path / "sly.mar", "w") as out:
+        out.writestr("../x", "")
+    with pytest.raises(UnsafeArchive):
+        inspect(tmp_path / "sly.mar")
+    for gone in ("gone.mar", "."):
+        if gone == ".":
+            (tmp_path / "loop").symlink_to("/etc")
+        with pytest.raises(InvalidArchive):
+            inspect(tmp_path / gone)

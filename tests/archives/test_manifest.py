@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from headrace.archives.manifest import parse_manifest
+from headrace.archives.manifest import EMPTY, parse_manifest
 from headrace.errors import InvalidArchive
 
 TORCHSERVE = {
@@ -76,6 +76,9 @@ def test_what_need_not_be_there_is_none():
         ('{"model": {"modelName": "m", "modelVersion": "1/2"}}', "cannot be '1/2'"),
         ('{"model": {"modelName": "m", "modelVersion": "1 2"}}', "cannot be '1 2'"),
         ('{"model": {"modelName": "m", "handler": ["h"]}}', "'handler' in MANIFEST.json must be a string"),
+        ('{"runtime": "ruby", "model": {"modelName": "m"}}', r"^Runtime is not defined or invalid\.$"),
+        ('{"engine": {}, "model": {"modelName": "m"}}', r"^engineName is required in <engine>\.$"),
+        ('{"engine": "MXNet", "model": {"modelName": "m"}}', r"^engineName is required in <engine>\.$"),
         ('{"runtime": 3, "model": {"modelName": "m"}}', "'runtime' in MANIFEST.json must be a string"),
     ],
 )
@@ -103,3 +106,81 @@ def test_no_file_leads_to_another_drive(name):
 @pytest.mark.parametrize("name", ["a.onnx", "a/b.onnx", "..a", "a..b", ".hidden", "ü b.onnx"])
 def test_plain_names_are_taken(name):
     assert parse_manifest(json.dumps({"model": {"modelName": "m", "serializedFile": name}})).serialized_file == name
+
+
+OLD = {
+    "Engine": {"MXNet": 0.12},
+    "Model-Archive-Description": "does nothing",
+    "License": "Apache 2.0",
+    "Model-Archive-Version": 0.1,
+    "Model-Server": 0.4,
+    "Created-By": {"Author": "A", "Author-Email": "a@b"},
+    "Model": {
+        "Description": "of the model",
+        "Service": "noop_service.py",
+        "Symbol": "noop-symbol.json",
+        "Parameters": "noop-0000.params",
+        "Signature": "signature.json",
+        "Model-Name": "noop_v0.1",
+        "Model-Format": "MXNet-Symbolic",
+    },
+}
+
+
+def test_a_manifest_of_04_becomes_one_of_10():
+    manifest = parse_manifest(json.dumps(OLD), legacy=True)
+    assert (manifest.name, manifest.version, manifest.handler) == ("noop_v0.1", "snapshot", "noop_service.py")
+    assert manifest.raw == {
+        "runtime": "python",
+        "description": "does nothing",
+        "license": "Apache 2.0",
+        "publisher": {"author": "A", "email": "a@b"},
+        "model": {
+            "modelName": "noop_v0.1",
+            "description": "of the model",
+            "handler": "noop_service.py",
+            "modelFormat": "MXNet-Symbolic",
+            "parametersFile": "noop-0000.params",
+            "symbolFile": "noop-symbol.json",
+            "modelVersion": "snapshot",
+        },
+        "specificationVersion": "1.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        ({}, "Missing Model entry"),
+        ({"Model": "m"}, "Missing Model entry"),
+        ({"Model": {}}, "Model name is not defined"),
+        ({"Model": {"Model-Name": "m", "Service": "../x.py"}}, "plain relative name"),
+        ({"Model": {"Model-Name": 4}}, "must be a string"),
+    ],
+)
+def test_a_manifest_of_04_that_is_none_is_refused(old, said):
+    with pytest.raises(InvalidArchive, match=said):
+        parse_manifest(json.dumps(old), legacy=True)
+
+
+def test_what_is_of_10_may_also_lie_where_04_had_it():
+    assert parse_manifest(json.dumps(MMS), legacy=True).name == "noop"
+
+
+def test_names_of_04_count_only_where_04_had_them():
+    with pytest.raises(InvalidArchive, match="Missing Model entry"):
+        parse_manifest(json.dumps(OLD))
+
+
+@pytest.mark.parametrize("runtime", ["python", "python2", "python3", "LSP", "lsp", "PYTHON"])
+def test_the_runtimes_of_both_servers_are_known(runtime):
+    assert parse_manifest(json.dumps({**MMS, "runtime": runtime})).runtime == runtime
+
+
+def test_the_registration_fills_in_what_is_not_said():
+    manifest = EMPTY.registered("m", "service:handle")
+    assert (manifest.name, manifest.handler, manifest.version, manifest.raw) == ("m", "service:handle", "1", None)
+    assert EMPTY.registered() == EMPTY
+    for name, handler in (("a/b", None), (None, "../x"), (None, "/x:f")):
+        with pytest.raises(InvalidArchive):
+            EMPTY.registered(name, handler)

@@ -30,6 +30,8 @@ class Crowd:
             thread.join(PATIENCE)
             if thread.is_alive():
                 faulthandler.dump_traceback()  # where they all are
+            if thread.is_alive() and self._errors:  # whose futures keep their room, for which the others wait
+                raise self._errors.pop(0)
             assert not thread.is_alive(), "a thread hangs"
         while self._errors:
             raise self._errors.pop(0)

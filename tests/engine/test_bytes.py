@@ -370,7 +370,7 @@ def test_what_is_charged_is_what_lives_and_what_is_unread(seed: int, machine: Ma
 @pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("seed", range(4))
 def test_threads_and_tasks_never_pass_the_bound_and_leave_nothing(
-    seed: int, machine: Made, in_threads: InThreads
+    seed: int, machine: Made, in_threads: InThreads, until: Until
 ) -> None:
     """Who is told that it waits for itself is told of its own results, reads one, and goes on."""
     bound = 100
@@ -424,9 +424,8 @@ def test_threads_and_tasks_never_pass_the_bound_and_leave_nothing(
     threads = [lambda i=i: thread(random.Random(seed * 10 + i)) for i in range(3)]
     in_threads(*threads, lambda: asyncio.run(loop(random.Random(seed)))).join()
     m.quiet()
-    gc.collect()
     assert wrong == []
-    assert m.charged == 0
+    until(lambda: gc.collect() >= 0 and m.charged == 0)  # a stream may hold the last one it has run for a moment
     assert m.waiting == 0
 
 

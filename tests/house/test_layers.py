@@ -54,8 +54,10 @@ ONLY_FOR_TYPES = {
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
+    ("workers/at_once", "headrace.workers.pool"),
     ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
+    ("workers/caller", "headrace.workers.serving"),
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),
     ("workers/worker", "headrace.workers.pool"),
@@ -75,7 +77,16 @@ PURE = [
     *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
     *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
     *("model/timeline", "model/drawing", "model/picture"),
-    *("model/batcher", "model/joining", "model/versions", "archives/manifest", "serving/registry"),
+    *(
+        "model/batcher",
+        "model/joining",
+        "model/versions",
+        "archives/manifest",
+        "archives/entries",
+        "archives/declaration",
+        "archives/location",
+        "serving/registry",
+    ),
     *("codecs/v2_json", "codecs/v2_binary", "codecs/v2_proto", "codecs/torchserve"),
     *(
         "server/head",
@@ -86,8 +97,12 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
+    *("serving/describe", "server/compat", "server/managed", "server/parameters"),
+    "serving/interpreters",
+    "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
-    *("workers/retry", "workers/sharing"),
+    *("workers/retry", "workers/sharing", "workers/initializers"),
+    *("codecs/forms", "server/custom", "server/streaming"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

@@ -10,17 +10,21 @@ from headrace import errors
 
 NAMES = [
     "__version__",
+    "ArchiveTooLarge",
     "BackendError",
     "BackendNotInstalled",
     "Cancelled",
+    "CannotLoad",
     "Closed",
     "DeadlineExceeded",
     "DeviceNotFound",
+    "DownloadFailed",
     "Engine",
     "Future",
     "HeadraceError",
     "AlreadyRegistered",
     "InvalidArchive",
+    "InvalidEnvironment",
     "InvalidInput",
     "InvalidModel",
     "InvalidOption",
@@ -30,17 +34,21 @@ NAMES = [
     "ModelNotReady",
     "NaiveEngine",
     "NotEnoughCores",
+    "OutOfMemory",
     "Overloaded",
     "PoisonedVar",
     "RequestError",
     "ResponseTimeout",
     "Scheduler",
     "SetupError",
+    "SourceNotFound",
     "StillBusy",
     "TensorSpec",
     "TooLarge",
     "TooSlow",
     "Unavailable",
+    "UnsafeArchive",
+    "UrlNotAllowed",
     "WorkerDied",
     "Var",
     "WouldDeadlock",
@@ -104,10 +112,14 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     }  # fmt: skip
     assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound"}
     assert below(hr.SetupError) == {
-        "InvalidOption", "InvalidModel", "BackendNotInstalled", "DeviceNotFound", "NotEnoughCores",
+        "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
+        "NotEnoughCores",
     }  # fmt: skip
+    assert below(hr.InvalidModel) == {
+        "InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed", "CannotLoad",
+    }  # fmt: skip
+    assert below(hr.InvalidArchive) == {"UnsafeArchive", "ArchiveTooLarge"}
     assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
-    assert below(hr.InvalidModel) == {"InvalidArchive"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
             "StillBusy",

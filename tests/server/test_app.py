@@ -43,6 +43,9 @@ def show(x):
 def same(x):
     return x
 
+def kinds(x):
+    return {{name: "bytes" if isinstance(value, bytes) else value for name, value in x.items()}}
+
 def fail(x):
     raise ValueError({SECRET!r})
 
@@ -58,7 +61,7 @@ def nan(x):
 def batched(xs):
     return [x + 1 for x in xs]
 """
-SERVED = ["show", "same", "fail", "unsendable", "add", "nan"]
+SERVED = ["show", "same", "kinds", "fail", "unsendable", "add", "nan"]
 
 
 class Door(Protocol):
@@ -281,11 +284,63 @@ def test_v2_inference_takes_post_alone(door: Door, method: str, path: str) -> No
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-@pytest.mark.parametrize("method", ["DELETE", "OPTIONS"])
-def test_predictions_take_no_verb_without_a_body(door: Door, method: str) -> None:
-    answer = door.ask(method, "/predictions/same")
-    is_an_error(answer, 405, "MethodNotAllowedException")
-    assert answer.headers["allow"] == "POST, PUT"
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH", "PUT"])
+def test_predictions_take_any_verb(door: Door, method: str) -> None:
+    assert door.ask(method, "/predictions/show").json() == {"type": "bytes", "value": 0}
+
+
+def test_options_of_predictions_is_the_document_of_that_model(door: Door) -> None:
+    answer = door.ask("OPTIONS", "/predictions/digits")
+    assert answer.status_code == 200
+    assert set(answer.json()["paths"]) == {
+        "/predictions/digits", "/models/digits/invoke", "/v1/models/digits:predict", "/v2/models/digits/infer",
+        "/digits/predict",
+    }  # fmt: skip
+    of_version = door.ask("OPTIONS", "/predictions/digits/1.0")
+    assert "/predictions/digits/1.0" in of_version.json()["paths"]
+    is_an_error(door.ask("OPTIONS", "/predictions/nobody"), 404, "ModelNotFoundException")
+    is_an_error(door.ask("OPTIONS", "/predictions/digits/9"), 404, "ModelNotFoundException")
+
+
+@pytest.mark.parametrize("path", ["/v2/models/same/infer", "/invocations", "/models/same/invoke", "/same/predict"])
+def test_other_doors_say_which_verbs_they_take(door: Door, path: str) -> None:
+    answer = door.ask("OPTIONS", path)
+    assert (answer.status_code, answer.headers["allow"][:4]) == (405, "POST")
+
+
+OTHER_NAMES = [
+    "/predictions/show/1", "/predictions/show/1/and/more", "/invocations?model_name=show", "/models/show/invoke",
+    "/show/predict", "/show/1/predict", "/v1/models/show:predict",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OTHER_NAMES)
+def test_a_model_answers_under_all_names_the_old_servers_had_for_it(door: Door, path: str) -> None:
+    assert door.ask("POST", path, json={"a": 1}).json() == {"type": "dict", "value": {"a": 1}}
+
+
+def test_what_is_invoked_among_several_is_named(door: Door) -> None:
+    said = is_an_error(door.ask("POST", "/invocations", json=1), 400, "BadRequestException")
+    assert said.startswith("Parameter model_name is required")
+    in_a_form = door.ask("POST", "/invocations", data={"model_name": "show", "x": "1"})
+    assert in_a_form.json() == {"type": "dict", "value": {"model_name": "show", "x": "1"}}
+    is_an_error(door.ask("POST", "/invocations", data={"x": "1"}), 400, "BadRequestException")
+    is_an_error(door.ask("POST", "/invocations", data={"model_name": "nobody"}), 404, "ModelNotFoundException")
+
+
+@pytest.mark.parametrize("path", ["/explanations/show", "/explanations/show/1", "/v1/models/show:explain"])
+def test_what_has_no_handler_of_its_own_has_no_explanations(door: Door, path: str) -> None:
+    assert "no explanations" in is_an_error(door.ask("POST", path, json=1), 404, "ResourceNotFoundException")
+
+
+def test_kserve_is_told_whether_a_model_is_ready(door: Door) -> None:
+    assert door.ask("GET", "/v1/models/show").json() == {"name": "show", "ready": True}
+    is_an_error(door.ask("GET", "/v1/models/nobody"), 404, "ModelNotFoundException")
+
+
+def test_a_query_is_what_a_callable_is_asked_with_in_the_old_form(door: Door) -> None:
+    assert door.ask("GET", "/show/predict?x=1&y=a+b%21").json()["value"] == {"x": "1", "y": "a b!"}
+    assert door.ask("POST", "/show/predict?x=1", json=[2]).json()["value"] == [2]
 
 
 @pytest.mark.parametrize(
@@ -420,8 +475,9 @@ def test_a_number_that_json_does_not_have_is_null(door: Door) -> None:
         (b'"\xff"', "application/json", "not UTF-8 at byte 1"),
         (b"[" * 100_000, "application/json", "not JSON"),
         (b"\xff", "text/plain", "not UTF-8 at byte 0"),
-        (b"a=1", "application/x-www-form-urlencoded", "form fields are not read"),
-        (b"--b--", "multipart/form-data; boundary=b", "form fields are not read"),
+        (b"--c--", "multipart/form-data; boundary=b", "not the form its boundary says"),
+        (b"--b\r\n", "multipart/form-data; boundary=b", "cut off"),
+        (b"--b--", "multipart/form-data", "boundary="),
     ],
 )
 def test_a_body_that_is_not_what_it_says_is_400(door: Door, body: bytes, kind: str, says: str) -> None:
@@ -595,10 +651,29 @@ def test_v2_refuses_a_call_without_what_the_callable_needs(door: Door) -> None:
     assert said == "input 'b' is missing; the model takes a, b"
 
 
-def test_a_picture_in_a_form_is_told_how_to_send_it(door: Door) -> None:
-    answer = door.ask("POST", "/predictions/digits", files={"data": b"\x89PNG"})
-    assert answer.status_code == 400
-    assert "curl -T FILE" in answer.json()["message"]
+def test_a_picture_may_come_in_a_form(door: Door) -> None:
+    alone = door.ask("POST", "/predictions/digits", content=picture(3))
+    for name in ("data", "body", "anything"):
+        answer = door.ask("POST", "/predictions/digits", files={name: picture(3)}, data={"note": "a three"})
+        assert answer.json() == alone.json()
+    two = door.ask("POST", "/predictions/digits", files={"a": picture(3), "b": picture(4)})
+    assert "curl -F data=@FILE" in is_an_error(two, 400, "BadRequestException")
+
+
+def test_a_callable_is_given_a_form_as_a_dict(door: Door) -> None:
+    files = {"f": ("f.bin", b"\xff\0"), "j": ("j.json", b"[1]", "application/json"), "t": ("t", b"a", "text/plain")}
+    answer = door.ask("POST", "/predictions/kinds", files=files, data={"a": "gr\u00fcn"})
+    assert answer.json() == {"a": "gr\u00fcn", "f": "bytes", "j": [1], "t": "a"}
+
+
+def test_a_tensor_model_is_given_its_inputs_in_fields(door: Door) -> None:
+    array = pixels(2)
+    expected = door.ask("POST", "/predictions/raw", content=array.tobytes()).json()
+    assert door.ask("POST", "/predictions/raw", files={"any": array.tobytes()}).json() == expected
+    as_json = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    assert door.ask("POST", "/predictions/raw", data={"any": as_json}).json() == expected
+    two = door.ask("POST", "/predictions/raw", data={"a": "1", "b": "2"})
+    assert "no input" in is_an_error(two, 400, "BadRequestException")
 
 
 def test_v2_refuses_tensors_as_bytes_and_says_what_to_send(door: Door) -> None:

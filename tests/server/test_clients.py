@@ -171,10 +171,10 @@ def test_httpx_sends_every_picture_over_few_connections(server: RunningServer) -
     assert right >= 95
 
 
-def test_httpx_with_form_files_is_told_what_to_send(server: RunningServer) -> None:
-    answer = httpx.post(f"{server.url}/predictions/same", files={"data": b"x"}, trust_env=False)
-    assert answer.status_code == 400
-    assert "send the bytes themselves" in answer.json()["message"]
+def test_httpx_with_form_files(server: RunningServer) -> None:
+    file = picture(3).read_bytes()
+    answer = httpx.post(f"{server.url}/predictions/digits", files={"data": file}, trust_env=False)
+    assert next(iter(answer.json())) == "three"
 
 
 # ---- curl
@@ -207,6 +207,13 @@ def test_curl_x_post_t(server: RunningServer) -> None:
 def test_curl_data_binary(server: RunningServer) -> None:
     """curl calls this a form; a picture is a picture all the same."""
     out = run_curl("--data-binary", f"@{picture(5)}", f"{server.url}/predictions/digits")
+    assert out.startswith(b'{\n  "five"')
+
+
+@curl
+@pytest.mark.parametrize("field", ["data", "file"])
+def test_curl_f(server: RunningServer, field: str) -> None:
+    out = run_curl("-F", f"{field}=@{picture(5)}", f"{server.url}/predictions/digits")
     assert out.startswith(b'{\n  "five"')
 
 

@@ -47,7 +47,7 @@ REQUESTS = [
     b"HEAD /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /v2/models/m HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"DELETE /predictions/m HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"TRACE /predictions/m HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     b"GET /ping HTTP/1.0\r\n\r\n",
     post(b"last", b"Connection: close"),

@@ -7,16 +7,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace.server.options import BUNDLED_DIGITS
 from headrace.testing import RunningServer, run_server
 
 PATIENCE = 60.0
 HANDLERS = """
-import os, signal, sys, time
+import asyncio, os, signal, sys, time
 
 def pid(value):
     return os.getpid()
@@ -34,6 +36,15 @@ def dies(value):
 def hangs(value):
     time.sleep(1000)
 
+async def meets(value):
+    global inside
+    inside += 1
+    while inside < value:
+        await asyncio.sleep(0.005)
+    return os.getpid()
+
+inside = 0
+
 def hogs(value):
     while True:
         pass
@@ -44,7 +55,7 @@ def hogs(value):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "handlers.py").write_text(HANDLERS)
-    names = ("pid", "fails", "prints", "dies", "hangs")
+    names = ("pid", "fails", "prints", "dies", "hangs", "meets")
     models = [f"handlers:{name}" for name in names]
     with run_server(*models, "--response-timeout", "1", cwd=folder) as running:
         yield running
@@ -75,6 +86,13 @@ def wait_for(what: Any) -> Any:
         assert time.monotonic() < until
         time.sleep(0.02)
     return value
+
+
+def test_coroutine_functions_run_at_once(server: RunningServer) -> None:
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: ask(server, "/predictions/meets", 8), range(8)))
+    assert len(set(answers)) == 1
+    assert answers[0][0] == 200
 
 
 def test_it_is_another_process_than_the_server(server: RunningServer) -> None:
@@ -142,3 +160,39 @@ def test_nothing_is_left_after_the_server_was_killed(tmp_path: Path) -> None:
         server.process.kill()
         server.process.wait()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_an_onnx_model_in_processes_answers_every_door_as_in_the_server(tmp_path: Path) -> None:
+    digits = Path(BUNDLED_DIGITS)
+    image = next(iter(sorted((Path(__file__).parents[2] / "examples").rglob("*.png"))), None)
+    answers = []
+    for options in (["--isolation=auto"], ["--isolation=process"], ["--isolation=process", "--share-weights"]):
+        with run_server(f"digits={digits}", f"plain={digits / 'digits.onnx'}", *options) as server:
+            spec = json.loads(text_of(server, "/v2/models/plain"))
+            tensor = spec["inputs"][0]
+            shape = [1 if n < 0 else n for n in tensor["shape"]]
+            size = 1
+            for n in shape:
+                size *= n
+            body = {"name": tensor["name"], "datatype": tensor["datatype"], "shape": shape, "data": [0.5] * size}
+            said: list[Any] = [spec, ask(server, "/v2/models/plain/infer", {"id": "1", "inputs": [body]})]
+            said.append(ask(server, "/v2/models/plain/infer", {"id": "1", "inputs": [{**body, "datatype": "INT8"}]}))
+            if image is not None:
+                said.append(post(server, "/predictions/digits", image.read_bytes()))
+            answers.append(said)
+            log = server.log()
+    assert answers[0] == answers[1]
+    assert [each[0] for each in answers[2][1:3]] == [each[0] for each in answers[0][1:3]] == [200, 400]
+    assert answers[2][::2] == answers[0][::2]  # numbers may differ in their last digits
+    assert "its workers share one copy of" in log
+
+
+def text_of(server: RunningServer, path: str) -> str:
+    with urllib.request.urlopen(server.url + path, timeout=PATIENCE) as answer:
+        return str(answer.read().decode())
+
+
+def post(server: RunningServer, path: str, data: bytes) -> str:
+    request = urllib.request.Request(server.url + path, data, {"content-type": "application/octet-stream"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        return str(answer.read().decode())

@@ -171,7 +171,7 @@ def test_a_client_that_leaves_after_its_reply_was_ready_is_told_of_once() -> Non
         (b"this is not HTTP\r\n\r\n", "ConnectionEnds", 400),
         (PING.replace(b"Host", b"Guest"), "ConnectionEnds", 400),
         (post(b"12345678"), "TooLarge", 413),
-        (b"DELETE /predictions/m HTTP/1.1\r\nHost: x\r\n\r\n", "MethodNotAllowed", 405),
+        (b"TRACE /predictions/m HTTP/1.1\r\nHost: x\r\n\r\n", "MethodNotAllowed", 405),
     ],
 )
 def test_what_is_refused_has_a_reason(sent: bytes, reason: str, status: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 import threading
@@ -14,13 +13,24 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, ModelNotFound, ModelNotReady
+from headrace.archives.cache import Cache
+from headrace.archives.store import Store
+from headrace.errors import (
+    HeadraceError,
+    InvalidArchive,
+    InvalidModel,
+    InvalidOption,
+    ModelNotFound,
+    ModelNotReady,
+    UrlNotAllowed,
+)
 from headrace.server.options import BUNDLED_DIGITS
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.testing import make_archive
 
 MODULE = """
 def double(x):
@@ -106,6 +116,20 @@ def add_one(path: Path, rows: int | str = "n") -> None:
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "g", [x], [y], [one])
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+def packed_digits(into: Path, archive_format: str, handler: str = "image_classifier") -> Path:
+    """The bundled digits model, packed."""
+    files = {path.name: path for path in Path(BUNDLED_DIGITS).iterdir() if path.is_file()}
+    return make_archive(
+        into,
+        "digits",
+        files=files,
+        handler=handler,
+        serialized_file="digits.onnx",
+        config_file="model-config.yaml",
+        archive_format=archive_format,
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,24 +253,109 @@ def test_a_model_that_cannot_be_loaded_is_failed_and_keeps_the_reason(
 
 
 @pytest.mark.parametrize("text", ["packed.mar", "cat=packed.mar", "packed.tar.gz"])
-def test_a_packed_archive_is_refused_with_how_to_unpack_it(load: Load, text: str) -> None:
-    with pytest.raises(InvalidArchive, match="unpack it with"):
+def test_a_packed_archive_that_is_none_is_not_registered(load: Load, text: str) -> None:
+    with pytest.raises(InvalidArchive, match="damaged, or was cut short"):
         load(text)
+    assert list(registry_of(load)) == []
+
+
+@pytest.fixture
+def packing(load: Load, tmp_path: Path) -> tuple[Lifecycle, Cache]:
+    """A lifecycle that unpacks into a cache of its own."""
+    cache = Cache(tmp_path / "cache")
+    store = Store(allowed=["file:///.*/made/.*"], cache=cache)
+    return Lifecycle(service_of(load), CompileOptions(), Sources(store, cache=cache)), cache
+
+
+def folders_in(cache: Cache) -> list[Path]:
+    return [path for path in cache.root.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
+def test_a_packed_archive_is_served_and_its_folder_goes_with_it(
+    folder: Path, packing: tuple[Lifecycle, Cache], archive_format: str
+) -> None:
+    lifecycle, cache = packing
+    made = packed_digits(folder / "made", archive_format)
+    entry = lifecycle.register(Wanted.parse(f"packed={made}"), min_workers=1)
+    assert entry.served is not None
+    assert (entry.served.handler is not None, entry.version) == (True, "1.0")
+    assert len(folders_in(cache)) == (archive_format != "no-archive")
+    lifecycle.scale("packed", min_workers=0)
+    lifecycle.scale("packed", min_workers=1)  # what it is loaded from once more is still there
+    assert entry.state is State.READY
+    lifecycle.unload("packed")
+    assert list(cache.root.iterdir()) == []
+    assert made.exists()
+
+
+def test_versions_of_one_archive_share_its_folder(folder: Path, packing: tuple[Lifecycle, Cache]) -> None:
+    lifecycle, cache = packing
+    made = packed_digits(folder / "made", "default")
+    for name in ("a", "b"):
+        lifecycle.register(Wanted(name, str(made)), min_workers=1)
+    lifecycle.unload("a")
+    (unpacked,) = folders_in(cache)
+    assert (unpacked / "digits.onnx").exists()
+    lifecycle.unload("b")
+    assert list(cache.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("why", ["handler", "name", "twice"])
+def test_an_archive_that_cannot_be_served_leaves_no_folder(
+    folder: Path, packing: tuple[Lifecycle, Cache], why: str
+) -> None:
+    lifecycle, cache = packing
+    made = packed_digits(folder / "made", "default", handler="mine.py" if why == "handler" else "image_classifier")
+    if why == "twice":
+        lifecycle.register(Wanted("digits", str(folder / "digits")))
+    with pytest.raises(HeadraceError):
+        lifecycle.register(Wanted("no such name" if why == "name" else None, str(made)), min_workers=1)
+    assert list(cache.root.iterdir()) == []
+
+
+def test_a_server_that_stops_leaves_no_folder_of_what_failed_or_waits(
+    load: Load, folder: Path, packing: tuple[Lifecycle, Cache]
+) -> None:
+    lifecycle, cache = packing
+    with pytest.raises(InvalidModel):
+        lifecycle.load(Wanted("failed", str(packed_digits(folder / "made", "default", handler="mine.py"))))
+    lifecycle.register(Wanted("waits", str(packed_digits(folder / "made", "tgz"))))
+    assert len(folders_in(cache)) == 2
+    assert service_of(load).stop(30)
+    assert list(cache.root.iterdir()) == []
+
+
+def test_a_url_needs_a_pattern_and_is_then_fetched_and_let_go(folder: Path, packing: tuple[Lifecycle, Cache]) -> None:
+    lifecycle, cache = packing
+    made = packed_digits(folder / "made", "default")
+    with pytest.raises(UrlNotAllowed, match=r"^Given URL file://\S+ does not match any allowed URL\(s\)$"):
+        lifecycle.register(Wanted.parse(f"a=file://{folder}/plus.onnx"))
+    lifecycle.register(Wanted.parse(f"a=file://{made}"), min_workers=1)
+    lifecycle.unload("a")
+    assert list(cache.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.pt2"])
+def test_model_files_that_need_a_handler_say_so(load: Load, folder: Path, name: str) -> None:
+    (folder / name).touch()
+    with pytest.raises(InvalidModel, match="pack it with a handler: headrace archive"):
+        load(name)
 
 
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ('"handler": "mine.py"', "built-in image_classifier"),
-        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "ONNX file in this version"),
-        ('"handler": "image_classifier"', "ONNX file in this version"),
+        ('"handler": "mine.py"', "no handler 'mine.py': there is no mine.py in it"),
+        ('"handler": "image_classifier", "serializedFile": "weights.pt"', "needs torch|no TorchScript file"),
+        ('"handler": "image_classifier"', "digits.onnx, weights.pt found"),
     ],
 )
-def test_an_archive_this_version_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
+def test_an_archive_that_cannot_run_is_failed(load: Load, folder: Path, entry: str, says: str) -> None:
     (folder / "digits" / "weights.pt").touch()
     manifest = folder / "digits" / "MAR-INF" / "MANIFEST.json"
     manifest.write_text(f'{{"model": {{"modelName": "old", "modelVersion": "7", {entry}}}}}')
-    with pytest.raises(InvalidArchive, match=says):
+    with pytest.raises(InvalidModel, match=says):
         load("digits")
     failed = registry_of(load).find("old", "7")
     assert failed.state is State.FAILED
@@ -296,7 +405,7 @@ def test_the_model_store_is_looked_in_first_then_the_current_folder(load: Load, 
     assert registry.ready("digits").handler is not None
 
 
-def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path) -> None:
     store = folder / "store"
     store.mkdir()
     for name in ("b.onnx", "a.onnx", ".hidden.onnx"):
@@ -304,12 +413,12 @@ def test_all_is_every_model_of_the_store_by_name(load: Load, folder: Path, caplo
     shutil.copytree(folder / "digits", store / "c")
     (store / "folder.onnx").mkdir()
     (store / "notes.txt").touch()
-    (store / "old.mar").touch()
-    caplog.set_level(logging.WARNING, "headrace.serving")
+    shutil.rmtree(store / "c")
+    packed_digits(store, "default").rename(store / "c.mar")
+    make_archive(store / "elsewhere", "e", files={"m.onnx": (store / "a.onnx").read_bytes()})
     lifecycle = Lifecycle(service_of(load), CompileOptions(), store)
     lifecycle.load_all(lifecycle.sources.in_store())
     assert [entry.name for entry in registry_of(load)] == ["a", "b", "digits"]
-    assert "old.mar is packed, and not served" in caplog.text
 
 
 def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Load, folder: Path) -> None:
@@ -324,5 +433,29 @@ def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Loa
 def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> None:
     with pytest.raises(InvalidOption, match="--model-store"):
         Lifecycle(service_of(load), CompileOptions()).sources.in_store()
-    with pytest.raises(InvalidModel, match="no ONNX file and no unpacked archive"):
+    with pytest.raises(InvalidModel, match="no ONNX file and no archive in"):
         Lifecycle(service_of(load), CompileOptions(), folder / "bare").sources.in_store()
+
+
+def test_an_onnx_model_runs_in_workers_only_where_that_is_asked_for(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = CompileOptions(
+        "multi_stream", num_streams=2, isolation="process", workers=2, share_weights=True, max_batch_size=1
+    )
+    load("plus.onnx", "handmade:double", options=options)
+    load("same=plus.onnx", options=CompileOptions(isolation="auto", workers=2, share_weights=True))
+    models = {name: registry_of(load).find(name).served.model for name in ("plus", "double", "same")}  # type: ignore[union-attr]
+    assert [len(model.workers) for model in models.values()] == [2, 2, 0]
+    x = np.ones((1, 2), np.float32)
+    assert models["plus"](x).tolist() == models["same"](x).tolist() == [[2, 2]]
+    said = [record.message for record in caplog.records if "says nothing" in record.message]
+    for flag, name in (
+        ("--num-streams", "plus"),
+        ("--scheduler", "plus"),
+        ("--num-streams", "double"),
+        ("--share-weights", "double"),
+        ("--share-weights", "same"),
+    ):
+        assert any(line.startswith(f"{flag} says nothing of model {name}") for line in said)
+    assert not any(line.startswith("--share-weights says nothing of model plus") for line in said)

@@ -10,7 +10,7 @@ from headrace.engine.future import Guard
 from headrace.model.pending import Pending
 from headrace.workers import frames, messages
 from headrace.workers.answers import Answers
-from headrace.workers.arena import Arena
+from headrace.workers.arena import LENT, Arena
 from headrace.workers.extents import PAGE
 from headrace.workers.frames import Frame, FrameError
 from headrace.workers.in_hand import InHand, Sent
@@ -175,9 +175,40 @@ def test_a_large_answer_lies_where_it_was_allowed_to_and_the_next_need_not_ask(d
     assert room == 100_000
     desk.answer_at(1, offset, 90_000)
     assert first.outcome[0].nbytes == 90_000
-    assert desk.hand.arena.extents.taken == 0
+    first.outcome = None
     desk.send("b")
-    assert desk.hand.arena.extents.taken >= 90_000  # went along with it
+    assert 90_000 <= desk.hand.arena.extents.taken < 180_000  # went along with it, where the other one was
+
+
+def test_an_answer_is_a_view_of_its_piece_until_the_last_view_has_gone(desk: Desk) -> None:
+    (first,) = desk.send("a")
+    offset, _ = desk.room(1, 100_000)
+    desk.answer_at(1, offset, 70_000)
+    part = first.outcome[0][100:200]
+    first.outcome = None
+    arena = desk.hand.arena
+    other = arena.take(PAGE)
+    assert arena.extents.holds(offset, 70_000)
+    assert not arena.extents.holds(offset, 100_000)  # the rest is free
+    arena.view(offset, SIZE - offset)[:] = 7
+    assert set(part) == {7}
+    with pytest.raises(FrameError, match="gives back"):  # it is not the process's any more
+        desk.take(frames.FREED, 0, messages.pack_piece(offset, 0))
+    del part
+    assert arena.take(PAGE) == offset
+    assert other != offset
+
+
+def test_where_much_is_kept_answers_are_copies(desk: Desk) -> None:
+    arena, kept = desk.hand.arena, []
+    for i in range(1, 9):
+        (request,) = desk.send("a")
+        offset, _ = desk.room(i, 40_000)
+        desk.answer_at(i, offset, 40_000)
+        kept.append(request.outcome[0])
+    assert arena.extents.taken <= SIZE // LENT
+    arena.view(PAGE, SIZE - PAGE)[:] = 7
+    assert [int(each[0]) for each in kept] == [7, 7, 7, 0, 0, 0, 0, 0]
 
 
 def lies_elsewhere(desk: Desk, offset: int) -> None:

@@ -92,6 +92,30 @@ def test_a_stopped_worker_is_found_and_replaced(compiled: Compile, tmp_path: Pat
     assert not is_alive(pid)
 
 
+def test_a_stopped_worker_does_not_hang_it_was_stopped(
+    compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.workers.watch.STOPPED", 1000.0)  # it is overdue before that
+    model = compiled("gate", idempotent=False, response_timeout=0.1)
+    future = model.submit(str(tmp_path))
+    (pid,) = reached(tmp_path)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(hr.WorkerDied, match="SIGSTOP"):
+        future.result(20)
+
+
+def test_one_that_is_stopped_with_nothing_to_do_is_found_too(
+    compiled: Compile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("headrace.workers.watch.IDLE", 0.05)
+    model = compiled("pid")
+    pid = model(0)
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: not is_alive(pid))
+    assert model(0) != pid
+    assert any("was stopped by a signal" in record.getMessage() for record in caplog.records)
+
+
 def test_nobody_is_stuck_behind_a_run_that_turns_out_long(compiled: Compile, tmp_path: Path) -> None:
     model = compiled("gate_if", workers=2)
     list(model.map(range(2000), window=300))  # it is known that runs are short: many are sent ahead
@@ -176,6 +200,37 @@ def test_the_circuit_closes_again(compiled: Compile, monkeypatch: pytest.MonkeyP
 
     wait_for(answers)
     assert not model.crew.is_broken  # type: ignore[union-attr]
+    with pytest.raises(hr.WorkerDied):
+        model("die")
+    wait_for(lambda: model.crew.is_broken)  # type: ignore[union-attr]
+    wait_for(answers)
+
+
+def test_the_circuit_stays_open_while_its_worker_cannot_load(
+    compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.workers.supervision.TOO_OFTEN", 2)
+    monkeypatch.setattr("headrace.workers.supervision.RETRY", 0.05)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mark = tmp_path / "broken"
+    (tmp_path / "loads_not.py").write_text(
+        f"import os\nif os.path.exists({str(mark)!r}): raise RuntimeError('it is broken')\n"
+        "def pid(_): return os.getpid()\n"
+    )
+    model = compiled(None, source="loads_not:pid")
+    pid = model(0)
+    mark.touch()
+    os.kill(pid, signal.SIGKILL)
+    crew = model.crew
+    assert crew is not None
+    wait_for(lambda: crew.statuses()[0].starts >= 6)
+    assert crew.is_broken
+    assert "it is broken" in str(crew.reason)
+    with pytest.raises(hr.ModelNotReady, match="it is broken"):
+        model(0)
+    mark.unlink()
+    wait_for(lambda: not crew.is_broken)
+    assert model(0) != pid
 
 
 def test_requests_are_answered_while_workers_are_killed_again_and_again(compiled: Compile) -> None:
@@ -315,7 +370,7 @@ def test_one_that_dies_while_it_is_to_leave_costs_nobody_an_answer(compiled: Com
     pids = reached(tmp_path, 2)
     leaving = model.crew.statuses()[1].pid  # type: ignore[union-attr]
     assert leaving in pids
-    scaling = threading.Thread(target=model.scale, args=(1,))
+    scaling = threading.Thread(target=model.scale, args=(1,), kwargs={"replan": False})
     scaling.start()
     wait_for(lambda: len(model.crew.statuses()) == 1)  # type: ignore[union-attr]
     os.kill(leaving, signal.SIGKILL)

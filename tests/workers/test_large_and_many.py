@@ -93,6 +93,19 @@ def test_large_values_fit_up_to_the_arena_and_what_does_not_is_named(compiled: C
         assert [status.starts for status in model.crew.statuses()] == [1]  # type: ignore[union-attr]
 
 
+def test_large_requests_that_come_together_wait_for_each_other(compiled: Compile) -> None:
+    model = compiled("echo")
+    list(model.map(range(2000), window=300))  # it is known that runs are short: many are sent ahead
+    arrays = [np.full(40 << 20, i, np.uint8) for i in range(8)]
+    futures = [model.submit(array) for array in arrays]
+    futures[4].cancel()
+    for i, future in enumerate(futures):
+        if i != 4:
+            answer = future.result(20)
+            assert (answer[0], answer[-1], answer.nbytes) == (i, i, 40 << 20)
+    assert list(model.map(range(500), window=300)) == list(range(500))
+
+
 def test_nothing_is_left_of_restarts_that_were_asked_for(compiled: Compile) -> None:
     model = compiled("pid", workers=2)
     seen = []

@@ -4,10 +4,12 @@ import random
 
 import pytest
 
+from headrace.engine.topology import made_up
 from headrace.workers.extents import PAGE, Extents
 from headrace.workers.output import Allowance
+from headrace.workers.process import said_of_memory
 from headrace.workers.retry import Fate, fate, has_begun
-from headrace.workers.sharing import THREADS, cpus_of_worker, environment, shares
+from headrace.workers.sharing import THREADS, Share, environment, plan, shares
 from headrace.workers.supervision import CALM, LONGEST, RETRY, TOO_OFTEN, State, Supervision
 from headrace.workers.window import AHEAD, MOST, Window
 
@@ -60,7 +62,16 @@ def test_extents_agree_with_a_map_of_pages(seed: int) -> None:
                 used |= set(taken[offset])
                 assert extents.holds(offset, nbytes)
                 assert not extents.holds(offset, count * PAGE + 1)
+        if taken and rng.random() < 0.2:
+            offset = rng.choice(list(taken))
+            count = rng.randint(1, len(taken[offset]))
+            extents.shrink(offset, count * PAGE)
+            used -= set(taken[offset][count:])
+            taken[offset] = taken[offset][:count]
+            assert extents.holds(offset, count * PAGE)
+            assert not extents.holds(offset, count * PAGE + 1)
         assert extents.taken == len(used) * PAGE
+        assert sum(nbytes for _, nbytes in extents.free()) == (pages - len(used)) * PAGE
     for offset in list(taken):
         extents.give_back(offset)
     assert extents.largest() == pages * PAGE
@@ -165,8 +176,40 @@ def test_runs_begin_in_order() -> None:
 def test_the_shares_of_workers_add_up_to_the_cores_and_nobody_has_none() -> None:
     assert shares(8, 3) == [3, 3, 2]
     assert shares(2, 4) == [1, 1, 1, 1]
-    assert cpus_of_worker(1, [[0, 1]]) == ()
-    assert cpus_of_worker(3, [[0, 1], [2, 3]]) == (2, 3)
+    assert plan([[0, 1, 2, 3]], 3) == [Share(2), Share(1), Share(1)]  # one node: nobody is bound
+    assert plan([], 1) == [Share(1)]
+
+
+@pytest.mark.parametrize(("cores", "nodes"), [(4, 2), (8, 2), (6, 4), (12, 3), (7, 2), (64, 8)])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 9, 70])
+def test_no_worker_straddles_a_numa_node_nor_has_more_threads_than_it(cores: int, nodes: int, workers: int) -> None:
+    grouped = [[core.cpu for core in node] for node in made_up(cores, nodes=nodes).nodes]
+    planned = plan(grouped, workers)
+    assert len(planned) == workers
+    for share in planned:
+        assert share.cpus in [tuple(node) for node in grouped]
+        assert 1 <= share.threads <= len(share.cpus)
+    for node in grouped:
+        threads = [share.threads for share in planned if share.cpus == tuple(node)]
+        if (
+            threads
+        ):  # a node with workers is used whole, and only where there are more workers than cores more than that
+            assert sum(threads) == max(len(node), len(threads))
+            assert max(threads) - min(threads) <= 1
+    if workers >= len(grouped) and len({len(node) for node in grouped}) == 1:
+        assert {share.cpus for share in planned} == {tuple(node) for node in grouped}
+
+
+def test_a_larger_node_gets_more_workers() -> None:
+    homes = [share.cpus for share in plan([[0, 1, 2, 3, 4, 5], [6, 7]], 4)]
+    assert homes.count((6, 7)) == 1
+
+
+def test_how_a_worker_ended_names_its_memory_limit() -> None:
+    assert said_of_memory("was killed by SIGKILL", 5_000, True) == "; it was over its memory_limit of 5,000 bytes"
+    assert "may have its memory_limit of 5,000 bytes" in said_of_memory("was killed by SIGKILL", 5_000, False)
+    assert said_of_memory("ended by itself with exit status 3", 5_000, False) == ""
+    assert said_of_memory("was killed by SIGKILL", None, False) == ""
 
 
 def test_what_somebody_has_set_himself_stays() -> None:

@@ -48,6 +48,19 @@ def test_arrays_of_all_sizes_go_there_and_back(compiled: Compile) -> None:
     assert all(np.array_equal(a * 2, b) for a, b in zip(several, model.map(several, window=64)))
 
 
+def test_answers_that_are_kept_stay_what_they_were(compiled: Compile) -> None:
+    model = compiled("double")
+    arrays = [np.full(300_000, i, np.float32) for i in range(60)]  # more than is lent
+    kept = [model(array) for array in arrays[:30]]
+    model.restart()
+    kept += [model(array) for array in arrays[30:]]
+    model.close()
+    assert all(np.array_equal(each, 2 * array) for each, array in zip(kept, arrays))
+    kept[0] += 1  # they are the caller's own
+    assert kept[0][0] == 1
+    assert kept[1][0] == 2
+
+
 def test_what_a_callable_keeps_of_its_input_stays_what_it_was(compiled: Compile) -> None:
     model = compiled("keeps")
     sums: list[float] = []
@@ -94,8 +107,15 @@ def test_what_cannot_be_sent_or_given_is_a_named_error(compiled: Compile) -> Non
     with pytest.raises(hr.BackendError, match=r"an answer of 1,000,000,\d+ bytes does not fit"):
         large(1_000_000_000)
     assert large(10).shape == (10,)
-    with pytest.raises(hr.BackendError, match=r"MemoryError: .*its worker may have 300,000,000 bytes \(memory_limit\)"):
-        compiled("eats", memory_limit=300_000_000)(0)
+    model = compiled("eats", memory_limit=300_000_000)
+    with pytest.raises(
+        hr.OutOfMemory, match=r"MemoryError: its worker may have 300,000,000 bytes \(memory_limit\)"
+    ) as caught:
+        model(0)
+    assert caught.value.limit == 300_000_000
+    assert isinstance(caught.value, hr.BackendError)
+    (status,) = model.workers
+    assert (status.memory_limit, status.limited_by) == (300_000_000, "address space")
 
 
 def test_await_and_timeouts_are_as_in_this_process(compiled: Compile, tmp_path: Path) -> None:
@@ -180,7 +200,7 @@ def test_what_no_worker_could_find_says_what_to_do(engine: hr.Engine) -> None:
         (local, "define it with `def` at the top of a module"),
         (Called(), "has none"),
         (Called().method, "is bound to an object"),
-        ("resnet.onnx", "given as a function or as 'module:function'"),
+        ("resnet.onnx", "resnet.onnx does not exist"),
         (3, "given as a function or as 'module:function'"),
         ("no_such_module_at_all:f", "no module named 'no_such_module_at_all'"),
         ("worker_handlers:missing", "module worker_handlers has no 'missing'"),
@@ -199,6 +219,13 @@ def test_what_no_worker_could_find_says_what_to_do(engine: hr.Engine) -> None:
         {"isolation": "process", "response_timeout": 0},
         {"isolation": "process", "scheduler": "naive"},
         {"isolation": "process", "batch_size": 1},
+        {"isolation": "process", "precision": "int8"},
+        {"isolation": "process", "devices": ["cpu", "cpu"]},
+        {"isolation": "process", "num_streams": 2},
+        {"isolation": "process", "scheduler": "multi_stream"},
+        {"isolation": "process", "backend": "null"},
+        {"isolation": "process", "share_weights": True},
+        {"share_weights": True},
         {"isolation": "process", "max_batch_size": 0},
         {"isolation": "thread", "workers": 2},
         {"memory_limit": 5},

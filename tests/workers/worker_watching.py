@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60.0
+PATIENCE = 20.0
 
 
 def wait_for(what: Callable[[], Any]) -> Any:

@@ -1,92 +1,174 @@
-"""An archive on disk: a folder with `MAR-INF/MANIFEST.json`, the model's files, its labels and its settings.
+"""An archive: a folder with `MAR-INF/MANIFEST.json`, the model's files, its labels and its settings; or that, packed.
 
 Rule 1: nothing in an archive leads out of its folder: no name in the manifest, no symbolic link.
-Rule 2: opening reads and checks; it runs no code from the archive and changes nothing.
+Rule 2: opening reads and checks; it runs no code from the archive and changes nothing of it.
+Rule 3: a folder is used where it is. What is packed is unpacked once for all who have it open, into a folder called
+        after the digest of the file, which goes when the last of them closes it.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import orjson
 import yaml
 
-from headrace.archives.manifest import Manifest, parse_manifest
+from headrace.archives.cache import Cache, Lease
+from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
+from headrace.archives.manifest import EMPTY, Manifest, parse_manifest
+from headrace.archives.packed import PACKED, unpack
 from headrace.errors import InvalidArchive
 
 MANIFEST = Path("MAR-INF") / "MANIFEST.json"
+OLD_MANIFEST = Path("MANIFEST.json")
+"""Where Multi Model Server 0.4 had it."""
+MAX_TEXT = 16 << 20
+"""Bytes of a manifest, of labels or of settings."""
 LABELS = "index_to_name.json"
-_PACKED = (".mar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An archive that has been checked. `folder` is absolute, without links, and holds `MAR-INF`.
+    """An archive that has been checked. `folder` is absolute, without links, and holds all of it.
 
     `labels`: class index, as text, to name; None if the archive has none. `config`: the model's YAML, {} without one.
+    Close it when nothing of it is used any more, or use it in a `with`; the folder may then be gone.
     """
 
     folder: Path
     manifest: Manifest
     labels: dict[str, str] | None
     config: dict[str, object]
+    lease: Lease | None = field(default=None, repr=False, compare=False)
+
+    def close(self) -> None:
+        if self.lease is not None:
+            self.lease.close()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@functools.cache
+def default_cache() -> Cache:
+    """What archives are unpacked in where nobody says another place."""
+    return Cache()
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is for `open_archive`: a folder with a manifest. A packed one too: its message helps."""
+    """Whether `path` looks like one for `open_archive`: a folder with a manifest, a file called as packed ones are."""
     path = Path(path)
-    return _home(path) is not None if path.is_dir() else path.is_file() and path.name.endswith(_PACKED)
+    return _home(path) is not None if path.is_dir() else path.is_file() and path.name.endswith(PACKED)
 
 
-def open_archive(path: str | os.PathLike[str]) -> Archive:
-    """The archive in a folder, or in the only folder inside that folder. InvalidArchive says what is wrong with it."""
+def open_archive(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    handler: str | None = None,
+    cache: Cache | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
+) -> Archive:
+    """The archive in a folder, in the only folder inside that folder, or packed in a file.
+
+    `name`, `handler`: what the registration says, which goes before the manifest; an archive without a manifest needs
+    the handler, and its name is the file's otherwise. InvalidArchive says what is wrong with it; of its kinds,
+    UnsafeArchive: something in it would lead out of it; ArchiveTooLarge: it is beyond `bounds`.
+    """
     path = Path(path)
     if not path.exists():
         raise InvalidArchive(f"no such archive: {path}")
-    if not path.is_dir():
-        _refuse_file(path)
-    root = path.resolve()
-    _check_links(root)
+    if path.is_dir():
+        root = path.resolve()
+        check_links(root)
+        return _opened(path, root, name, handler, None)
+    if not path.is_file():
+        raise InvalidArchive(f"{path} is no archive: it is neither a file nor a folder")
+    if path.suffix == ".onnx":
+        raise InvalidArchive(
+            f"{path} is no archive, it is a model file: serve it as it is, or pack it with an archiver"
+        )
+    lease = _unpacked(path, cache or default_cache(), bounds)
+    try:
+        return _opened(path, lease.folder, name, handler, lease)
+    except BaseException:
+        lease.close()
+        raise
+
+
+def _unpacked(path: Path, cache: Cache, bounds: Bounds) -> Lease:
+    try:
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+            def build(folder: Path) -> None:
+                unpack(file, str(path), folder, bounds)
+                after = os.fstat(file.fileno())
+                if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                    raise InvalidArchive(f"{path} was written to while it was read; put archives in place by renaming")
+
+            return cache.hold(digest, build)
+    except OSError as error:
+        raise InvalidArchive(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _opened(path: Path, root: Path, name: str | None, handler: str | None, lease: Lease | None) -> Archive:
     folder = _home(root)
-    if folder is None:
-        raise InvalidArchive(f"{path} is no archive: it has no {MANIFEST}")
-    manifest = parse_manifest(_read(folder / MANIFEST))
-    for name in (manifest.serialized_file, manifest.model_file, manifest.requirements_file, manifest.config_file):
-        if name is not None and not (folder / name).is_file():
-            raise InvalidArchive(f"the manifest names {name!r}, but there is no such file in {folder}")
+    if folder is not None:
+        legacy = not (folder / MANIFEST).is_file()
+        manifest = parse_manifest(_read(folder / (OLD_MANIFEST if legacy else MANIFEST)), legacy=legacy)
+    elif handler is None:
+        raise InvalidArchive(f"{path} has no {MANIFEST}: its handler must then be given when it is registered")
+    else:
+        folder = _only_folder(root) or root
+        manifest = EMPTY.registered(name or _stem(path))
+    manifest = manifest.registered(name, handler)
+    for file in (manifest.serialized_file, manifest.model_file, manifest.requirements_file, manifest.config_file):
+        if file is not None and not (folder / file).is_file():
+            raise InvalidArchive(f"the manifest names {file!r}, but there is no such file in {path}")
     return Archive(
         folder=folder,
         manifest=manifest,
         labels=_labels(folder / LABELS) if (folder / LABELS).is_file() else None,
         config=_config(folder / manifest.config_file) if manifest.config_file is not None else {},
+        lease=lease,
     )
 
 
-def _refuse_file(path: Path) -> None:
-    if path.name.endswith(".mar"):
-        unpack = f"python -m zipfile -e {path} FOLDER"
-    elif path.name.endswith(_PACKED):
-        unpack = f"mkdir FOLDER && tar -xzf {path} -C FOLDER"
-    else:
-        raise InvalidArchive(f"{path} is no archive: a folder with {MANIFEST} was expected")
-    raise InvalidArchive(f"this version reads unpacked archive folders, {path} is packed; unpack it with: {unpack}")
+def _stem(path: Path) -> str:
+    ending = next((ending for ending in PACKED if path.name.endswith(ending)), "")
+    return path.resolve().name.removesuffix(ending)
 
 
 def _home(path: Path) -> Path | None:
     """The folder that holds the manifest: `path`, or the only folder in it."""
-    if (path / MANIFEST).is_file():
-        return path
+    for folder in (path, _only_folder(path)):
+        if folder is not None and any((folder / manifest).is_file() for manifest in (MANIFEST, OLD_MANIFEST)):
+            return folder
+    return None
+
+
+def _only_folder(path: Path) -> Path | None:
     try:
         inside = [entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     except OSError:
         return None
-    return inside[0] if len(inside) == 1 and (inside[0] / MANIFEST).is_file() else None
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else None
 
 
-def _check_links(root: Path) -> None:
+def check_links(root: Path) -> None:
     def unreadable(error: OSError) -> None:
         raise InvalidArchive(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -104,9 +186,13 @@ def _check_links(root: Path) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            found = file.read(MAX_TEXT + 1)
     except OSError as error:
         raise InvalidArchive(f"{path} cannot be read: {error.strerror}") from error
+    if len(found) > MAX_TEXT:
+        raise InvalidArchive(f"{path} has more than {MAX_TEXT:,} bytes; that is no manifest, list of labels or YAML")
+    return found
 
 
 def _labels(path: Path) -> dict[str, str]:

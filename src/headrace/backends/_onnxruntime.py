@@ -125,7 +125,7 @@ class OnnxRuntimeBackend:
             onnxruntime = import_runtime()
         except ImportError as error:
             raise BackendNotInstalled(self.name, "pip install onnxruntime") from error
-        source, name = _readable(model)
+        source, name = readable(model)
         shared: dict[tuple[int, tuple[int, ...]], Session] = {}
         sessions: list[Session] = []
         for width, cpus in zip_longest(options.widths, options.cpus, fillvalue=()):
@@ -144,7 +144,7 @@ class OnnxRuntimeBackend:
                 if cpus or width == 1:  # wide ones side by side would fight for one session's threads
                     shared[width, cpus] = made
             sessions.append(made)
-        inputs = _fixed(inputs, options)
+        inputs = fixed(inputs, options)
         return Loaded(self.name, "onnxruntime_onnx", name, tuple(sessions), inputs, outputs)
 
 
@@ -158,7 +158,7 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def _readable(model: Any) -> tuple[str | bytes, str]:
+def readable(model: Any) -> tuple[str | bytes, str]:
     """What ONNX Runtime is given (a path, so that external data is found; or bytes), and the model's name."""
     if isinstance(model, bytes):
         if not model:
@@ -207,11 +207,11 @@ def _make(onnxruntime: Any, source: str | bytes, name: str, width: int, cpus: tu
         with _making:
             return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        why = explained(str(error), _beginning(source))
+        why = explained(str(error), beginning_of(source))
         raise InvalidModel(f"{name} cannot be loaded as an ONNX model: {why}") from error
 
 
-def _beginning(source: str | bytes) -> bytes:
+def beginning_of(source: str | bytes) -> bytes:
     try:
         if isinstance(source, bytes):
             return source[:LOOK]
@@ -224,7 +224,10 @@ def _beginning(source: str | bytes) -> bytes:
 def _specs(name: str, session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     try:
         given, gives = session.get_inputs(), session.get_outputs()
-        return tuple(_spec(name, i) for i in given), tuple(_spec(name, o) for o in gives)
+        return (
+            tuple(spec_of(name, i.name, i.type, i.shape) for i in given),
+            tuple(spec_of(name, o.name, o.type, o.shape) for o in gives),
+        )
     except UnicodeDecodeError as error:  # the runtime loads such a file, and does not see it
         raise InvalidModel(
             f"{name} cannot be loaded as an ONNX model: a name in it is no text ({error}). The file is damaged: copy "
@@ -232,14 +235,15 @@ def _specs(name: str, session: Any) -> tuple[tuple[TensorSpec, ...], tuple[Tenso
         ) from error
 
 
-def _spec(model: str, tensor: Any) -> TensorSpec:
-    if tensor.type not in _DTYPES:
-        raise InvalidModel(f"{model}: {tensor.name} is a {tensor.type}; only dense tensors of NumPy's own types work")
-    shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in tensor.shape)
-    return TensorSpec(tensor.name, np.dtype(_DTYPES[tensor.type]), shape)
+def spec_of(model: str, name: str, kind: str, dims: Sequence[Any]) -> TensorSpec:
+    """Of a tensor as the runtime describes it. InvalidModel where it is none of NumPy's."""
+    if kind not in _DTYPES:
+        raise InvalidModel(f"{model}: {name} is a {kind}; only dense tensors of NumPy's own types work")
+    shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in dims)
+    return TensorSpec(name, np.dtype(_DTYPES[kind]), shape)
 
 
-def _fixed(inputs: tuple[TensorSpec, ...], options: LoadOptions) -> tuple[TensorSpec, ...]:
+def fixed(inputs: tuple[TensorSpec, ...], options: LoadOptions) -> tuple[TensorSpec, ...]:
     """The inputs with the dimensions `batch_size` and `input_shapes` fix. Requests are checked against these."""
     names = {str(i): spec.name for i, spec in enumerate(inputs)}
     known = {spec.name for spec in inputs}

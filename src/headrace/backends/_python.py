@@ -37,7 +37,8 @@ class PythonBackend:
         if any(map(inspect.iscoroutinefunction, functions)):
             raise InvalidModel(
                 f"{_name_of(model)} is a coroutine function; a model is called on a stream's thread, which runs no "
-                "event loop. Pass a plain function"
+                "event loop. With isolation='process' it has an event loop of its own, and concurrency=N of its runs "
+                "go on at once; or pass a plain function"
             )
         if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in functions):
             raise InvalidModel(f"{_name_of(model)} is a generator function; pass a function that returns its answer")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headrace.cli.archive import archive
 from headrace.cli.options import command_of
 from headrace.cli.trace import trace
 from headrace.errors import InvalidOption, SetupError
@@ -43,7 +44,7 @@ def _serve(options: ServeOptions) -> None:
 _serve_command = command_of(ServeOptions, _serve, positional="models")
 _serve_command.__doc__ = """Serve models over HTTP until a signal ends it.
 
-    A SOURCE is an ONNX file, an archive folder, or module:function. Without any, the bundled digits model is served.
+    A SOURCE is an ONNX file, an archive, a URL of one, or module:function. Without any, the digits model is served.
     """
 app.command("serve")(_serve_command)
 
@@ -62,6 +63,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         render(report, Console())
 
 
+app.command("archive")(archive)
 app.command("trace")(trace)
 
 

@@ -14,6 +14,7 @@ _TYPES: dict[str, Any] = {
     "str": str,
     "int": int,
     "float": float,
+    "bool": bool,
     "str | None": str | None,
     "int | None": int | None,
     "tuple[str, ...]": list[str],
@@ -32,7 +33,7 @@ def command_of(options: type[Any], run: Callable[[Any], None], *, positional: st
         source = context.get_parameter_source(positional)
         flagged = () if words and source is not None and source.name == "ENVIRONMENT" else given[positional] or ()
         given[positional] = (*words, *flagged)
-        run(options(**given))
+        run(options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}))
 
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),

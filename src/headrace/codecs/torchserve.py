@@ -27,11 +27,11 @@ from headrace.codecs.arrays import (
     parse_json,
     quoted,
 )
+from headrace.codecs.forms import MULTIPART, URLENCODED, Field, Fields, form_kind, parse_form
 from headrace.errors import BackendError, InvalidInput
 from headrace.tensor import Array, TensorSpec
 
 _RAW = (bytes, bytearray, memoryview)  # a union would be made anew at each look
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BINARY = "application/octet-stream"
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -43,12 +43,17 @@ _CHARSETS = {
 _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
+class Form(dict[str, Field]):
+    """A body of form fields."""
+
+
 def decode_body(body: bytes, content_type: str | None) -> object:
-    """What a handler or a callable is given: parsed JSON, a str, or the bytes as they came."""
+    """What a callable is given: parsed JSON, a str, or the bytes as they came; or a Form."""
     kind = _kind(content_type)
-    if kind == _JSON or (kind == _FORMS[0] and body.lstrip()[:1] in (b"{", b"[")):
+    if kind == _JSON or (kind == URLENCODED and body.lstrip()[:1] in (b"{", b"[")):
         return parse_json(body)
-    refuse_form(kind)
+    if kind in (URLENCODED, MULTIPART):
+        return Form(parse_form(body, content_type))
     if kind.startswith("text/"):
         charset = _charset(content_type)
         try:
@@ -77,14 +82,50 @@ def _kind(content_type: str | None) -> str:
     return (content_type or "").partition(";")[0].strip().lower()
 
 
-def refuse_form(content_type: str | None) -> None:
-    """InvalidInput for a body of form fields, which says what to send instead."""
-    kind = _kind(content_type)
-    if kind in _FORMS:
-        raise InvalidInput(
-            f"form fields are not read in this version ({kind}): send the bytes themselves as the body "
-            "(curl -T FILE), or JSON with Content-Type: application/json"
-        )
+def values_of(form: Form) -> dict[str, object]:
+    """What a callable is given of a form: text as a str, JSON parsed, files as their bytes."""
+    return {name: _value_of(field) for name, field in form.items()}
+
+
+def _value_of(field: Field) -> object:
+    if form_kind(field.content_type) is not None:  # a form in a form: whoever sends that takes it apart
+        return field.value
+    if field.content_type is not None or field.is_file:
+        return decode_body(field.value, field.content_type or _BINARY)
+    try:
+        return field.value.decode()
+    except UnicodeDecodeError:
+        return field.value
+
+
+def picture_of(fields: Fields) -> bytes:
+    """The file in the field `data` or `body`, or the only one there is. InvalidInput if it is not clear which."""
+    for name in ("data", "body"):
+        if name in fields:
+            return fields[name].value
+    files = [field for field in fields.values() if field.is_file]
+    if len(files) != 1 and len(fields) != 1:
+        there = quoted(fields) if fields else "none"
+        raise InvalidInput(f"the picture goes in the field 'data' (curl -F data=@FILE); fields that came: {there}")
+    return (files or list(fields.values()))[0].value
+
+
+def tensors_from_form(form: Form, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The inputs of a tensor model: in each field the JSON, or in a file the bytes, of the input of its name.
+
+    Of a model with one input the only field may be called anything.
+    """
+    if len(specs) == len(form) == 1:
+        form = Form({specs[0].name: next(iter(form.values()))})
+    check_names(form, specs)
+    found: dict[str, Array] = {}
+    for spec in specs:
+        field = form[spec.name]
+        if field.is_file and _kind(field.content_type) != _JSON:
+            found |= tensors_from_bytes(field.value, [spec])
+        else:
+            found[spec.name] = _tensor(parse_json(field.value), spec)
+    return found
 
 
 def encode(value: object) -> tuple[bytes, str]:

@@ -304,6 +304,15 @@ class Budget:
             group.inside += 1
             return permit
 
+    def join(self, permit: Permit, group: Group) -> bool:
+        """Count a permit that is held with `group`, from now on. False if nobody is let into that any more."""
+        with self.guard.lock:
+            if group.closed:
+                return False
+            group.inside += permit.held
+            permit.group = group
+            return True
+
     def close_group(self, group: Group, closed: bool = True) -> None:
         """Let nobody into it any more; or, with False, again."""
         with self.guard.lock:

@@ -59,17 +59,8 @@ def compile_model(
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores.
     """
     check_batching(max_batch_size, max_batch_delay)
-    if batch_size is not None and not _is_count(batch_size):
-        raise InvalidOption(
-            f"batch_size is a whole number from 1, or None to leave dimension 0 free, not {batch_size!r}"
-        )
-    if precision != "fp32":
-        raise InvalidOption(
-            f"precision 'fp32' is what this version has, not {precision!r}; a model runs in the types it was saved "
-            "with: leave precision out"
-        )
     check_engine_and_name(engine, name)
-    check_devices(devices, engine.topology if engine is not None else machine())
+    check_model_options(batch_size, precision, devices, engine)
     policy = Scheduler.of(scheduler)
     runtime = backend_for(model, backend)
     if policy is Scheduler.naive:
@@ -83,7 +74,7 @@ def compile_model(
     cut = engine is not None and engine.topology.is_cut
     cpus = cpus_of(policy, placements, cut, machine())
     widths = tuple(placement.width for placement in placements) or (1,)
-    options = LoadOptions(widths, batch_size, _by_name(input_shapes), cpus)
+    options = LoadOptions(widths, batch_size, shapes_by_name(input_shapes), cpus)
     origin = Origin.of(runtime, model, options, warm_up)
     loaded = runtime.load(model, options)
     try:
@@ -93,7 +84,7 @@ def compile_model(
             _log.warning("%s: %s", loaded.name, straddling)
         # It runs the first session, which is to take its memory where it will stay.
         mask = placements[0].mask if placements else 0
-        size, reason = _batching(
+        size, reason = batching(
             loaded, max_batch_size, partial(_on, engine, mask, cpus[0] if cpus else (), loaded.name)
         )
         made = Model(
@@ -139,7 +130,7 @@ def _on(engine: Engine | None, mask: int, cpus: Sequence[int], name: str, call: 
     return gave[0]
 
 
-def _batching(
+def batching(
     loaded: Loaded, asked: int | None, run: Callable[[Callable[[], str | None]], str | None]
 ) -> tuple[int, str]:
     """(max_batch_size, why); `asked` None leaves that to what the model can do. `run`: where it is tried."""
@@ -162,7 +153,7 @@ def _batching(
     return (1, reason) if reason else (SERVED_BATCH_SIZE, "a batch and its members run alone agree")
 
 
-def _by_name(shapes: Any) -> Mapping[str, Sequence[int]] | None:
+def shapes_by_name(shapes: Any) -> Mapping[str, Sequence[int]] | None:
     if shapes is None:
         return None
     if isinstance(shapes, Mapping):
@@ -187,6 +178,20 @@ def check_batching(max_batch_size: Any, max_batch_delay: Any) -> None:
             f"max_batch_size is a whole number from 1, and max_batch_delay seconds from 0 to {LONGEST_DELAY:,}, "
             f"not {max_batch_size!r} and {max_batch_delay!r}"
         )
+
+
+def check_model_options(batch_size: Any, precision: Any, devices: Any, engine: Engine | None) -> None:
+    """InvalidOption or DeviceNotFound for what no model of this version can have."""
+    if batch_size is not None and not _is_count(batch_size):
+        raise InvalidOption(
+            f"batch_size is a whole number from 1, or None to leave dimension 0 free, not {batch_size!r}"
+        )
+    if precision != "fp32":
+        raise InvalidOption(
+            f"precision 'fp32' is what this version has, not {precision!r}; a model runs in the types it was saved "
+            "with: leave precision out"
+        )
+    check_devices(devices, engine.topology if engine is not None else machine())
 
 
 def check_engine_and_name(engine: Any, name: Any) -> None:

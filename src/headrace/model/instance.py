@@ -24,6 +24,9 @@ _log = logging.getLogger("headrace.model")
 
 
 class Instance(Protocol):
+    """Where it has `hear(request, seconds)` as well, who waits for a request calls that first: it may hear the answer
+    itself, and gives what is left of `seconds`."""
+
     stoppable: bool
     """Whether `run` heeds its `stop`."""
     kill: Callable[[Any], object]

@@ -72,9 +72,16 @@ class Crew(Protocol):
     def reason(self) -> str | None:
         """Why, where something is wrong."""
 
+    @property
+    def told(self) -> Any:
+        """The metrics its workers tell of (`workers.told`)."""
+
     def __len__(self) -> int: ...
 
-    def scale(self, workers: int, timeout: float | None = None) -> None: ...
+    def statuses(self) -> Sequence[Any]:
+        """A `workers.pool.WorkerStatus` of each."""
+
+    def scale(self, workers: int, timeout: float | None = None, *, replan: bool = True) -> None: ...
 
     def restart(self) -> None: ...
 
@@ -167,7 +174,12 @@ class Model(Owner):
         Closed.
         """
         self._may_wait()
-        return self.submit(value, timeout=timeout, priority=priority).result()
+        if self.crew is None:
+            return self.submit(value, timeout=timeout, priority=priority).result()
+        call = self._read(value, timeout, priority)
+        call.heard_by = threading.get_ident()
+        self._enter_or_wait(call, timeout)
+        return call.result()
 
     def submit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Future[Any]:
         """As a call, but returns a Future at once.
@@ -181,12 +193,7 @@ class Model(Owner):
             call = Call(self, self._forms.read(value), 0, None)  # as `_read`, without the call
         else:
             call = self._read(value, timeout, priority)
-        engine, port = self.engine, self._port
-        if engine is None or port is None:
-            self._budget.admit(0, call)
-            self._run_here(call)
-        elif not engine.try_enter(port, self._batcher.add, call):
-            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
+        self._enter_or_wait(call, timeout)
         return call
 
     async def asubmit(self, value: Any, *, timeout: float | None = None, priority: float = 0) -> Any:
@@ -292,6 +299,9 @@ class Model(Owner):
         """
         from headrace.model.rescheduling import reschedule
 
+        if self.crew is not None:
+            raise InvalidOption(f"model {self.name} runs in worker processes, and has no streams: see `scale`")
+
         reschedule(self, scheduler, num_streams, num_cores, timeout)
 
     def rebatch(self, max_batch_size: int | None = None, max_batch_delay: float | None = None) -> None:
@@ -305,13 +315,23 @@ class Model(Owner):
 
         rebatch(self, max_batch_size, max_batch_delay)
 
-    def scale(self, workers: int, *, timeout: float | None = None) -> None:
+    @property
+    def workers(self) -> tuple[Any, ...]:
+        """Of each worker process: `index`, `state`, `pid`, `starts`, `reason` (why it failed last), `threads` and
+        `cpus` (its share of the cores), `memory_limit` and what it is `limited_by`, `rss` (resident bytes). () where
+        the model runs in this process."""
+        return () if self.crew is None else tuple(self.crew.statuses())
+
+    def scale(self, workers: int, *, timeout: float | None = None, replan: bool = True) -> None:
         """Have so many worker processes from now on, without losing a request.
 
-        Those that go finish what they have; new ones are waited for, at most `timeout` seconds. InvalidOption where the
-        model runs in this process.
+        Those that go finish what they have; new ones are waited for. Those that stay have another share of the cores
+        then: they are replaced one after the other, each once it has finished what it has; with `replan=False` they go
+        on as they are. Waiting for new ones and replacing takes `timeout` seconds at most; who has not been replaced by
+        then keeps its share.
+        InvalidOption where the model runs in this process.
         """
-        self._workers().scale(workers, timeout)
+        self._workers().scale(workers, timeout, replan=replan)
 
     def restart(self) -> None:
         """Replace each worker process by a new one, once it has finished what it has. Returns at once."""
@@ -342,7 +362,7 @@ class Model(Owner):
         state = " closed" if self._closed else ""
         if self.crew is not None:
             workers = count_of(len(self.crew), "worker")
-            return f"<Model {self.name} on {self.backend}, {workers}: anything{state}>"
+            return f"<Model {self.name} on {self.backend}, {workers}: {takes}{state}>"
         streams = count_of(len(self.placements) or 1, "stream")
         if self.gil is not None and self.gil.holds:
             state = f", holds the GIL for {self.gil.share:.0%} of its runs{state}"
@@ -388,7 +408,7 @@ class Model(Owner):
         the run that goes on. Several warm-ups are done one after the other. Raises Closed.
         """
         self._check_open()
-        if self.inputs is None:
+        if self.inputs is None or self.crew is not None:  # workers have run it before they were ready
             return
         left: Sequence[int] = range(len(self.placements))
         counts = self._batcher.counts
@@ -493,6 +513,14 @@ class Model(Owner):
         self.gil = gil
         if gil is not None and gil.holds:
             _log.warning("%s", warning(self.name, gil, len(self.placements)))
+
+    def _enter_or_wait(self, call: Call, timeout: float | None) -> None:
+        engine, port = self.engine, self._port
+        if engine is None or port is None:
+            self._budget.admit(0, call)
+            self._run_here(call)
+        elif not engine.try_enter(port, self._batcher.add, call):
+            engine.enter(port, self._batcher.add, call, self._charge(call), timeout, self._check_open)
 
     def _may_wait(self) -> None:
         """WouldDeadlock on a stream, before anything is submitted: nobody could take its answer. Closed in a fork."""
@@ -622,7 +650,7 @@ class Model(Owner):
 class Call(Pending):
     """A request of the library: remembers the form it came in, and answers in that form."""
 
-    __slots__ = ("form", "who")
+    __slots__ = ("form", "heard_by", "who")
     who: object  # where bytes are bounded: the thread or task that submitted it
     model: Model
 
@@ -635,7 +663,7 @@ class Call(Pending):
         self.model = model
         self.rows = 1
         self.priority, self.deadline = priority, deadline
-        self.unread = self.nbytes = 0
+        self.unread = self.nbytes = self.heard_by = 0
 
     def answer(self, outputs: Any) -> Any:
         return self.model._forms.write(outputs, self.form)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import Future, Guard
+from headrace.engine.future import Future, Guard, on_a_stream
+from headrace.engine.timeouts import checked
 from headrace.model.failure import failure_of
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ class Pending(Future[Any]):
         "nbytes", "outcome", "priority", "queued_at", "requested", "rows", "unread", "waited",
     )  # fmt: skip
 
+    parted = False
+    """It has been answered in part: it cannot be run once more."""
     outcome: Any  # there once it ran, and did not fail
     queued_at: float  # seconds, once it waits
     counts: Counts  # of its batcher, once it was pulled
     waited: float  # seconds, until it was pulled
+    heard_by: int = 0
+    """The thread that is about to wait for it, where that is known when it enters."""
 
     def __init__(self, model: Owner, inputs: tuple[Any, ...], guard: Guard) -> None:
         # As Future.__init__, without the call: this is the hot path.
@@ -53,6 +58,11 @@ class Pending(Future[Any]):
         self.unread = 0  # bytes of its outputs, where they are charged until they are read
         self.held = False  # inside the engine
         self.nbytes = 0  # that it is charged with there
+
+    def take_part(self, part: Any, nbytes: int, read: Callable[[int], object]) -> bool:
+        """A part of its answer has come, and the rest will. False: nobody takes it. Else `read` is called with how many
+        of its bytes have been read."""
+        return False
 
     def answer(self, outputs: Any) -> Any:
         """The value of the Future, of what its run gave. Outside the lock."""
@@ -104,6 +114,15 @@ class Pending(Future[Any]):
         return (self,)
 
     # ----
+
+    def _wait(self, timeout: float | None) -> None:
+        hear = getattr(self.instance, "hear", None)  # only workers have it
+        if hear is not None and not (on_a_stream() or self._guard.forked or self._guard.lock._is_owned()):  # type: ignore[attr-defined]
+            left = hear(self, checked(timeout))
+            if self._done:
+                return
+            timeout = left if timeout is not None else None
+        super()._wait(timeout)
 
     def finish(self, now: float) -> None:
         """Its run has ended: give it its outcome, unless it was cancelled meanwhile. With the lock held."""

@@ -12,7 +12,7 @@ from typing import Any
 from headrace.errors import TooLarge
 from headrace.server.head import BadFraming, Head
 from headrace.server.parts import gather
-from headrace.server.reply import ALWAYS, Reply
+from headrace.server.reply import ALWAYS, Reply, has_no_body
 from headrace.serving.served import Served
 
 Scope = MutableMapping[str, Any]
@@ -30,7 +30,9 @@ class Request:
     __slots__ = ("_receive", "began", "complete", "head", "received", "served")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.head = Head(scope["method"], scope["path"], scope["headers"])
+        # Our own protocol tells the headers as they came, too: ASGI has their names in lower case.
+        headers = scope.get("extensions", {}).get("headrace.headers", scope["headers"])
+        self.head = Head(scope["method"], scope["path"], headers)
         self.began = monotonic()
         self.complete = False
         self.received = 0  # bytes of its body, once that is here
@@ -89,14 +91,37 @@ class Request:
 
 async def send_reply(reply: Reply, send: Send, request_id: str, *, head: bool, close: bool = False) -> None:
     """`head`: the request was one. `close`: the connection is to end with it."""
-    headers = [
-        (b"content-type", reply.content_type),
-        (b"content-length", str(len(reply.body)).encode()),
-        (b"x-request-id", request_id.encode()),
-        *ALWAYS,
-        *reply.headers,
-    ]
+    headers = _headers(reply, request_id)
+    if not has_no_body(reply.status):
+        headers.append((b"content-length", str(len(reply.body)).encode()))
     if close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})
+
+
+def _headers(reply: Reply, request_id: str) -> list[tuple[bytes, bytes]]:
+    """A reason phrase is not told: ASGI has none."""
+    says = () if reply.content_type is None else ((b"content-type", reply.content_type),)
+    return [*says, (b"x-request-id", request_id.encode()), *ALWAYS, *reply.headers]
+
+
+class PartsSent:
+    """A reply that comes in parts. `reply`: what its first part said, None before that; `sent`: bytes of its body."""
+
+    def __init__(self, send: Send, request_id: str, *, head: bool) -> None:
+        self._send, self._request_id, self._head = send, request_id, head
+        self.reply: Reply | None = None
+        self.sent = 0
+
+    async def begin(self, reply: Reply) -> Callable[[bytes], Awaitable[object]]:
+        self.reply = reply
+        headers = [*_headers(reply, self._request_id), (b"ts_stream_next", b"true")]
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        return self.more
+
+    async def more(self, body: bytes, *, more: bool = True) -> None:
+        assert self.reply is not None
+        body = b"" if self._head or has_no_body(self.reply.status) else body
+        self.sent += len(body)
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.server.parts import gather
 from headrace.server.refusing import refusal
-from headrace.server.reply import next_number, request_id, status_line
+from headrace.server.reply import request_id, status_line
 
 if TYPE_CHECKING:
     from headrace.server.exchange import Exchange
@@ -50,7 +50,8 @@ class Bridge:
             "raw_path": raw_path,
             "query_string": query,
             "root_path": "",
-            "headers": headers,
+            "headers": [(name.lower(), value) for name, value in headers],
+            "extensions": {"headrace.headers": headers},
             "client": self._connection.client,
             "server": None,
             "state": {},
@@ -140,8 +141,7 @@ class Bridge:
                 _log.exception("%r failed after its reply had begun", exchange.path)
                 connection.abort()  # the client must not take what it has for all of it
             elif not self._left:
-                number = next_number()
-                connection.answer(exchange, refusal(error, exchange.path, request_id(number)), number)
+                connection.answer(exchange, refusal(error, exchange.path, request_id(exchange.number)))
                 connection.flush()
         finally:
             self.over = True

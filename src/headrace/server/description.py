@@ -38,6 +38,11 @@ class Declared:
     """The schema of what is told."""
     more: tuple[int, ...] = ()
     """Statuses of what is told, beside 200, that have the same schema."""
+    explains: bool = False
+    query: bool = False
+    """Whether handlers of a model's own are given its query as fields."""
+    of_each: bool = False
+    """Whether each model is in the document under this path, with what it takes and gives."""
 
     @property
     def segments(self) -> tuple[str, ...]:
@@ -54,17 +59,34 @@ def describe(routes: Iterable[Declared], models: Iterable[Served], version: str)
     paths: Json = {}
     for served in models:  # first: they are what most look for
         for each in routes:
-            if each.door is not None and "{version}" not in each.path:
+            if each.of_each and (served.custom or not each.explains):
                 path = each.path.replace("{model}", quote(served.name, safe=""))
-                paths[path] = _operations(each, served)
+                paths.setdefault(path, {}).update(_operations(each, served))
     for each in routes:
-        paths[each.path] = _operations(each, None)
+        paths.setdefault(each.path, {}).update(_operations(each, None))
+    return _document(paths, version)
+
+
+def describe_model(routes: Iterable[Declared], served: Served, version: str | None, of_us: str) -> Json:
+    """As `describe`, of one model alone; `version`: of it, where one was asked for."""
+    paths: Json = {}
+    for each in routes:
+        if each.names_a_model and each.door is not None and ("{version}" in each.path) == (version is not None):
+            if (each.explains and not served.custom) or "{url_path}" in each.path:
+                continue
+            path = each.path.replace("{model}", quote(served.name, safe=""))
+            path = path.replace("{version}", quote(served.version, safe=""))
+            paths.setdefault(path, {}).update(_operations(each, served))
+    return _document(paths, of_us)
+
+
+def _document(paths: Json, version: str) -> Json:
     about = "Predictions in the form of TorchServe and Multi Model Server, and the Open Inference Protocol v2."
     return {
         "openapi": "3.0.3",
         "info": {"title": "Headrace inference API", "version": version, "description": about},
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "headers": _HEADERS, "responses": _refusals()},
+        "components": {"schemas": SCHEMAS, "headers": HEADERS, "responses": _refusals()},
     }
 
 
@@ -72,8 +94,8 @@ def _operations(declared: Declared, served: Served | None) -> Json:
     """The path's item: of one model, or of any."""
     operations: Json = {}
     if served is None and declared.names_a_model:
-        names = [name for name in ("model", "version") if "{" + name + "}" in declared.path]
-        operations["parameters"] = [_in_path(name) for name in names]
+        names = [name for name in ("model", "version", "url_path") if "{" + name + "}" in declared.path]
+        operations["parameters"] = [path_parameter(name) for name in names]
     for method in declared.methods:
         operations[method.lower()] = _operation(declared, served)
     return operations
@@ -83,7 +105,7 @@ def _operation(declared: Declared, served: Served | None) -> Json:
     form = "V2Error" if declared.path.startswith("/v2") else "Error"
     summary = declared.summary if served is None else f"{declared.summary}: {served.name}"
     if declared.door is None:
-        answers = dict.fromkeys((200, *declared.more), _content(reference(declared.answer)))
+        answers = dict.fromkeys((200, *declared.more), json_of(reference(declared.answer)))
         refusals = codes(model=declared.names_a_model, body=False)
         operation: Json = {"summary": summary}
     else:
@@ -97,38 +119,48 @@ def _operation(declared: Declared, served: Served | None) -> Json:
     responses: Json = {str(code): {"$ref": f"#/components/responses/{form}{code}"} for code in refusals}
     for code, content in answers.items():
         if code in refusals:  # one status, two forms: what is told, and the refusal
-            content = _content({"oneOf": [reference(declared.answer), reference(form)]})
-        responses[str(code)] = _response(code, refusals.get(code, "The answer"), content)
+            content = json_of({"oneOf": [reference(declared.answer), reference(form)]})
+        responses[str(code)] = answered(code, refusals.get(code, "The answer"), content)
+    if declared.door is not None and (served is None or served.custom):
+        responses["default"] = {"description": "What the model's own handler has answered", "content": _ANYTHING}
+        if served is not None:
+            responses["200"] = {"description": "What the model's own handler has answered"}
     return {**operation, "responses": dict(sorted(responses.items()))}
 
 
 def _refusals() -> Json:
     """Each refusal in both forms: most operations have most of them."""
     return {
-        f"{form}{code}": _response(code, why, _content(reference(form)))
+        f"{form}{code}": answered(code, why, json_of(reference(form)))
         for form in ("Error", "V2Error")
         for code, why in codes(model=True, body=True).items()
     }
 
 
-def _response(code: int, why: str, content: Json) -> Json:
+def answered(code: int, why: str, content: Json) -> Json:
     names = ["x-request-id", *(["allow"] if code == 405 else [])]
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     return {"description": why, "headers": headers, "content": content}
 
 
-def _in_path(name: str) -> Json:
-    about = {"model": "The name of a model", "version": "A version of it"}[name]
+def path_parameter(name: str) -> Json:
+    about = {
+        "model": "The name of a model",
+        "version": "A version of it",
+        "operation": "What `location` ended with",
+        "url_path": "What its handler is told as the header url_path; it may have slashes in it",
+    }[name]
     return {
         "name": name, "in": "path", "required": True, "description": about, "schema": {"type": "string", "minLength": 1}
     }  # fmt: skip
 
 
-def _content(schema: Json) -> Json:
+def json_of(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-_HEADERS: Json = {
+_ANYTHING: Json = {"*/*": {"schema": {}}}
+HEADERS: Json = {
     "x-request-id": {
         "description": "What the server's log calls this request",
         "required": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,9 @@ from headrace.errors import TooLarge
 from headrace.server.head import Head
 from headrace.server.heads import Known
 from headrace.server.parts import gather
+from headrace.server.reply import next_number
+from headrace.server.streaming import Streaming
+from headrace.server.tokens import INFERENCE
 from headrace.serving.inflight import InFlight
 from headrace.serving.served import Served
 
@@ -17,24 +21,26 @@ if TYPE_CHECKING:
     from headrace.server.door import Route
     from headrace.server.protocol import Connection
 
-COMING, DECODING, READY, RUNNING, OVER = range(5)
+COMING, DECODING, READY, RUNNING, STREAMING, OVER = range(6)
 """Where a request is: its body comes in; the codec thread has it; it goes to its model at the end of this turn of the
-loop; the model has it; nothing is held for it any more."""
+loop; the model has it; the model has answered in part; nothing is held for it any more."""
 
 
 class Exchange:
     """A request, and the place of its reply in the pipeline of its connection. Used on the event loop alone, but for
     `decode` and `deliver`.
 
-    `out` is the reply's bytes (with `rest`, if its body is large), None until it is there. `last`: the connection ends
-    after it. `complete`: its body has come in. `served`: the model it is for, once that is known. `began`: when its
-    headers had come; `since`: when its decoding began; `decoding`, `encoding`: the seconds that took; all where
-    somebody wants to know, else 0. `target`: as it was sent.
+    `number`: whose `request_id` it has. `out` is the reply's bytes (with `rest`, if its body is large), None until it
+    is there; `stream` what has come of it, where it comes in parts. `last`: the connection ends after it. `complete`:
+    its body has come in. `served`: the model it is for, once that is known. `began`: when its headers had come;
+    `since`: when its decoding began; `decoding`, `encoding`: the seconds that took; all where somebody wants to know,
+    else 0. `target`: as it was sent.
     """
 
     __slots__ = (
         "began", "bridge", "complete", "connection", "context", "decoded", "decoding", "encoding", "head", "inside",
-        "last", "method", "old", "out", "parts", "path", "rest", "route", "served", "since", "size", "stage", "target",
+        "last", "method", "number", "old", "out", "parts", "path", "rest", "route", "served", "since", "size", "stage",
+        "stream", "target",
     )  # fmt: skip
 
     head: Head | None
@@ -42,6 +48,7 @@ class Exchange:
     inside: InFlight | None
     served: Served | None
     bridge: Bridge | None
+    stream: Streaming | None
     parts: list[bytes | bytearray]
     context: Any
     decoded: Any
@@ -51,10 +58,12 @@ class Exchange:
         self.connection = connection
         self.method, self.path = method, path
         self.last, self.old = last, old  # old: HTTP/1.0
+        self.number = next_number()
         # Several to a statement, because this is the hot path: their types are told above.
         self.began = 0.0 if connection.front.traffic is None else monotonic()
         self.since = self.decoding = self.encoding = 0.0
-        self.head = self.route = self.inside = self.served = self.bridge = self.context = self.decoded = self.out = None
+        self.head = self.route = self.inside = self.served = self.bridge = self.stream = None
+        self.context = self.decoded = self.out = None
         self.target = self.rest = b""
         self.parts = []
         self.size, self.stage, self.complete = 0, OVER, False
@@ -62,8 +71,10 @@ class Exchange:
     def open(self, head: Head, route: Route) -> None:
         """Its headers are here. Pin a model and hold a permit for its body, or raise why not."""
         self.head, self.route = head, route
-        route.door.check(head)
         front = self.connection.front
+        if front.tokens is not None:
+            front.tokens.check(INFERENCE, head.authorization)
+        route.door.check(head)
         length, limit = head.content_length or 0, front.limits.body_size
         if length > limit:
             raise TooLarge("a request body", limit=limit, size=length)
@@ -106,18 +117,19 @@ class Exchange:
         self.stage = COMING
         if served.measures is not None:
             self.since = monotonic()
-        if route.door.heavy(served, len(body)):
+        if route.door.heavy(served, self.head, len(body)):  # type: ignore[arg-type]
             self.stage = DECODING
             self.connection.front.codec.submit(self._decode, body)
         else:
-            self._start(route.door.decode(served, body, self.head))  # type: ignore[arg-type]
+            self._start(route.door.decode(served, body, self.head, route, self.number))  # type: ignore[arg-type]
 
     def _decode(self, body: bytes) -> None:
         """On the codec thread."""
-        assert self.inside is not None
-        assert self.route is not None
+        inside, route = self.inside, self.route
+        assert inside is not None
+        assert route is not None
         try:
-            self.decoded = self.route.door.decode(self.inside.served, body, self.head)  # type: ignore[arg-type]
+            self.decoded = route.door.decode(inside.served, body, self.head, route, self.number)  # type: ignore[arg-type]
         except Exception as error:
             self.decoded = error
         self.connection.front.box.post(_decoded, self)
@@ -145,6 +157,8 @@ class Exchange:
         assert inside is not None
         (inside.inputs, inside.names, self.context), self.decoded = self.decoded, None
         inside.receiver = self.deliver
+        if inside.served.custom:
+            inside.listener = self
         self.stage = RUNNING
         return inside
 
@@ -155,12 +169,16 @@ class Exchange:
         if not (box._armed or box.promised):
             box.announce()
 
+    def deliver_part(self, part: Any, nbytes: int, read: Callable[[int], object]) -> None:
+        """On the worker's thread."""
+        self.connection.front.box.post(_has_part, (self, part, nbytes, read))
+
     def drop(self) -> None:
         """Nobody waits for it any more: work that has not begun is never run, and its permit goes back."""
         stage, inside = self.stage, self.inside
         self.stage = OVER
         self.parts = []
-        if stage == RUNNING:
+        if stage in (RUNNING, STREAMING):
             self.connection.front.box.waiting -= 1
             self.inside = None
             assert inside is not None
@@ -196,6 +214,8 @@ def _decoded(exchange: Exchange) -> None:
 def _answered(exchange: Exchange) -> None:
     """Its model has answered, or failed."""
     if exchange.stage != RUNNING:
+        if exchange.stage == STREAMING:
+            _ended(exchange)
         return
     connection, inside, route = exchange.connection, exchange.inside, exchange.route
     exchange.stage = OVER
@@ -219,4 +239,47 @@ def _answered(exchange: Exchange) -> None:
             connection.refuse(exchange, error)
         else:
             connection.answer(exchange, reply)
+    connection.flush()
+
+
+def _has_part(came: tuple[Exchange, Any, int, Callable[[int], object]]) -> None:
+    """Its model has answered in part."""
+    exchange, part, nbytes, read = came
+    if exchange.stage not in (RUNNING, STREAMING):
+        read(nbytes)  # its client has left
+        return
+    connection, route = exchange.connection, exchange.route
+    assert exchange.inside is not None
+    assert route is not None
+    try:
+        reply = route.door.encode(exchange.inside.served, [part], exchange.context)
+        if exchange.stream is None:
+            exchange.stream = Streaming(exchange.method, exchange.old, reply, exchange.number, exchange.last)
+            exchange.last |= exchange.old  # where its body ends, the connection does
+            exchange.stage = STREAMING
+        exchange.stream.add(reply.body, nbytes, read, waits=not connection.is_first(exchange))
+    except Exception as error:
+        connection.refuse(exchange, error)
+    connection.flush()
+
+
+def _ended(exchange: Exchange) -> None:
+    """The last part is here, or will never come."""
+    connection, inside, route, stream = exchange.connection, exchange.inside, exchange.route, exchange.stream
+    assert inside is not None
+    assert route is not None
+    assert stream is not None
+    if inside._error is not None:
+        failure = inside.take_failure()
+        assert failure is not None
+        connection.refuse(exchange, failure)
+    else:
+        try:
+            reply = route.door.encode(inside.served, inside._value, exchange.context)
+        except Exception as error:
+            connection.refuse(exchange, error)
+        else:
+            exchange.stage, exchange.inside = OVER, None
+            connection.front.box.waiting -= 1
+            connection.end_stream(exchange, stream, reply.body)
     connection.flush()

@@ -20,7 +20,9 @@ class Head:
     """
 
     __slots__ = (
-        "chunked", "content_length", "content_type", "expects", "hosts", "json_length", "method", "path", "upgrades",
+        "_headers", "_told", "authorization", "chunked", "content_length", "content_type", "expects", "hosts",
+        "json_length", "method",
+        "path", "upgrades",
     )  # fmt: skip
 
     def __init__(self, method: str, path: str, headers: Headers) -> None:
@@ -31,9 +33,13 @@ class Head:
         """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
         self.expects: bytes | None = None
         """Empty once a client that waits to be asked for its body has been asked."""
+        self.authorization: bytes | None = None
         self.chunked = self.upgrades = False
         self.hosts = 0
-        for name, value in headers:  # the names are in lower case
+        self._headers = headers
+        self._told: tuple[tuple[str, str], ...] | None = None
+        for name, value in headers:
+            name = name.lower()
             if name == b"host":
                 self.hosts += 1
             elif name == b"content-length":
@@ -51,10 +57,20 @@ class Head:
                 self.upgrades = True
             elif name == b"expect":
                 self.expects = value.strip().lower()
+            elif name == b"authorization":
+                self.authorization = value
             elif name == b"inference-header-content-length":
                 self.json_length = value.decode("latin-1")
             elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
                 raise InvalidInput(f"Content-Encoding {value.decode('latin-1')!r:.40} is not read in this version")
+
+    def told(self, more: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """The headers as they came, and `more`, for handlers: made once, also for a head that comes again."""
+        told = self._told
+        if told is None:
+            came = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+            told = self._told = (*came, *more)
+        return told
 
     @property
     def is_plain(self) -> bool:

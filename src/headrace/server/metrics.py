@@ -1,7 +1,9 @@
 """Every metric the server exports: declared once, and read from plain counters when somebody asks.
 
 Rule 1: what is not declared is not exported, and what is declared is: the page in docs is made from the declarations.
+        But for what handlers of models tell of their own: that has the names they gave it (`of_handlers`).
 Rule 2: labels have values of ours alone (names of models, kinds of errors, statuses): no client can make up new ones.
+        What handlers tell is bounded where it is counted (`workers.told`).
 Rule 3: units are Prometheus's base units, seconds and bytes, except under the names that MMS and TorchServe gave.
 """
 
@@ -38,6 +40,17 @@ class Metric:
     labels: tuple[str, ...]
     unit: str
     meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A metric of a handler's own. A counter's name is without `_total`."""
+
+    name: str
+    kind: str
+    unit: str
+    labels: dict[str, str]
+    value: Value
 
 
 _MODEL = ("model", "version")
@@ -105,6 +118,10 @@ OURS = (
     Metric("headrace_engine_waiting", GAUGE, (), "callers", "who stands in line for room in the engine"),
     Metric("headrace_access_log_lines_total", COUNTER, (), "lines", "lines written to the access log"),
     Metric("headrace_access_log_lost_total", COUNTER, (), "lines", "lines that did not fit, or could not be written"),
+    Metric(
+        "headrace_handler_metrics_dropped_total", COUNTER, _MODEL, "values",
+        "values of metrics that a model's own handler told, and that could not be kept: too many, or of another kind",
+    ),
     Metric("headrace_log_lost_total", COUNTER, (), "lines", "lines of the log that nobody took from stderr in time"),
 )  # fmt: skip
 THEIRS = (
@@ -157,6 +174,23 @@ class Metrics:
         yield from self._of_engines()
         yield from self._of_the_machine()
 
+    def of_handlers(self) -> Iterator[Told]:
+        """What handlers of models tell of their own, in TorchServe's form: the model's name, the level and the host are
+        labels, as ModelName, Level and Hostname; and the version, as ModelVersion."""
+        kinds: dict[str, str] = {}
+        for entry in list(self._service.registry):
+            crew = None if entry.served is None else entry.served.model.crew
+            for series in () if crew is None else crew.told.read():
+                ours = series.name in DECLARED or f"{series.name}_total" in DECLARED
+                name = f"handler_{series.name}" if ours or series.name.startswith("headrace_") else series.name
+                name = name.removesuffix("_total") if series.kind == COUNTER else name
+                if kinds.setdefault(name, series.kind) != series.kind:  # another model's
+                    name = f"{name}_{series.kind}"
+                    kinds[name] = series.kind
+                about = {"ModelName": entry.name, "ModelVersion": entry.version, "Level": "Model"}
+                labels = {**about, **dict(series.dimensions), "Hostname": self._hostname}
+                yield Told(name, series.kind, series.unit, labels, series.value)
+
     def _of_models(self) -> Iterator[Sample]:
         yield from _of_measures(self._traffic.others, {"model": "", "version": ""})
         for entry in list(self._service.registry):
@@ -166,6 +200,8 @@ class Metrics:
             if served is None:
                 continue
             yield from _of_model(served.model, labels)
+            crew = served.model.crew
+            yield "headrace_handler_metrics_dropped_total", labels, 0 if crew is None else crew.told.dropped
             if served.measures is not None:
                 yield from _of_measures(served.measures, labels)
                 for stage in "decode", "encode":
@@ -282,6 +318,11 @@ scrape_configs:
 Histograms have buckets, so that quantiles can be asked for, of each stage and over several servers:
 `histogram_quantile(0.99, sum by (le) (rate(headrace_queue_seconds_bucket[1m])))`. TorchServe's `QueueTime`,
 `WorkerThreadTime`, `PredictionTime` and `HandlerTime` are the last request's alone; the stages take their place.
+
+What handlers of models tell themselves (`context.metrics`) is here too, under the names and dimensions they give, with
+the labels `ModelName`, `ModelVersion`, `Level` and `Hostname`; counters end in `_total`, and a name of the server's own
+gets `handler_` in front. Several workers' counts add up. A model may have 1,000 series; what is over that, or changes
+its kind, is dropped and counted.
 """
 
 

@@ -89,19 +89,29 @@ def families(metrics: Metrics) -> Iterator[Family]:
         if family is None:
             kind = "unknown" if declared.kind == UNTYPED else declared.kind
             family = found[name] = Family(name.removesuffix("_total"), declared.meaning, kind)
-        if isinstance(value, Buckets):
-            bounds = [*map(_bound, value.bounds), "+Inf"]
-            for bound, count in zip(bounds, value.cumulative()):
-                family.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)
-            family.add_sample(f"{name}_count", labels, value.count)
-            family.add_sample(f"{name}_sum", labels, value.total)
-        else:
-            family.add_sample(name, labels, value)
+        _add(family, name, labels, value)
+    for told in metrics.of_handlers():
+        family = found.get(told.name)
+        if family is None:
+            unit = f", in {told.unit}" if told.unit else ""
+            family = found[told.name] = Family(told.name, f"told by a model's handler{unit}", told.kind)
+        _add(family, f"{told.name}_total" if told.kind == COUNTER else told.name, told.labels, told.value)
     yield from found.values()
     for family in ProcessCollector(registry=None).collect():
         declared = DECLARED[f"{family.name}_total" if family.type == COUNTER else family.name]
         family.documentation = declared.meaning
         yield family
+
+
+def _add(family: Family, name: str, labels: dict[str, str], value: float | Buckets) -> None:
+    if not isinstance(value, Buckets):
+        family.add_sample(name, labels, value)
+        return
+    bounds = [*map(_bound, value.bounds), "+Inf"]
+    for bound, count in zip(bounds, value.cumulative()):
+        family.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)
+    family.add_sample(f"{name}_count", labels, value.count)
+    family.add_sample(f"{name}_sum", labels, value.total)
 
 
 class _Collected:

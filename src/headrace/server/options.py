@@ -11,7 +11,7 @@ from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.log import FORMATS, LEVELS
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 def _scheduler(name: str) -> str:
@@ -24,18 +24,52 @@ def _scheduler(name: str) -> str:
 @dataclass(frozen=True)
 class ServeOptions(Checked):
     models: tuple[str, ...] = option((), "what to serve: [NAME=]SOURCE, or `all` of the model store")
-    model_store: str | None = option(None, "folder in which relative sources are looked for first")
+    model_store: str | None = option(None, "folder, or URL for fsspec, in which relative sources are looked for first")
+    allowed_urls: tuple[str, ...] = option(
+        (),
+        "regular expression that the whole URL of a model may match to be fetched; several may be given; none: none is",
+    )
+    max_download_size: int = option(16 * GIB, "bytes of one model that is fetched", low=1)
+    download_timeout: float = option(600.0, "seconds in which a model must have been fetched", low=0.01, high=86400)
+    max_archive_size: int = option(16 * GIB, "bytes that one archive may be, unpacked", low=1)
+    max_archive_files: int = option(10_000, "files and folders that one archive may have", low=1, high=10_000_000)
+    max_archive_ratio: int = option(
+        200, "times its packed size that an archive may be, unpacked, where that is over 64 MiB", low=1
+    )
+    cache_dir: str | None = option(
+        None, "folder of your own for archives while they are served; none: one in the temporary folder"
+    )
     inference_address: str = option("127.0.0.1:8080", "HOST:PORT of the inference API; port 0 takes a free one")
-    management_address: str = option("127.0.0.1:8081", "HOST:PORT of the management API, or `off`; comes later")
+    management_address: str = option(
+        "127.0.0.1:8081", "HOST:PORT of the management API, or `off`; as the inference API: both on one port"
+    )
+    compat: str = option(
+        "headrace",
+        "whose texts, statuses and shapes managers get where the old servers differ",
+        choices=("headrace", "torchserve", "mms", "triton"),
+    )
+    enable_model_api: bool = option(False, "accepted as TorchServe's: models may be registered and unregistered anyway")
+    disable_model_api: bool = option(False, "registering and unregistering are told 405")
+    manage_callables: str = option(
+        "no", "whether managers may register `module:function`, any code that can be imported", choices=("yes", "no")
+    )
+    enable_token_auth: bool = option(False, "each request needs a bearer token, as in TorchServe; keys: `--key-file`")
+    disable_token_auth: bool = option(False, "accepted as TorchServe's: no tokens, whatever else is said")
+    key_file: str = option("key_file.json", "file the tokens are written to, for its owner alone; removed at stop")
+    token_expiration: float = option(3600.0, "seconds until a token expires", low=0.01, high=31_536_000)
     metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`")
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")
     isolation: str = option(
-        "process",
-        "where callables run: in worker processes, which they may crash or block, or in the server's (`thread`)",
-        choices=("process", "thread"),
+        "auto",
+        "where models run: in worker processes, which they may crash or block, or in the server's (`thread`); `auto`: "
+        "callables in worker processes, ONNX models in the server's",
+        choices=("auto", "process", "thread"),
     )
-    workers: int = option(1, "worker processes of each callable", low=1, high=256)
+    workers: int = option(1, "worker processes of each model that runs in some", low=1, high=256)
+    share_weights: bool = option(
+        False, "have the worker processes of an ONNX model use one copy of its weights; the log says what that costs"
+    )
     response_timeout: float = option(
         120.0, "seconds a run in a worker may take; longer, and the worker is replaced", low=0.01, high=1_000_000
     )
@@ -43,7 +77,29 @@ class ServeOptions(Checked):
         "yes", "whether what a worker had begun when it died may be run once more", choices=("yes", "no")
     )
     memory_limit: int | None = option(
-        None, "bytes of address space each worker may have; beyond that its callable gets MemoryError", low=1 << 20
+        None,
+        "bytes of memory each worker may have (by a cgroup, or of address space where none may be made)",
+        low=1 << 20,
+    )
+    concurrency: int = option(
+        32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
+    )
+    python: tuple[str, ...] = option(
+        (),
+        "what workers run: [NAME=]PATH, an interpreter or a virtual environment's folder, for model NAME or for all; "
+        "nothing: the server's own",
+    )
+    install_requirements: str = option(
+        "no",
+        "whether archives with a requirements.txt get an environment of their own, built by pip once and kept",
+        choices=("no", "yes"),
+    )
+    install_timeout: float = option(600.0, "seconds building one environment may take", low=0.01, high=86400)
+    environments: str | None = option(
+        None, "folder in which environments built from requirements are kept; none: the user's cache folder"
+    )
+    allowed_environments: str | None = option(
+        None, "folder of environments that the YAML of an archive may name; none: only what is in the archive"
     )
     scheduler: str = option(
         "single_stream",

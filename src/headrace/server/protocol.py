@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from headrace.codecs.forms import form_kind
 from headrace.errors import Closed, TooSlow
 from headrace.server.bridge import Bridge
+from headrace.server.door import Route
 from headrace.server.exchange import COMING, OVER, Exchange
 from headrace.server.head import Head
 from headrace.server.heads import END, LONGEST, Known, learn, size_of_head
 from headrace.server.limits import DISCARDED, LINGER, PIPELINED, SLICE
 from headrace.server.refusing import ends_the_connection, refusal
-from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, bytes_of, next_number, request_id
+from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, bytes_of, request_id
 from headrace.server.routes import tell
 from headrace.server.status import ConnectionEnds
+from headrace.server.streaming import Streaming
 from headrace.server.traffic import LEFT
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ class Connection(asyncio.Protocol):
         for exchange in pipeline:
             exchange.drop()
             if exchange.out is None:
-                self._tell(exchange, LEFT, 0, next_number())
+                self._tell(exchange, LEFT, 0)
         self.front.left(self, self._turned_away)
 
     def data_received(self, data: bytes) -> None:
@@ -149,6 +152,8 @@ class Connection(asyncio.Protocol):
         for exchange in self._pipeline:
             if exchange.bridge is not None:
                 exchange.bridge.wake()
+        if self._pipeline and self._pipeline[0].stream is not None:
+            self.flush()  # its model hears that it was read
         self.release()
 
     # ---- what the parser calls
@@ -171,7 +176,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of a request, or a trailer behind its chunks: those are held to the same limits, and dropped."""
         headers, limits = self._headers, self.limits
-        headers.append((name.lower(), value))
+        headers.append((name, value))
         self._size += len(name) + len(value) + 4
         if self._size > limits.header_size:
             raise self._too_many_bytes()
@@ -249,11 +254,13 @@ class Connection(asyncio.Protocol):
 
     def _learn(self, data: bytes) -> None:
         """One request has begun within `data`: what was parsed is its head, if it is all of `data`."""
-        if self._phase != IDLE or self._ended:
+        if self._phase != IDLE or self._ended or self.front.tokens is not None:  # tokens expire: each is looked at
             return
         exchange = self._pipeline[-1]
         head, route = exchange.head, exchange.route
         if head is None or route is None or exchange.inside is None or not head.is_plain or exchange.old:
+            return
+        if not route.name:  # whose the request is depends on what is served
             return
         size = size_of_head(data, exchange.size)
         # The parser skips empty lines before a request: they are not of its head.
@@ -356,7 +363,7 @@ class Connection(asyncio.Protocol):
         exchange.head = head
         if head.expects is not None and head.expects != b"100-continue":
             raise ConnectionEnds(417, "100-continue is all that can be expected")
-        if route is not None:
+        if route is not None and exchange.method != "OPTIONS" and not self._is_named_by_body(head, route):
             exchange.open(head, route)
             if head.expects is not None:
                 self.go_on(exchange)
@@ -364,6 +371,12 @@ class Connection(asyncio.Protocol):
             self.answer(exchange, tell(front.service, exchange.method, exchange.path))
         else:
             exchange.bridge = Bridge(exchange, self._target, headers)
+
+    def _is_named_by_body(self, head: Head, route: Route) -> bool:
+        """Which model it is for is not known before its form is here: the app waits for that."""
+        if route.name or form_kind(head.content_type) is None:
+            return False
+        return not self.front.service.registry.has_one
 
     def go_on(self, exchange: Exchange) -> None:
         """Tell a client that waits for it that its body is wanted; but not in the middle of another's reply."""
@@ -377,33 +390,48 @@ class Connection(asyncio.Protocol):
 
     # ---- replies out
 
-    def answer(
-        self, exchange: Exchange, reply: Reply, number: int | None = None, error: BaseException | None = None
-    ) -> None:
+    def answer(self, exchange: Exchange, reply: Reply, error: BaseException | None = None) -> None:
         """`reply` is what `exchange` is told, once it is its turn: `flush`. `error`: it is a refusal, for that."""
         if not exchange.complete:
             self.leave_unread(exchange)
-        if number is None:
-            number = next_number()
         body = reply.body
         if self.front.traffic is not None:
-            self._tell(exchange, reply.status, 0 if exchange.method == "HEAD" else len(body), number, error)
+            self._tell(exchange, reply.status, 0 if exchange.method == "HEAD" else len(body), error)
         if exchange.method == "HEAD":
             body = b""
         elif len(body) > LARGE:
             body, exchange.rest = b"", body
-        exchange.out = bytes_of(reply, number, CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP, body)
+        connection = CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP
+        exchange.out = bytes_of(reply, exchange.number, connection, body)
 
     def refuse(self, exchange: Exchange, error: BaseException) -> None:
         exchange.drop()
         if ends_the_connection(error) or exchange.head is None:
             exchange.last = self._ended = True
-        number = next_number()
-        self.answer(exchange, refusal(error, exchange.path, request_id(number), exchange.served), number, error)
+        reply = refusal(error, exchange.path, request_id(exchange.number), exchange.served)
+        if exchange.stream is None:
+            self.answer(exchange, reply, error)
+        else:
+            self._break_off(exchange, exchange.stream, error)
 
-    def _tell(
-        self, exchange: Exchange, status: int, sent: int, number: int, error: BaseException | None = None
-    ) -> None:
+    def is_first(self, exchange: Exchange) -> bool:
+        """Whether it is its turn to be answered."""
+        return bool(self._pipeline) and self._pipeline[0] is exchange
+
+    def end_stream(self, exchange: Exchange, stream: Streaming, body: bytes) -> None:
+        """The last part of a reply."""
+        exchange.out = stream.end(body)
+        self._tell(exchange, stream.status, stream.sent)
+
+    def _break_off(self, exchange: Exchange, stream: Streaming, error: BaseException) -> None:
+        """The rest of a reply that has begun will not come: its client must not take what it has for all of it."""
+        exchange.last = self._ended = True
+        exchange.out = stream.broken()
+        self._tell(exchange, stream.status, stream.sent, error)
+        if exchange.old and self.is_first(exchange):  # without chunks, a close says that it is whole
+            self.abort()
+
+    def _tell(self, exchange: Exchange, status: int, sent: int, error: BaseException | None = None) -> None:
         """Whoever counts and logs. What goes through the app is told of by the app."""
         traffic = self.front.traffic
         if traffic is None or exchange.bridge is not None:
@@ -417,7 +445,7 @@ class Connection(asyncio.Protocol):
             traffic.answered(served, status, exchange.size, sent, began, error, exchange.decoding, exchange.encoding)
         if traffic.access is not None:
             target = exchange.target.decode("latin-1") or exchange.path
-            traffic.log(self.client, exchange.method, target, status, sent, began, request_id(number))
+            traffic.log(self.client, exchange.method, target, status, sent, began, request_id(exchange.number))
 
     @property
     def client(self) -> tuple[str, int] | None:
@@ -454,6 +482,8 @@ class Connection(asyncio.Protocol):
             if exchange.out is None:
                 if exchange.bridge is not None:
                     writes += exchange.bridge.take()
+                elif exchange.stream is not None:
+                    writes += exchange.stream.take(reads=not self._choked)
                 break
             pipeline.popleft()
             writes.append(exchange.out)
@@ -474,7 +504,7 @@ class Connection(asyncio.Protocol):
                 exchange = pipeline.popleft()
                 exchange.drop()
                 if exchange.out is None:
-                    self._tell(exchange, LEFT, 0, next_number())
+                    self._tell(exchange, LEFT, 0)
         elif self._held:
             self.release()
         if not pipeline and self._phase == IDLE:

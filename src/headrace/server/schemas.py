@@ -14,6 +14,8 @@ Json = dict[str, Any]
 _BYTES: Json = {"type": "string", "format": "binary"}
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/bmp", "image/webp", "application/octet-stream")
 _TEXT = {"type": "string"}
+_FIELDS: Json = {"type": "object", "additionalProperties": _TEXT}
+_FORMS: Json = {kind: {"schema": _FIELDS} for kind in ("application/x-www-form-urlencoded", "multipart/form-data")}
 _DIMENSIONS: Json = {"type": "array", "items": {"type": "integer"}}
 
 
@@ -26,13 +28,16 @@ def body_of(served: Served | None) -> tuple[Json, Json]:
     if served is None or (served.handler is None and served.model.inputs is None):
         anything = {"application/json": {"schema": {}}, "text/plain": {"schema": _TEXT}}
         anything["application/octet-stream"] = {"schema": _BYTES}
-        return anything, anything
+        return {**anything, **_FORMS}, anything
     if served.handler is not None:
         labels = {"type": "object", "additionalProperties": {"type": "number"}}
-        return {kind: {"schema": _BYTES} for kind in _PICTURES}, {"application/json": {"schema": labels}}
+        takes: Json = {kind: {"schema": _BYTES} for kind in _PICTURES}
+        picture = {"type": "object", "required": ["data"], "properties": {"data": _BYTES}}
+        takes["multipart/form-data"] = {"schema": picture}
+        return takes, {"application/json": {"schema": labels}}
     inputs, outputs = served.model.inputs or (), served.model.outputs or ()
     by_name = _object(inputs)
-    takes: Json = {"application/json": {"schema": by_name}}
+    takes = {"application/json": {"schema": by_name}}
     if len(inputs) == 1:
         takes["application/json"] = {"schema": {"oneOf": [_nested(inputs[0]), by_name]}}
         if (raw := _raw(inputs[0])) is not None:
@@ -44,11 +49,15 @@ def body_of(served: Served | None) -> tuple[Json, Json]:
 
 def needs_a_body(served: Served | None) -> bool:
     """Whether `/predictions` without one is refused: a callable may take nothing for something."""
-    return served is not None and (served.handler is not None or served.model.inputs is not None)
+    if served is None or served.custom:
+        return False
+    return served.handler is not None or served.model.inputs is not None
 
 
 def infer_of(served: Served | None) -> tuple[Json, Json]:
     """(what `/v2/models/…/infer` takes, what it gives), by media type. None: of any model."""
+    if served is not None and served.custom:
+        return body_of(served)
     request = reference("InferRequest")
     if served is not None and served.model.inputs is not None:
         inputs = served.model.inputs

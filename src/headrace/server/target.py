@@ -7,6 +7,11 @@ from urllib.parse import unquote
 from headrace.server.status import ConnectionEnds
 
 
+def query_of(target: bytes) -> bytes:
+    """What is asked behind the path of a request target, as it came."""
+    return target.partition(b"#")[0].partition(b"?")[2]
+
+
 def path_of(target: bytes) -> str:
     """The decoded path of a request target, without its query. ConnectionEnds for one that cannot be read.
 

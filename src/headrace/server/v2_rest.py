@@ -12,10 +12,11 @@ import orjson
 
 from headrace.codecs import v2_json
 from headrace.errors import BackendError, InvalidInput
-from headrace.server.door import HEAVY
+from headrace.server.custom import is_heavy, reply_of, request_of
+from headrace.server.door import HEAVY, Route
 from headrace.server.head import Head
 from headrace.server.reply import Reply
-from headrace.server.status import MethodNotAllowed
+from headrace.server.status import MethodNotAllowed, NotFound
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
@@ -69,23 +70,38 @@ class Infer:
                 "JSON data; with tritonclient.http, set_data_from_numpy(array, binary_data=False)"
             )
 
-    def heavy(self, served: Served, nbytes: int) -> bool:
-        return nbytes > HEAVY
+    def heavy(self, served: Served, head: Head, nbytes: int) -> bool:
+        return is_heavy(head, nbytes) if served.custom else nbytes > HEAVY
 
     def decode(
-        self, served: Served, body: bytes, head: Head
-    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest]:
+        self, served: Served, body: bytes, head: Head, route: Route, number: int
+    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest | None]:
+        if served.custom:  # as in TorchServe: what it means is the handler's, or its envelope's, affair
+            return (request_of(body, head, route, number),), None, None
         asked = v2_json.decode_request(body, served.model.inputs)
         inputs, names = _arguments(served, asked)
         asked.inputs = {}  # the request holds them from here on, and lets go of them when it has run
         return inputs, names, asked
 
-    def encode(self, served: Served, outputs: list[Any], context: v2_json.InferRequest) -> Reply:
+    def encode(self, served: Served, outputs: list[Any], context: v2_json.InferRequest | None) -> Reply:
+        if context is None:
+            return reply_of(outputs[0], v2=True)
         wanted = _wanted(_named(served, outputs), context.outputs)
         body = v2_json.encode_response(
             model_name=served.name, model_version=served.version, id=context.id, outputs=wanted
         )
         return Reply(body)
+
+
+class Explain(Infer):
+    """The door of `/v2/models/{model}/explain`."""
+
+    def decode(
+        self, served: Served, body: bytes, head: Head, route: Route, number: int
+    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest | None]:
+        if not served.custom:
+            raise NotFound(f"model {served.name} has no explanations: a model with a handler of its own may have some")
+        return super().decode(served, body, head, route, number)
 
 
 def _arguments(served: Served, asked: v2_json.InferRequest) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:

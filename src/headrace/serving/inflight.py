@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.counters import SECONDS
 from headrace.engine.admission import Permit, release_all
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("headrace.serving")
+
+
+class Listener(Protocol):
+    """Who takes an answer that comes in parts."""
+
+    def deliver_part(self, part: Any, nbytes: int, read: Callable[[int], object]) -> None:
+        """On the thread that heard it. `read` is to be called when so many bytes of it have been read: the worker waits
+        while too many are not."""
 
 
 class _Door(Owner):
@@ -32,18 +40,20 @@ _door = _Door()
 
 
 class InFlight(Pending):
-    """Holds the model it is pinned to and its permit. `receiver` is called once, on the thread that settles it."""
+    """Holds the model it is pinned to and its permit. `receiver` is called once, on the thread that settles it;
+    `listener` before that, of each part of an answer that comes in parts."""
 
-    __slots__ = ("_ran", "permit", "receiver", "served")
+    __slots__ = ("_ran", "listener", "parted", "permit", "receiver", "served")
 
+    listener: Listener | None
     receiver: Callable[[InFlight], object] | None
 
     def __init__(self, served: Served, permit: Permit) -> None:
         # As Pending.__init__, without the call and several to a statement: this is the hot path.
         self._guard = served.model.guard
-        self._done = self._begun = self._seen = self.requested = self.held = False
+        self._done = self._begun = self._seen = self.requested = self.held = self.parted = False
         self._error = self._callbacks = self.names = self.alike = self.deadline = self.failure = self.joined = None
-        self.instance = self.handle = self.receiver = None
+        self.instance = self.handle = self.receiver = self.listener = None
         self.model = _door
         self.inputs = ()
         self.rows = 1
@@ -54,8 +64,16 @@ class InFlight(Pending):
         """Nobody waits for the answer any more. Work that has not begun is never run; the permit goes back as soon as
         nothing reads the request's bytes."""
         if not self.can_read():
-            self.receiver = None
+            self.receiver = self.listener = None
             self.cancel()
+
+    def take_part(self, part: Any, nbytes: int, read: Callable[[int], object]) -> bool:
+        listener = self.listener
+        if listener is None or self._done:
+            return False
+        self.parted = True
+        listener.deliver_part(part, nbytes, read)
+        return True
 
     def take_failure(self) -> BaseException | None:
         """What it failed with, if it did: to be told, once. Kept here it would keep itself, through the frames of its

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from headrace.errors import AlreadyRegistered, IsDefaultVersion, ModelNotFound, ModelNotReady
+from headrace.errors import AlreadyRegistered, InvalidInput, IsDefaultVersion, ModelNotFound, ModelNotReady
 
 
 class State(enum.StrEnum):
@@ -133,6 +133,19 @@ class Registry(Generic[S]):
     def is_default(self, entry: Entry[S]) -> bool:
         found = self._models.get(entry.name)
         return found is not None and found.default is entry
+
+    @property
+    def has_one(self) -> bool:
+        """Whether models of just one name are known."""
+        return len(self._models) == 1
+
+    def only(self) -> str:
+        """The name of the one model there is. InvalidInput if a name has to be given."""
+        models = self._models
+        if len(models) != 1:
+            there = f"{len(models):,} models are served" if models else "no model is served"
+            raise InvalidInput(f"Parameter model_name is required: {there}, and the request names none")
+        return next(iter(models))
 
     def versions(self, name: str) -> list[str]:
         """In the order in which they were registered."""

@@ -1,9 +1,12 @@
-"""What answers a model's requests: a compiled model, and the built-in handler at its door, if it has one."""
+"""What answers a model's requests: a compiled model, and the built-in handler at its door, if it has one.
+
+There are three kinds: tensors or a callable, a built-in handler before tensors, and handlers of the model's own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.engine.admission import Group
@@ -20,8 +23,13 @@ class Served:
     """Trusted code of ours that turns a body into tensors and tensors into an answer; `/v2` goes around it."""
     measures: Measures | None = None
     """What the doors keep of its requests, where somebody wants to know."""
+    since: float = field(default_factory=time)
+    """When it was loaded, in seconds since 1970."""
     group: Group = field(default_factory=Group)
     """Its requests, from their headers to their outcome."""
+    custom: bool = False
+    """Handlers of its own, in worker processes: its one input is a request as it came, its outcome an answer
+    (`server.custom`)."""
 
     def has_decoded(self, began: float) -> None:
         """One of its bodies has become inputs; `began`: monotonic."""

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace.engine.admission import Budget, BudgetStatistics
-from headrace.errors import Closed, ModelNotFound
+from headrace.engine.admission import Budget, BudgetStatistics, Permit
+from headrace.errors import Closed, InvalidInput, ModelNotFound
 from headrace.model.model import Model
 from headrace.serving.inflight import InFlight
 from headrace.serving.registry import Registry
@@ -24,13 +24,20 @@ class Service:
         self.budget = Budget(max_requests, max_bytes)
         self._stopping = threading.Event()
         self._refuses = False  # the same, where each request looks at it
+        self._when_stopped: list[Callable[[], object]] = []
+
+    def when_stopped(self, call: Callable[[], object]) -> None:
+        """`call()` once every model is closed. It may be called more than once."""
+        self._when_stopped.append(call)
 
     def open(self, name: str, version: str | None, nbytes: int) -> InFlight:
-        """A request for `name` has begun to come in; it holds `nbytes`.
+        """A request for `name` has begun to come in; it holds `nbytes`. No name: it is for the one model there is.
 
         ModelNotFound and ModelNotReady before Overloaded: absence is not told as business. End it with `start`, or
         with `refuse`.
         """
+        if not name:
+            name = self.registry.only()
         while True:
             served = self.registry.ready(name, version)
             if self._refuses:
@@ -40,11 +47,24 @@ class Service:
                 return InFlight(served, permit)
             # It began to go between the two looks. Its state was changed before: it is not found READY once more.
 
+    def hold(self, nbytes: int) -> Permit:
+        """For a body that will say which model it is for: `pin` it, or release it."""
+        if self._refuses:
+            raise Closed("the server is stopping")
+        return self.budget.admit(nbytes)
+
+    def pin(self, name: str, permit: Permit) -> InFlight:
+        """As `open`, with a permit that is held already."""
+        while True:
+            served = self.registry.ready(name or self.registry.only(), None)
+            if self.budget.join(permit, served.group):
+                return InFlight(served, permit)
+
     def registered(self, name: str, version: str | None) -> Served | None:
         """What `open` would have pinned, in whatever state it is: to count a refusal under its model. None: no such."""
         try:
-            return self.registry.find(name, version).served
-        except ModelNotFound:
+            return self.registry.find(name or self.registry.only(), version).served
+        except (ModelNotFound, InvalidInput):
             return None
 
     def start(
@@ -79,6 +99,8 @@ class Service:
         for entry in self.registry:
             if entry.served is not None:
                 entry.served.model.close()
+        for call in self._when_stopped:
+            call()
         return True
 
     def statistics(self) -> BudgetStatistics:

@@ -1,7 +1,8 @@
 """From what is to be served to what answers its requests.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive folder, or `module:function`. A relative
-path is looked for in the model store first, where there is one, then from the current folder.
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of
+these, or `module:function`. A relative path is looked for in the model store first, where there is one, then from the
+current folder.
 """
 
 from __future__ import annotations
@@ -11,28 +12,42 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
+from headrace.archives.cache import Cache
+from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
+from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
-from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
+from headrace.archives.packed import PACKED
+from headrace.archives.store import Place, Store
+from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, SourceNotFound
 from headrace.model.model import Model
+from headrace.serving.handlers import runs_in_process, start_handler
+from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
+from headrace.workers.pool import WorkerOptions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
+LATER_FILES = (".pt", ".pth", ".pt2")
+"""For the handlers that need no code."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One model to serve: its name (None: the source's own), and where it is."""
+    """One model to serve: its name (None: the source's own), and where it is. `version`, `handler`: in place of the
+    source's own."""
 
     name: str | None
     source: str
+    version: str | None = None
+    handler: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -42,7 +57,7 @@ class Wanted:
         if not source or (equals and not NAME.match(name)):
             raise InvalidOption(
                 f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
-                "file, an archive folder or module:function"
+                "file, an archive, a URL of one, or module:function"
             )
         return cls(name or None, source)
 
@@ -59,13 +74,22 @@ class CompileOptions:
     measured: bool = False
     """Whether times and sizes are counted: for metrics."""
     isolation: str = "thread"
-    """Where callables run: "process" is worker processes. What is nobody's code runs in this one."""
+    """Where models run: "process" is worker processes, "thread" this one; "auto": callables in worker processes, what
+    is nobody's code in this one."""
     workers: int = 1
+    share_weights: bool = False
     response_timeout: float = 120.0
     idempotent: bool = True
     memory_limit: int | None = None
+    interpreters: Interpreters = field(default_factory=lambda: Interpreters({}))
+    """What workers run, where the operator has said so."""
+    environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+    """What archives may have of their own."""
+    concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
+    startup_timeout: float | None = None
+    """Seconds a load may take; None: as many as it likes."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,8 @@ class Built:
 
     model: Model
     handler: ImageClassifier | None = None
+    custom: bool = False
+    """Whether it runs handlers of the archive's own, which are given requests as they came."""
 
 
 def _nothing() -> None:
@@ -90,75 +116,171 @@ class Located:
     """Have it run, under that name. More than once, if it goes in between."""
     close: Callable[[], object] = _nothing
     """It is not needed any more: what was made to look at it goes."""
+    is_code: bool = False
+    """It runs in worker processes, where those are wanted."""
 
 
 class Sources:
-    """Finds what is wanted."""
+    """Finds what is wanted: fetches it where it has a URL, unpacks it where it is packed.
 
-    def __init__(self, store: Path | None = None) -> None:
-        self._store = store
+    `cache` and `bounds`: where packed archives are unpacked, and how large they may be.
+    """
+
+    def __init__(
+        self, store: Store | Path | None = None, *, cache: Cache | None = None, bounds: Bounds = DEFAULT_BOUNDS
+    ) -> None:
+        self._store = store if isinstance(store, Store) else Store(store, cache=cache)
+        self._cache, self._bounds = cache, bounds
 
     def in_store(self) -> list[Wanted]:
         """Everything in the model store that can be served, by name."""
-        if self._store is None:
+        if not self._store.is_configured:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found: list[Wanted] = []
-        for path in sorted(self._store.absolute().iterdir()):  # absolute: it is not looked for in the store once more
-            if path.name.startswith("."):
-                continue
-            if path.is_file() and is_archive(path):
-                _log.warning("%s is packed, and not served: this version reads unpacked archive folders", path)
-            elif path.is_file() if path.suffix == ".onnx" else is_archive(path):
-                found.append(Wanted(None, str(path)))
+        found = self._store.names()
         if not found:
-            raise InvalidModel(f"there is no ONNX file and no unpacked archive folder in {self._store}")
-        return found
+            raise InvalidModel(f"there is no ONNX file and no archive in {self._store}")
+        folder = self._store.folder  # of a folder absolute paths: they are not looked for in the store once more
+        return [Wanted(None, name if folder is None else str(folder / name)) for name in found]
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    def names(self) -> list[str]:
+        """Of what is in the model store and can be served; `named` finds it."""
+        return sorted({_stem(name) for name in self._files()})
+
+    def named(self, name: str) -> str:
+        """Where in the model store the model is that is called so; as an archive, or a file. SourceNotFound."""
+        for file in self._files():
+            if name in (file, _stem(file)):
+                folder = self._store.folder
+                return file if folder is None else str(folder / file)
+        raise SourceNotFound(f"Model not found in model store: {name}", name)
+
+    def _files(self) -> list[str]:
+        if not self._store.is_configured:
+            return []
+        try:
+            return self._store.names()
+        except OSError as error:  # it has gone meanwhile
+            _log.warning("the model store cannot be listed: %s", error)
+            return []
 
     def locate(self, wanted: Wanted) -> Located:
-        """InvalidModel, InvalidArchive."""
+        """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed; InvalidOption
+        for a version that cannot be one, and where it takes no `handler`."""
+        if wanted.version is not None and not VERSION.match(wanted.version):
+            raise InvalidOption(
+                f"{wanted.version!r:.80} cannot be a version: letters, digits, '_', '.', '+' and '-', and not `all`"
+            )
+        found = self._locate(wanted)
+        return found if wanted.version is None else replace(found, version=wanted.version)
+
+    def _locate(self, wanted: Wanted) -> Located:
+        if "://" in wanted.source or "::" in wanted.source:
+            return self._at(self._store.find(wanted.source), wanted)
         path = self._path(wanted.source)
-        if path is None:
-            if CALLABLE.match(wanted.source):
-                name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-                return Located(name, "1", partial(_build_callable, wanted.source))
-            looked = f"{self._store} and {Path.cwd()}" if self._store else str(Path.cwd())
-            raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
-        if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
-            archive = open_archive(path)
-            manifest = archive.manifest
-            return Located(wanted.name or manifest.name, manifest.version, partial(_build_archive, archive))
-        return Located(wanted.name or path.stem, "1", partial(_build_file, path))
+        if path is not None:
+            return self._at(Place(path), wanted)
+        if CALLABLE.match(wanted.source):
+            name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
+            return Located(name, "1", partial(_build_callable, wanted.source), is_code=True)
+        if self._store.is_configured and self._store.folder is None:
+            return self._at(self._store.find(wanted.source), wanted)
+        looked = f"{self._store} and {Path.cwd()}" if self._store.is_configured else str(Path.cwd())
+        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+
+    def _at(self, place: Place, wanted: Wanted) -> Located:
+        """The archive or model file there. `place` is let go of where it cannot be used."""
+        path = place.path
+        try:
+            if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
+                archive = open_archive(path, cache=self._cache, bounds=self._bounds)
+                if wanted.handler is not None:
+                    archive = replace(archive, manifest=archive.manifest.registered(handler=wanted.handler))
+                name, version = wanted.name or archive.manifest.name or path.stem, archive.manifest.version
+
+                if archive.lease is not None:
+                    place.close()  # it has been unpacked elsewhere
+
+                def close() -> None:
+                    archive.close()
+                    place.close()
+
+                return Located(name, version, partial(_build_archive, archive), close, _is_code(archive))
+            if wanted.handler is not None:
+                raise InvalidOption(f"handler {wanted.handler!r}: archives have handlers, {path.name} is none")
+            if path.suffix in LATER_FILES:
+                raise InvalidModel(
+                    f"{path.name}: only ONNX files are loaded by themselves; pack it with a handler: headrace archive"
+                )
+        except BaseException:
+            place.close()
+            raise
+        return Located(wanted.name or path.stem, "1", partial(_build_file, path), place.close)
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
-        if self._store is not None and not Path(source).is_absolute():
-            candidates.insert(0, self._store / source)
+        if self._store.folder is not None and not Path(source).is_absolute():
+            candidates.insert(0, self._store.folder / source)
         try:
             return next((path for path in candidates if path.exists()), None)
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
 
+def _stem(file: str) -> str:
+    for ending in (*PACKED, ".onnx"):
+        file = file.removesuffix(ending)
+    return file
+
+
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
-    return Built(_in_process(str(path), name, options))
+    return Built(_onnx(str(path), name, options))
 
 
 def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
-    if options.isolation == "process":
-        return Built(_in_workers(source, name, options))
+    if options.isolation != "thread":
+        if options.share_weights:
+            _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
+        return Built(_in_workers(source, name, options, "python"))
+    if options.interpreters.of(name) is not None:
+        raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
     return Built(_in_process(import_callable(source), name, options))
 
 
+def _is_code(archive: Archive) -> bool:
+    return archive.manifest.serialized_file is None or not runs_in_process(archive)
+
+
 def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
+    """Here the kinds of handlers part. The built-in one runs at the door; what brings code of its own runs in workers,
+    in `archive.folder`, which stays as long as the archive is open."""
     manifest = archive.manifest
-    if manifest.handler != "image_classifier":
-        raise InvalidArchive(
-            f"handler {manifest.handler!r}: the built-in image_classifier is the one this version runs; archives "
-            "with code of their own come later"
+    asked = options.interpreters.of(name)
+    if asked is not None or manifest.serialized_file is None or _is_code(archive):
+        worker_options = WorkerOptions(
+            python=asked,
+            response_timeout=options.response_timeout,
+            idempotent=options.idempotent,
+            memory_limit=options.memory_limit,
+            start_timeout=_start_timeout(options),
         )
-    if manifest.serialized_file is None or not manifest.serialized_file.endswith(".onnx"):
-        raise InvalidArchive(f"serializedFile is an ONNX file in this version, not {manifest.serialized_file!r}")
-    model = _in_process(str(archive.folder / manifest.serialized_file), name, options)
+        return Built(
+            start_handler(
+                archive,
+                name,
+                worker_options,
+                options.environments,
+                workers=options.workers,
+                max_batch_size=options.max_batch_size,
+                max_batch_delay=options.max_batch_delay,
+                num_cores=options.num_cores,
+            ),
+            custom=True,
+        )
+    model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:
         if not isinstance(config, dict):
@@ -167,6 +289,18 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
     except BaseException:
         model.close()
         raise
+
+
+def _onnx(path: str, name: str, options: CompileOptions) -> Model:
+    if options.isolation == "process":
+        return _in_workers(path, name, options, "onnxruntime")
+    if options.share_weights:
+        _log.warning(
+            "--share-weights says nothing of model %s, which runs in the server's process; for worker processes: "
+            "--isolation process",
+            name,
+        )
+    return _in_process(path, name, options)
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
@@ -180,17 +314,33 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
     return made
 
 
-def _in_workers(source: str, name: str, options: CompileOptions) -> Model:
+def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:
+    for flag, is_given in (
+        ("--num-streams", options.num_streams is not None),
+        ("--scheduler", options.scheduler != "single_stream"),
+    ):
+        if is_given:
+            _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
+    python = options.interpreters.of(name)
     return _compiled(
         source,
         name,
         options,
         isolation="process",
+        backend=backend,
+        share_weights=options.share_weights and backend == "onnxruntime",
         workers=options.workers,
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
+        start_timeout=_start_timeout(options),
+        python=None if python is None else checked(python, f"model {name}"),
+        concurrency=options.concurrency,
     )
+
+
+def _start_timeout(options: CompileOptions) -> float:
+    return 120.0 if options.startup_timeout is None else options.startup_timeout
 
 
 def _compiled(model: Any, name: str, options: CompileOptions, **more: Any) -> Model:

@@ -1,5 +1,6 @@
-"""For tests, ours and yours: a gate, a clock that stands still, a server in a process of its own."""
+"""For tests, ours and yours: a gate, a clock that stands still, an archive, a server in a process of its own."""
 
+from headrace.testing.archives import make_archive as make_archive
 from headrace.testing.clock import FakeClock as FakeClock
 from headrace.testing.gate import Gate as Gate
 from headrace.testing.server import RunningServer as RunningServer

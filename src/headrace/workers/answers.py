@@ -9,7 +9,10 @@ Rule 3: an answer that is no data fails its own request; the process goes on.
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +26,24 @@ from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.remote_error import error_of, made
 from headrace.workers.values import Raised, Reader, decode
 
+LEFT = ("Overdue", "Withdrawn")
+"""What a worker says of runs that it was told to leave, and did."""
+
 
 class Answers:
-    def __init__(self, hand: InHand, name: str, memory_limit: int | None) -> None:
+    def __init__(
+        self,
+        hand: InHand,
+        name: str,
+        memory_limit: int | None,
+        read: Callable[[Sent, int], object] = lambda each, nbytes: None,
+        tell: Callable[[object], object] = lambda told: None,
+    ) -> None:
+        """`read(each, nbytes)` is called on any thread when so many bytes of parts of a run have been read; `tell` with
+        the metrics a process tells of, and raises ValueError where they are none."""
         self.hand, self.arena = hand, hand.arena
         self._name, self._memory_limit = name, memory_limit
+        self._read, self._tell = read, tell
 
     def take(self, frame: Frame) -> bytes:
         """What came. What is to be sent in reply, if anything. FrameError if it says what cannot be."""
@@ -41,6 +57,10 @@ class Answers:
                 return self._grant(frame)
             elif kind == frames.FREED:
                 self._give_back(messages.unpack_piece(frame.payload)[0])
+            elif kind == frames.PART:
+                return self._part(frame)
+            elif kind == frames.METRICS:
+                self._told(frame.payload)
             else:
                 raise FrameError(f"a frame of kind {kind} where an answer was due")
         except messages.MessageError as error:
@@ -100,8 +120,11 @@ class Answers:
             raise
         hand.release(each, kept)
         if error is not None:
-            if len(each.requests) > 1:
-                hand.divide(each)
+            if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
+                each.overdue.stack = str(error.__cause__)
+                error = each.overdue
+            elif len(each.requests) > 1:
+                hand.divide(each, error)
                 return
             for request in each.requests:
                 request.failure = error
@@ -113,10 +136,10 @@ class Answers:
             if not parcel.arrays and not parcel.in_arena:
                 value = decode(payload[at : at + parcel.pickled], (), trusting=False, own=False)
             else:
-                memory = self._memory(each, parcel, payload, at)
+                memory, is_lent = self._memory(each, parcel, payload, at)
                 places = messages.places_of(parcel.pickled, parcel.arrays)
                 buffers = [memory[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
-                value = decode(bytes(memory[: parcel.pickled]), buffers, trusting=False, own=True)
+                value = decode(bytes(memory[: parcel.pickled]), buffers, trusting=False, own=not is_lent)
         except (messages.MessageError, FrameError):
             raise
         except BaseException as error:
@@ -129,14 +152,19 @@ class Answers:
             return
         self._give(each, value)
 
-    def _memory(self, each: Sent, parcel: messages.Parcel, payload: bytes, at: int) -> Any:
+    def _memory(self, each: Sent, parcel: messages.Parcel, payload: bytes, at: int) -> tuple[Any, bool]:
+        """And whether its arrays may be views of it."""
         if not parcel.in_arena:
-            return np.frombuffer(payload, np.uint8, parcel.nbytes, at)
+            return np.frombuffer(payload, np.uint8, parcel.nbytes, at), False
         if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, parcel.nbytes):
             raise FrameError("an answer that lies where it was not allowed to")
         if parcel.nbytes > self.hand.answer_room:  # the next one need not ask
             self.hand.answer_room = min(parcel.nbytes + parcel.nbytes // 4, self.arena.size // 8)
-        return self.arena.view(parcel.offset, parcel.nbytes)
+        lent = self.arena.lend(parcel.offset, parcel.nbytes) if parcel.arrays else None
+        if lent is None:
+            return self.arena.view(parcel.offset, parcel.nbytes), False
+        each.room = -1  # it comes back with the last view
+        return lent, True
 
     def _give(self, each: Sent, value: Any) -> None:
         if not self.hand.in_lists:
@@ -144,8 +172,41 @@ class Answers:
             return
         if not isinstance(value, list) or len(value) != len(each.requests):
             raise FrameError("an answer to a batch that has not as many members")
+        if self.hand.outputs is None:
+            for request, part in zip(each.requests, value):
+                _give(request, part)
+            return
         for request, part in zip(each.requests, value):
-            _give(request, part)
+            if type(part) is not list or len(part) != self.hand.outputs:
+                raise FrameError(f"an answer that is not the {self.hand.outputs} outputs of its model")
+            if not all(isinstance(output, np.ndarray) for output in part):
+                raise FrameError("an output that is no array")
+            request.outcome = part
+
+    def _part(self, frame: Frame) -> bytes:
+        """One more part of an answer. What nobody takes has been read."""
+        each = self.hand.sent.get(frame.id)
+        if each is None:
+            if not self.hand.knows(frame.id):
+                raise FrameError(f"a part of an answer to run {frame.id}, which it does not have")
+            return b""  # its run has ended, or was taken back
+        if frame.runs >= len(each.requests):
+            raise FrameError(f"a part of answer {frame.runs} of a batch of {len(each.requests)}")
+        request, nbytes = each.requests[frame.runs], len(frame.payload)
+        try:
+            part = decode(frame.payload, (), trusting=False, own=False)
+        except BaseException as error:
+            request.failure = BackendError(f"a part of an answer of model {self._name} is no data: {error}")
+        else:
+            if request.take_part(part, nbytes, partial(self._read, each)):
+                return b""
+        return frames.encode(frames.MORE, messages.pack_piece(0, nbytes), id=frame.id, generation=self.hand.generation)
+
+    def _told(self, payload: bytes) -> None:
+        try:
+            self._tell(json.loads(payload))
+        except (ValueError, RecursionError) as error:
+            raise FrameError(f"metrics that are none: {error}") from None
 
     def _grant(self, frame: Frame) -> bytes:
         """It has a large answer, and asks where to write it."""
@@ -166,6 +227,8 @@ class Answers:
 
     def _give_back(self, offset: int) -> None:
         try:
+            if self.arena.is_lent(offset):  # it is no more the process's to say
+                raise KeyError(offset)
             self.arena.give_back(offset)
         except KeyError:
             raise FrameError(f"it gives back {offset:,}, which it does not have") from None

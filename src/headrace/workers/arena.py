@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,17 @@ TRIM = 32 << 20
 """Bytes up to which a piece stays in memory when it is not in use."""
 MARKS = 256
 """Words that say which runs are not wanted any more: more than a worker has at a time."""
+LENT = 8
+"""A part of the arena as large as this may be lent: views of answers that somebody keeps."""
 _WORD = struct.Struct("<I")
+
+
+class _Lent(weakref.ref[Array]):
+    """Of an array that is a piece of the arena: when it and all its views have gone, the piece is free."""
+
+    __slots__ = ("nbytes", "offset")
+    nbytes: int
+    offset: int
 
 
 class Arena:
@@ -45,6 +56,9 @@ class Arena:
         self.extents = Extents(PAGE, size - PAGE)
         self._touched = 0  # bytes given out since it was trimmed
         self._largest = 0
+        self._lent: dict[int, _Lent] = {}  # by where they lie
+        self._lent_bytes = 0
+        self._let_go: list[_Lent] = []  # appended to from any thread, in the middle of anything: a list's own method
 
     def begun(self) -> int:
         """The id of the run that began last, as the worker says: it may say anything."""
@@ -68,7 +82,34 @@ class Arena:
                 room = memory[offset + place : offset + place + array.nbytes]
                 np.copyto(room.view(array.dtype).reshape(array.shape), array)
 
+    def lend(self, offset: int, nbytes: int) -> Array | None:
+        """The piece that was taken there as an array, which is given back when nobody has a view of it any more. None
+        where too much is lent already: it is still the caller's then."""
+        if self._let_go:
+            self._take_back()
+        if self._lent_bytes + nbytes > self.size // LENT:
+            return None
+        self.extents.shrink(offset, nbytes)
+        array: Array = np.frombuffer(self._map, np.uint8, nbytes, offset)
+        lent = _Lent(array, self._let_go.append)
+        lent.offset, lent.nbytes = offset, nbytes
+        self._lent[offset] = lent
+        self._lent_bytes += nbytes
+        return array
+
+    def is_lent(self, offset: int) -> bool:
+        return offset in self._lent
+
+    def _take_back(self) -> None:
+        while self._let_go:
+            lent = self._let_go.pop()
+            del self._lent[lent.offset]
+            self._lent_bytes -= lent.nbytes
+            self.give_back(lent.offset)
+
     def take(self, nbytes: int) -> int | None:
+        if self._let_go:
+            self._take_back()
         self._touched += nbytes
         self._largest = max(self._largest, nbytes)
         return self.extents.take(nbytes)
@@ -83,6 +124,9 @@ class Arena:
 
     def close(self) -> None:
         self._memory = None
+        if self._lent:  # what somebody keeps stays, and nothing else
+            for offset, nbytes in self.extents.free():
+                self._map.madvise(mmap.MADV_REMOVE, offset, nbytes)
         with contextlib.suppress(BufferError):  # somebody still looks at a piece: the mapping ends with the last view
             self._map.close()
         os.close(self.fd)

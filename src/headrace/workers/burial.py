@@ -10,7 +10,7 @@ from collections.abc import Iterable, MutableSet
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.remote import RemoteStream, exchange, hand_back
-from headrace.errors import HeadraceError, ResponseTimeout
+from headrace.errors import HeadraceError, ResponseTimeout, WorkerDied
 from headrace.model.pending import Pending
 from headrace.model.run import Run
 from headrace.workers.in_hand import InHand, Sent
@@ -27,7 +27,14 @@ def bury(pool: Pool, stream: RemoteStream, hand: InHand, error: HeadraceError) -
     """What was with the process is told `error`, or waits again."""
     ended = hand.ended
     may_try = pool.options.idempotent and not isinstance(error, ResponseTimeout)
-    fates = part([*hand.sent.values(), *hand.again], hand.arena.begun(), pool.tried, may_try, error)
+    begun, inside = hand.arena.begun(), [*hand.sent.values(), *hand.again]
+    if hand.is_known:
+        fates = part([each for each in inside if each.overdue], begun, pool.tried, False, error)
+        beside = WorkerDied(pool.name, "was ended, as another run on its event loop did not end in time")
+        others = [each for each in inside if not each.overdue]  # have cost nobody anything, as if they had not begun
+        fates += part(others, 0 if pool.options.idempotent else begun, pool.tried, False, beside)
+    else:
+        fates = part(inside, begun, pool.tried, may_try, error)
     back: list[tuple[Any, float]] = []
     for work, ends, waits, taken_at in fates:
         if not waits:
@@ -59,7 +66,9 @@ def part(
         _, ends, waits, _ = found.setdefault(id(each.work), (each.work, [], [], each.taken_at))
         begun = each.id > 0 and has_begun(each.id, begun_last)
         for request in each.requests:
-            its = fate(begun=begun, tried=request in tried, idempotent=may_try, wanted=not request._done)
+            its = fate(
+                begun=begun, tried=request in tried, idempotent=may_try and not request.parted, wanted=not request._done
+            )
             if its is Fate.FAILS:
                 request.failure = error
                 ends.append(request)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 class Loaded(NamedTuple):
     function: Any
     about: dict[str, Any]
-    """`parameters`: the names it can be called by, None for any; `required`: those it cannot be called without."""
+    """`parameters`: the names it can be called by, None for any; `required`: those it cannot be called without;
+    `awaits`: whether what it returns is awaited, and several runs may go on at once (`coroutines`)."""
 
 
 class Refused(Exception):
@@ -31,12 +32,11 @@ def load(setup: dict[str, Any]) -> Loaded:
     if not callable(value):
         raise Refused("{} is a {}, not a callable".format(setup["callable"], type(value).__name__))
     functions = (value, getattr(value, "__call__", None))  # noqa: B004 - an object may be called by its method
-    if any(map(inspect.iscoroutinefunction, functions)):
-        raise Refused("{} is a coroutine function; pass a plain function".format(setup["callable"]))
     if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in functions):
         raise Refused("{} is a generator function; pass a function that returns its answer".format(setup["callable"]))
     named, required = _parameters(value)
-    return Loaded(value, {"parameters": named, "required": required})
+    awaits = any(map(inspect.iscoroutinefunction, functions))
+    return Loaded(value, {"parameters": named, "required": required, "awaits": awaits})
 
 
 def _imported(name: str) -> Any:

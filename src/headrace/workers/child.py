@@ -27,6 +27,7 @@ import json
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -45,11 +46,14 @@ LOOK = 0.002
 IDLE = 0.05
 """The same, where nothing is going on."""
 BUFFER = 256 << 10
+METRICS = 500
+"""In one frame."""
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
-LOADERS = {"callable": "callables"}
+LOADERS = {"callable": "callables", "onnx": "onnx_loader", "handler": "../archives/handler"}
 """By what a worker is told it is to load: the file that does. Each has `load(setup)`, which answers with something that
-has `function` and `about`, and raises something called Refused where the message is all there is to say."""
+has `function` and `about`, and raises something called Refused where the message is all there is to say. A function
+that has `stop` can be told to end its run: what `stop` is while a run goes on is called, from another thread."""
 
 
 def _neighbour(name: str) -> Any:
@@ -62,6 +66,14 @@ def _neighbour(name: str) -> Any:
     sys.modules[full] = module
     spec.loader.exec_module(module)
     return module
+
+
+class Withdrawn(Exception):
+    """Nobody waits for what is being computed any more."""
+
+
+class NoRoom(ValueError):
+    """For an answer, in what a worker shares with its owner."""
 
 
 class Child:
@@ -84,8 +96,11 @@ class Child:
         self.typical = 1.0
         self.running = False
         self.function: Any = None
-        self.in_lists = False
+        self.in_lists = self.awaits = False
         self.page: Any = None
+        self.batch = 0  # requests of the run that goes on
+        self.parting = threading.Lock()
+        self.unread = 0  # bytes of its parts that were sent, and that nobody is known to have read
 
     # ---- its way in and out
 
@@ -181,6 +196,7 @@ class Child:
         """What READY says of what was loaded."""
         loaded = _neighbour(LOADERS[setup["loader"]]).load(setup)
         self.function, self.in_lists = loaded.function, setup["in_lists"]
+        self.awaits = loaded.about.get("awaits", False)
         return loaded.about
 
     def serve(self) -> None:
@@ -203,8 +219,13 @@ class Child:
 
     def let_go(self) -> None:
         """On a thread of its own: what a long run would keep."""
+        can_stop = hasattr(self.function, "stop")
         while True:
             time.sleep(LOOK if self.running or self.times or self.out else IDLE)
+            if can_stop and self.running:
+                stop = self.function.stop  # first: so it is no later run's than `current` says
+                if self.is_unwanted(self.current):
+                    stop()
             if (self.out or self.times) and self.running and time.perf_counter() - self.out_since > HOLD:
                 try:
                     self.flush()
@@ -214,6 +235,10 @@ class Child:
     def is_unwanted(self, id: int) -> bool:
         """Whether its owner has marked this run: nobody waits for it any more."""
         return WORD.unpack_from(self.page, 64 + 4 * (id % MARKS))[0] == id  # type: ignore[no-any-return]
+
+    def cancelled(self) -> bool:
+        """Whether that is so of the run that asks."""
+        return bool(self.current) and self.is_unwanted(self.current)
 
     def run(self, frame: Any) -> None:
         """All the runs of a frame, one after the other."""
@@ -248,6 +273,7 @@ class Child:
         self.current = id
         clock = time.perf_counter
         failed, kept, small = False, 0, False
+        self.unread = 0
         self.running = True
         began = clock()
         try:
@@ -293,8 +319,11 @@ class Child:
         self.send(kind, self.messages.pack_seconds(seconds) + payload, id=id, count=1, flags=kept)
 
     def in_list(self, arguments: Any) -> Any:
-        count = len(arguments)
-        answers = self.function(arguments)
+        self.batch = len(arguments)
+        return self.as_many(self.function(arguments), len(arguments))
+
+    @staticmethod
+    def as_many(answers: Any, count: int) -> Any:
         if not isinstance(answers, (list, tuple)):
             raise TypeError(
                 "with max_batch_size above 1 a callable is given a list of requests and returns a list of as many "
@@ -356,13 +385,72 @@ class Child:
                     del self.waiting[i]
                     offset, room = self.messages.unpack_piece(other.payload)
                     if room < total:
-                        raise ValueError(
+                        raise NoRoom(
                             f"an answer of {total:,} bytes does not fit: {room:,} bytes are the most a worker may give"
                         )
                     return int(offset)
             if not self.receive():
                 self.gone = True
                 raise EOFError("the owner has gone")
+
+    # ---- what it runs may ask for
+
+    def send_part(self, index: int, answer: Any) -> None:
+        """One more part of the answer of request `index` of the batch that runs; what it returns for that is the last.
+
+        Waits while too much is unread. Withdrawn: nobody waits for any answer of this batch any more.
+        """
+        with self.parting:
+            if not self.running:
+                raise RuntimeError("send_part is for what runs: no run goes on")
+            if not self.in_lists or not 0 <= index < self.batch:
+                raise IndexError(f"there is no request {index} in the batch that runs: it has {self.batch}")
+            rest: tuple[Any, ...] = ()
+            if isinstance(answer, tuple) and len(answer) == 5:
+                answer, *others = answer
+                rest = tuple(others)
+            if not isinstance(answer, (bytes, bytearray)):
+                raise TypeError(f"a part of an answer is bytes, or a tuple of five; it is a {type(answer).__name__}")
+            encoder = self.values.Encoder()
+            for at in range(0, max(1, len(answer)), self.messages.PART_SIZE):
+                piece: Any = bytes(answer[at : at + self.messages.PART_SIZE])
+                if rest:
+                    piece, rest = (piece, *rest), ()
+                self.send_piece(index, encoder.encode(piece)[0])
+
+    def send_piece(self, index: int, pickled: bytes) -> None:
+        if self.is_unwanted(self.current):
+            raise Withdrawn("nobody waits for this answer any more")
+        self.wait_until_read(len(pickled))
+        self.unread += len(pickled)
+        self.send(self.frames.PART, pickled, id=self.current, count=index)
+        self.flush()
+
+    def wait_until_read(self, nbytes: int) -> None:
+        """Until there is room for so many bytes more."""
+        while self.unread and self.unread + nbytes > self.messages.WINDOW:
+            came = [each for each in self.waiting if each.kind == self.frames.MORE and each.id == self.current]
+            if came:
+                self.waiting[:] = [each for each in self.waiting if each not in came]
+                self.unread = max(0, self.unread - sum(self.messages.unpack_piece(each.payload)[1] for each in came))
+                continue
+            if self.is_unwanted(self.current):
+                raise Withdrawn("nobody waits for this answer any more")
+            if select.select([self.sock], (), (), IDLE)[0] and not self.receive():
+                self.gone = True
+                raise EOFError("the owner has gone")
+
+    def tell_metrics(self, metrics: Any) -> None:
+        """(name, kind, unit, value, dimensions) of each: kind is counter, gauge or histogram. They leave with the next
+        answer."""
+        told = [
+            (str(name), str(kind), str(unit), float(value), {str(key): str(said) for key, said in dimensions.items()})
+            for name, kind, unit, value, dimensions in metrics
+        ]
+        for at in range(0, len(told), METRICS):
+            payload = json.dumps(told[at : at + METRICS]).encode()
+            if len(payload) <= self.frames.MAX_PAYLOAD:  # else names and dimensions are no names and dimensions
+                self.send(self.frames.METRICS, payload)
 
     def look_at_kept(self) -> None:
         """Inputs the callable has let go of meanwhile: their memory may be used again."""
@@ -377,9 +465,16 @@ class Child:
 
 
 def _offer(child: Child) -> None:
-    """`import headrace_worker; headrace_worker.cancelled()` is for callables that can leave a long run early."""
+    """`import headrace_worker`: `cancelled()` is for what can leave a long run early, `send_part` for answers that come
+    in parts, `tell_metrics` for what it counts."""
     module = types.ModuleType("headrace_worker", "What the process it runs in tells a callable.")
-    module.cancelled = lambda: child.is_unwanted(child.current)  # type: ignore[attr-defined]
+    offered = {
+        "cancelled": lambda: child.cancelled(),
+        "send_part": child.send_part,
+        "tell_metrics": child.tell_metrics,
+        "Withdrawn": Withdrawn,
+    }
+    module.__dict__.update(offered)
     sys.modules["headrace_worker"] = module
 
 
@@ -404,7 +499,10 @@ def main() -> None:
     _offer(child)
     try:
         if child.set_up():
-            child.serve()
+            if child.awaits:
+                _neighbour("coroutines").serve(child)
+            else:
+                child.serve()
     except (ConnectionError, EOFError):
         pass  # the owner has gone
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ from headrace.engine.engine import Engine
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model import compile as in_process
+from headrace.model.compile import check_engine_and_name, check_model_options, shapes_by_name
 from headrace.model.model import Model
-from headrace.workers.naming import named
+from headrace.workers.loadable import Loadable
+from headrace.workers.naming import is_name, named
+from headrace.workers.onnx_model import OnnxModel
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers
 
@@ -39,7 +43,10 @@ def compile_model(
     cancel_grace: float = 5.0,
     idempotent: bool = True,
     memory_limit: int | None = None,
+    start_timeout: float = 120.0,
+    concurrency: int | None = None,
     python: str | None = None,
+    share_weights: bool = False,
 ) -> Model:
     """Load a model, and start its streams; or, with `isolation="process"`, its workers.
 
@@ -57,14 +64,18 @@ def compile_model(
     `warm_up`: run a tensor model once on each stream before this returns, with made-up inputs and for a second at
     most, so that the first requests do not pay for it. Callables are not run.
 
-    `isolation="process"`: a callable runs in `workers` processes (1 by default), and cannot crash, stop or block this
-    one. They import it by name: it is a function at the top of a module, or "module:function". What it is given may be
-    anything that can be pickled, what it gives is data: numbers, text, bytes, lists, dicts, arrays. A run that takes
-    more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A cancelled run may
-    see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a process dies,
-    what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A process may have
-    `memory_limit` bytes of address space; beyond that its callable gets MemoryError. `python`: the interpreter of
-    another environment (3.8 or later, with NumPy), which need not have Headrace.
+    `isolation="process"`: the model runs in `workers` processes (1 by default), and cannot crash, stop or block this
+    one. A callable is imported there by name: it is a function at the top of a module, or "module:function". What it is
+    given may be anything that can be pickled, what it gives is data: numbers, text, bytes, lists, dicts, arrays. A run
+    that takes more than `response_timeout` seconds is ended with its process, and fails with ResponseTimeout. A
+    cancelled run may see that it is (`headrace_worker.cancelled()`), and is ended after `cancel_grace` seconds. Where a
+    process dies, what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A
+    process may have `memory_limit` bytes: the kernel ends it beyond that, or, where no cgroup may be made, they are its
+    address space, and a run that wants more fails with OutOfMemory. Where a callable is a coroutine function,
+    `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: the interpreter of
+    another environment (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace.
+    One that has not loaded it after `start_timeout` seconds is ended. `share_weights`: the workers of an ONNX model use
+    one copy of its weights; the log says what that costs.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -75,7 +86,9 @@ def compile_model(
         strange = {
             "workers": workers is not None,
             "memory_limit": memory_limit is not None,
+            "concurrency": concurrency is not None,
             "python": python is not None,
+            "share_weights": bool(share_weights),
         }
         if any(strange.values()):
             names = ", ".join(name for name, given in strange.items() if given)
@@ -96,27 +109,49 @@ def compile_model(
             name=name,
             warm_up=warm_up,
         )
-    if batch_size is not None or input_shapes is not None or backend not in (None, "python") or num_streams is not None:
+    if num_streams is not None or scheduler is not None:
         raise InvalidOption(
-            "batch_size, input_shapes, backend and num_streams are of models that run in this process; a callable in "
-            "worker processes has workers=N"
+            "num_streams and scheduler are of models that run in this process (isolation='thread'); with "
+            "isolation='process' as many requests run at once as there are workers=N"
         )
-    if scheduler is not None and Scheduler.of(scheduler) is Scheduler.naive:
-        raise InvalidOption("scheduler='naive' runs in the caller, isolation='process' in other processes: choose one")
+    check_engine_and_name(engine, name)
+    check_model_options(batch_size, precision, devices, engine)
     return start_workers(
-        named(model),
+        _loadable(model, backend, batch_size, input_shapes, warm_up, share_weights),
         WorkerOptions(
             python=python,
             response_timeout=response_timeout,
             cancel_grace=cancel_grace,
             idempotent=idempotent,
             memory_limit=memory_limit,
+            start_timeout=start_timeout,
+            concurrency=32 if concurrency is None else concurrency,
         ),
         1 if workers is None else workers,
         num_cores=num_cores,
-        scheduler=Scheduler.of(scheduler),
+        share_weights=share_weights,
         engine=engine,
         max_batch_size=max_batch_size,
         max_batch_delay=max_batch_delay,
         name=name,
     )
+
+
+def _loadable(
+    model: Any, backend: str | None, batch_size: int | None, input_shapes: Any, warm_up: bool, share_weights: bool
+) -> Loadable:
+    """What the workers are to load."""
+    if backend is None:
+        is_file = isinstance(model, bytes | os.PathLike) or (isinstance(model, str) and not is_name(model))
+        backend = "onnxruntime" if is_file else "python"
+    if backend == "onnxruntime":
+        return OnnxModel(model, batch_size=batch_size, input_shapes=shapes_by_name(input_shapes), warm_up=warm_up)
+    if backend != "python":
+        raise InvalidOption(f"backend is 'onnxruntime' or 'python' for worker processes, not {backend!r}")
+    if batch_size is not None or input_shapes is not None:
+        raise InvalidOption("batch_size and input_shapes fix the shapes of an ONNX model; a callable has none")
+    if share_weights:
+        raise InvalidOption(
+            "share_weights=True is for ONNX models; what workers of a callable share is what it maps itself"
+        )
+    return named(model)

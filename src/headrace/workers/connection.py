@@ -48,12 +48,11 @@ class Connection:
         self._decoder = frames.Decoder(frames.FROM_WORKER, process.generation)
         self._rest = b""
         self._gone = False
-        self._poll, self._others = select.poll(), select.poll()
+        self._left = False
+        self._epoll = select.epoll()
         self.fd = process.sock.fileno()
-        self._poll.register(self.fd, select.POLLIN)
-        for poll in (self._poll, self._others):
-            poll.register(bell.fd, select.POLLIN)
-            poll.register(process.pidfd, select.POLLIN)
+        for fd in (self.fd, bell.fd, process.pidfd):
+            self._epoll.register(fd, select.EPOLLIN)
 
     @property
     def is_full(self) -> bool:
@@ -73,28 +72,38 @@ class Connection:
             return
         if count < len(data):
             self._rest = data[count:]
-            self._poll.modify(self.fd, select.POLLIN | select.POLLOUT)
+            self._watch()
+
+    def leave(self, left: bool) -> None:
+        """Whether somebody else hears the frames that come. It holds at once, also for a thread that listens already.
+        That the process has gone is heard here all the same."""
+        if left != self._left:
+            self._left = left
+            self._watch()
+
+    def _watch(self) -> None:
+        self._epoll.modify(self.fd, (0 if self._left else select.EPOLLIN) | (select.EPOLLOUT if self._rest else 0))
 
     def wait(self, seconds: float | None) -> tuple[list[frames.Frame], bool]:
         """The frames that have come, once some have, the bell was rung, or `seconds` are over (None: never); and
         whether the process has gone. FrameError for what is no frame."""
         return self.hear(self.listen(seconds))
 
-    def listen(self, seconds: float | None, but_frames: bool = False) -> list[tuple[int, int]]:
-        """The first half of `wait`: what there is to hear. `but_frames`: somebody else hears those."""
-        poll = self._others if but_frames else self._poll
-        return poll.poll(None if seconds is None else seconds * 1000 + 0.5)
+    def listen(self, seconds: float | None) -> list[tuple[int, int]]:
+        """The first half of `wait`: what there is to hear."""
+        return self._epoll.poll(seconds)
 
     def hear(self, events: list[tuple[int, int]]) -> tuple[list[frames.Frame], bool]:
         """The other half."""
         came: list[frames.Frame] = []
         for fd, event in events:
             if fd == self.fd:
-                if event & select.POLLOUT:
+                if event & select.EPOLLOUT and self._rest:
                     rest, self._rest = self._rest, b""
-                    self._poll.modify(self.fd, select.POLLIN)
                     self.send(rest)
-                if event & ~select.POLLOUT:
+                    if not self._rest:
+                        self._watch()
+                if event & ~select.EPOLLOUT:
                     came += self._receive()
             elif fd == self.bell.fd:
                 self.bell.hear()
@@ -115,3 +124,6 @@ class Connection:
             self._gone = True
             return []
         return self._decoder.feed(self._buffer[:count])
+
+    def close(self) -> None:
+        self._epoll.close()

@@ -44,9 +44,22 @@ class Extents:
         insort(self._free, (begin, room))
         return nbytes
 
+    def shrink(self, offset: int, nbytes: int) -> None:
+        """Give back what the piece at `offset`, which is taken, has beyond `nbytes`."""
+        nbytes = max(PAGE, -(-nbytes // PAGE) * PAGE)
+        had = self._taken[offset]
+        if nbytes < had:
+            self._taken[offset] = nbytes
+            self._taken[offset + nbytes] = had - nbytes
+            self.give_back(offset + nbytes)
+
     def holds(self, offset: int, nbytes: int) -> bool:
         """Whether so many bytes from `offset` on lie within a piece that is taken from there."""
         return nbytes <= self._taken.get(offset, -1)
+
+    def free(self) -> tuple[tuple[int, int], ...]:
+        """Offset and bytes of each free piece."""
+        return tuple(self._free)
 
     def largest(self) -> int:
         """Bytes of the largest free piece."""

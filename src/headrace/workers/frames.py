@@ -18,15 +18,19 @@ MAX_PAYLOAD = 1 << 20
 """Bytes. What is larger lies in the arena."""
 
 # From a worker's owner:
-SETUP, RUN, GRANT, STOP = 1, 2, 3, 4
+SETUP, RUN, GRANT, STOP, CANCEL, MORE = 1, 2, 3, 4, 5, 6
+"""MORE: so many bytes of the parts a run has sent were read."""
 # From the worker:
-READY, FAILED, ANSWER, ERROR, NEED, FREED = 16, 17, 18, 19, 20, 21
+READY, FAILED, ANSWER, ERROR, NEED, FREED, PART, METRICS = 16, 17, 18, 19, 20, 21, 22, 23
+"""PART: one more part of an answer that is not there yet; `runs` says whose, counted within its batch."""
 CAREFUL = 1
 """A flag of RUN: each answer leaves before the next run begins. One that is held would be lost with the process."""
+OVERDUE = 1
+"""A flag of CANCEL: the run takes too long, and is to say where it was."""
 KEPT = 1
 """A flag of ANSWER and ERROR: the callable has kept its input, whose memory is not to be used again yet."""
-TO_WORKER = frozenset((SETUP, RUN, GRANT, STOP))
-FROM_WORKER = frozenset((READY, FAILED, ANSWER, ERROR, NEED, FREED))
+TO_WORKER = frozenset((SETUP, RUN, GRANT, STOP, CANCEL, MORE))
+FROM_WORKER = frozenset((READY, FAILED, ANSWER, ERROR, NEED, FREED, PART, METRICS))
 
 
 class FrameError(Exception):

@@ -3,7 +3,9 @@
 Rule 1: short requests that go together go in one frame, as one pickle. What has arrays, or is large, has a frame and a
         piece of the arena of its own, which comes back with its answer.
 Rule 2: a batch that fails is divided: its members are run by themselves, so that one bad request fails alone.
-Rule 3: what the process says of them is read by `answers`, which may only name what is in `sent` or `withdrawn`.
+Rule 3: what waits at the process has at most half of the arena, so that there is room for the answer of the run that
+        goes on: a large request stays here meanwhile. Only what does not fit by itself is refused.
+Rule 4: what the process says of them is read by `answers`, which may only name what is in `sent` or `withdrawn`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headrace.errors import BackendError, HeadraceError
+from headrace.errors import BackendError, HeadraceError, ResponseTimeout
 from headrace.model.failure import failure_of
 from headrace.model.pending import Pending
 from headrace.model.run import Run
@@ -30,27 +32,40 @@ Work = Run | Pending
 class Sent:
     """A run that is with the process. `offset`, `room`: the pieces of the arena it has, or -1."""
 
-    __slots__ = ("began", "id", "offset", "requests", "room", "stop_at", "taken_at", "work")
+    __slots__ = ("began", "id", "offset", "overdue", "read", "requests", "room", "stop_at", "taken_at", "work")
 
     def __init__(self, id: int, work: Work, requests: Sequence[Pending], taken_at: float) -> None:
         self.id, self.work, self.requests, self.taken_at = id, work, requests, taken_at
         self.began = 0.0  # when it was sent
         self.offset = self.room = -1
+        self.read = 0  # bytes of its parts that were read, and that the process has not been told of
         self.stop_at: float | None = None  # it was cancelled, and is to end by then
+        self.overdue: ResponseTimeout | None = None  # it took too long, and was told to leave (`at_once`)
+
+
+class _Later(Exception):
+    """There is no room for it now, as others are with the process."""
 
 
 class InHand:
     """Of one process. What has ended is in `ended`, for whoever gives the outcomes: each with the seconds it took."""
 
-    def __init__(self, arena: Arena, generation: int, in_lists: bool) -> None:
-        self.arena, self.generation, self.in_lists = arena, generation, in_lists
+    def __init__(
+        self, arena: Arena, generation: int, in_lists: bool, outputs: int | None = None, *, reserves: bool = True
+    ) -> None:
+        """`in_lists`: several requests are one run. `outputs`: the tensors a run gives each of them; None: anything.
+        `reserves`: room for an answer goes along with each run, which keeps it as long as it goes on."""
+        self.arena, self.generation, self.in_lists, self.outputs = arena, generation, in_lists, outputs
+        self._reserves = reserves
         self.sent: dict[int, Sent] = {}
         """In the order in which they are run."""
         self.again: deque[Sent] = deque()
-        """Members of batches that have failed, to be sent by themselves."""
+        """To be sent by themselves: members of batches that have failed, and what there was no room for."""
         self.withdrawn: dict[int, Sent] = {}
         """Taken back, and others do them; what the process still says of them is only heard for their memory."""
         self.ended: list[tuple[Work, float | None]] = []
+        self.is_known = False
+        """The process is ended because of runs that are known: those that took too long, or are not wanted any more."""
         self.careful = 0
         """frames.CAREFUL, while no answer may be lost with the process."""
         self._next = 0
@@ -87,11 +102,25 @@ class InHand:
             group.append(Sent(id, work, requests, taken_at))
         return self._frames(group, now)
 
-    def send_again(self, now: float) -> bytes:
-        """The frame for one of those that are to be run by themselves."""
-        each = self.again.popleft()
-        self._next = each.id = self._next + 1
-        return self._frames([each], now)
+    def send_again(self, most: int, now: float) -> bytes:
+        """The frames for at most so many of those that are to be run by themselves."""
+        out = b""
+        while self.again and most > 0:
+            most -= 1
+            each = self.again.popleft()
+            if id(each.work) not in self._divided:
+                if all(request._done for request in each.requests):
+                    self.ended.append((each.work, None))
+                    continue
+                each.work.handle = self._next + 1
+            self._next = each.id = self._next + 1
+            try:
+                out += self._frame(each, now)
+            except _Later:
+                each.id = 0
+                self.again.appendleft(each)
+                break
+        return out
 
     def _frames(self, group: list[Sent], now: float) -> bytes:
         if not group:
@@ -116,9 +145,18 @@ class InHand:
                 )
             self._apart = APART
         self._apart = max(0, self._apart - len(group))
-        return b"".join([self._frame(each, now) for each in group])
+        out = b""
+        for each in group:
+            try:
+                out += self._frame(each, now)
+            except _Later:
+                each.id = 0
+                self.again.append(each)
+        return out
 
     def _value(self, each: Sent) -> Any:
+        if self.outputs is not None:
+            return [request.inputs for request in each.requests]
         if self.in_lists:
             return [request.inputs[0] for request in each.requests]
         request = each.requests[0]
@@ -127,7 +165,7 @@ class InHand:
     def _frame(self, each: Sent, now: float) -> bytes:
         try:
             pickled, arrays = self._encoder.encode([self._value(each)])
-            if self.answer_room:
+            if self.answer_room and self._reserves:
                 room = self.arena.take(self.answer_room)
                 each.room = -1 if room is None else room
             piece = messages.pack_piece(max(0, each.room), self.answer_room if each.room >= 0 else 0)
@@ -137,6 +175,8 @@ class InHand:
                 payload = piece + self._parcel(each, pickled, arrays)
         except Exception as error:  # a value that cannot be pickled, or does not fit
             self.release(each)
+            if type(error) is _Later:
+                raise
             for request in each.requests:
                 request.failure = error if isinstance(error, HeadraceError) else _unsendable(error)
             self.finish(each, None)
@@ -156,8 +196,11 @@ class InHand:
             for array, place in zip(arrays, places):
                 data[place : place + array.nbytes] = array.tobytes()
             return messages.pack_parcel(messages.Parcel(False, 0, len(pickled), sizes)) + bytes(data)
-        offset = self.arena.take(total)
+        waits = bool(self.sent) and self.arena.extents.taken + total > self.arena.size // 2
+        offset = None if waits else self.arena.take(total)
         if offset is None:
+            if self.sent:
+                raise _Later
             raise BackendError(
                 f"a request of {total:,} bytes does not fit: {self.arena.extents.largest():,} bytes are free of the "
                 f"{self.arena.size:,} that a worker shares with us"
@@ -196,14 +239,23 @@ class InHand:
             del self._divided[id(work)]
         self.ended.append((work, seconds))
 
-    def divide(self, each: Sent) -> None:
-        """The batch has failed: its members are to run by themselves."""
-        wanted = [request for request in each.requests if not request._done]
+    def divide(self, each: Sent, error: HeadraceError) -> None:
+        """The batch has failed: its members are to run by themselves, but for those that have answered in part."""
+        wanted = []
+        for request in each.requests:
+            if request.parted:
+                request.failure = error
+            elif not request._done:
+                wanted.append(request)
         if not wanted:
             self.ended.append((each.work, None))
             return
         self._divided[id(each.work)] = len(wanted)
         self.again.extend(Sent(0, each.work, (request,), each.taken_at) for request in wanted)
+
+    def knows(self, id: int) -> bool:
+        """Whether the process was ever sent a run with this id."""
+        return 0 < id <= self._next
 
     def pop(self, id: int, kept: bool = False) -> Sent | None:
         """What was sent with this id; None where it was taken back. FrameError if nothing was."""

@@ -16,6 +16,10 @@ ALIGN = 64
 """Bytes. Arrays in a parcel begin at multiples of it, for the sake of vector instructions."""
 MAX_ARRAYS = 4096
 """In one parcel."""
+PART_SIZE = 128 << 10
+"""Bytes of an answer's body that go in one part; more is cut."""
+WINDOW = 512 << 10
+"""Bytes of parts that a run may have sent and nobody has read: then it waits."""
 
 _PARCEL = struct.Struct("<IIQQ")  # arrays; whether in the arena; bytes of the pickle; where it lies in the arena
 _PIECE = struct.Struct("<QQ")  # offset, bytes

@@ -10,12 +10,13 @@ from types import ModuleType
 from typing import Any
 
 from headrace.errors import InvalidModel
+from headrace.workers.loadable import Loadable
 
 NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(Loadable):
     """`callable`: `module:function`. `file`: the script it is in, where its module is one that was run."""
 
     callable: str
@@ -33,6 +34,11 @@ class Named:
         return self.callable
 
 
+def is_name(text: str) -> bool:
+    """Whether this says `module:function`."""
+    return NAME.match(text) is not None
+
+
 def named(model: Any) -> Named:
     """InvalidModel for what no worker could find, with what to do."""
     if isinstance(model, str):
@@ -43,8 +49,8 @@ def named(model: Any) -> Named:
         return Named(model)
     if not callable(model):
         raise InvalidModel(
-            "a worker process runs a callable, given as a function or as 'module:function', not "
-            f"{type(model).__name__}: ONNX models run in this process (isolation='thread')"
+            "a worker process runs an ONNX file, or a callable, given as a function or as 'module:function', not "
+            f"{type(model).__name__}"
         )
     module = getattr(model, "__module__", None)
     path = getattr(model, "__qualname__", None)

@@ -7,22 +7,26 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 from weakref import WeakSet
 
 from headrace.engine.engine import Engine
 from headrace.engine.remote import RemotePort, adopt
-from headrace.engine.topology import grouped
-from headrace.errors import InvalidModel, InvalidOption
+from headrace.engine.topology import cpu_list
+from headrace.errors import HeadraceError, InvalidModel, InvalidOption
 from headrace.model.batcher import Batcher
 from headrace.model.pending import Pending
 from headrace.model.run import Run
+from headrace.wording import count_of
 from headrace.workers.arena import SIZE, Arena
+from headrace.workers.loadable import Loadable
+from headrace.workers.process import resident_bytes
 from headrace.workers.requests import WorkerRequests
-from headrace.workers.sharing import cpus_of_worker, environment, shares
+from headrace.workers.sharing import Share, environment, plan
 from headrace.workers.supervision import State
+from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
 MOST = 256
@@ -43,27 +47,30 @@ class WorkerOptions:
     idempotent: bool = True
     """Whether a run that was begun may be begun once more, where its worker died."""
     memory_limit: int | None = None
+    concurrency: int = 32
+    """Runs of a coroutine function that go on at once in one worker."""
     arena: int = SIZE
-
-
-class Loadable(Protocol):
-    """What workers load. Its text is what it is called in messages."""
-
-    @property
-    def name(self) -> str:
-        """Its own, for a model that is given none."""
-
-    def told(self) -> dict[str, Any]:
-        """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know."""
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
+    """What can be said of a worker now."""
+
     index: int
     state: State
     pid: int | None
     starts: int
     reason: str | None
+    threads: int
+    """Its share of the model's cores."""
+    cpus: tuple[int, ...]
+    """It stays on these; (): on any."""
+    memory_limit: int | None
+    """Bytes."""
+    limited_by: str | None
+    """What holds it to that: "cgroup", or "address space"."""
+    rss: int | None
+    """Bytes that are resident, what it shares with others included; None: it has no process."""
 
 
 class Pool:
@@ -76,12 +83,15 @@ class Pool:
         name: str,
         options: WorkerOptions,
         *,
-        num_cores: int,
+        nodes: Sequence[Sequence[int]],
         max_batch_size: int,
         max_batch_delay: float,
     ) -> None:
+        """`nodes`: the CPUs its workers may use, by NUMA node."""
         self.engine, self.model, self.name, self.options = engine, model, name, options
-        self.in_lists = max_batch_size > 1
+        self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
+        self.told = Told(name)
+        """The metrics its workers tell of."""
         self.batcher = Batcher(max_batch_size, max_batch_delay)
         self.source = WorkerRequests(self.batcher, (), name)
         self.port = self.source.port = RemotePort(self.source, name)
@@ -90,36 +100,43 @@ class Pool:
         """Requests whose worker died once; what became of them is not known yet."""
         self.parameters: tuple[str, ...] | None = None
         self.required: tuple[str, ...] = ()
+        self.at_once = 0
+        """Runs that go on at once in one worker, where its callable is a coroutine function; 0: one after the other."""
         self.on_change: Callable[[], object] = lambda: None
         """Called when a worker has another state, on its thread."""
-        self._num_cores = num_cores
+        self._nodes = nodes
         self._told = threading.Condition()
         self._failed: str | None = None  # why the first one could not load
+        self._refusal: HeadraceError | None = None  # the same, as it is raised
+        self._living = 0  # workers whose threads have not ended
         self.is_open = False  # its first workers were ready
         self._scaling = threading.Lock()
         self._made = 0
 
     def start(self, workers: int) -> None:
         """Start so many, and wait until they are ready. InvalidModel if one cannot be."""
-        adopt(self.engine, self.port, lambda _: [worker.stream for worker in self._make(workers)])
+        try:
+            adopt(self.engine, self.port, lambda _: [worker.stream for worker in self._make(workers)])
+        except BaseException:
+            self.model.close()
+            raise
         self.source.use(self.workers)
-        for worker in self.workers:
-            worker.start()
+        self._start(self.workers)
         try:
             with self._told:
                 self._told.wait_for(lambda: self._failed is not None or self.ready == workers)
             if self._failed is not None:
-                raise InvalidModel(self._failed)
+                raise self._refusal or InvalidModel(self._failed)
         except BaseException:
             self.engine.detach(self.port)
             raise
         self.is_open = True
 
-    def scale(self, workers: int, timeout: float | None = None) -> None:
+    def scale(self, workers: int, timeout: float | None = None, *, replan: bool = True) -> None:
         """So many from now on. Fewer: those that go finish what they have. More: waits until they are ready, at most
-        `timeout` seconds. Their shares of the cores are what they would be from the start; those that stay keep theirs
-        until they are restarted."""
+        `timeout` seconds. `replan`: as the method, of those that stay, in the same time."""
         check_workers(workers)
+        until = None if timeout is None else time.monotonic() + timeout
         with self._scaling:
             leaving, staying = self.workers[workers:], self.workers[:workers]
             if leaving:
@@ -128,7 +145,7 @@ class Pool:
                     worker.leaves = True
                     worker.wake()
                 for worker in leaving:
-                    worker.thread.join()
+                    worker.thread.join(None if until is None else max(0.0, until - time.monotonic()))
                 with self.engine.guard.lock:
                     self.port.streams = tuple(worker.stream for worker in staying)
             elif workers > len(staying):
@@ -136,10 +153,37 @@ class Pool:
                 with self.engine.guard.lock:
                     self.port.streams = tuple(worker.stream for worker in self.workers)
                 self.source.use(self.workers)
-                for worker in new:
-                    worker.start()
+                self._start(new)
                 with self._told:
-                    self._told.wait_for(lambda: self.ready == len(self.workers), timeout)
+                    self._told.wait_for(lambda: self.ready == len(self.workers) or not self.port.attached, timeout)
+        if replan:
+            self.replan(None if until is None else max(0.0, until - time.monotonic()))
+
+    def replan(self, timeout: float | None = None) -> bool:
+        """Give each worker its share of the cores anew: one after the other, those whose share is another now finish
+        what they have, and are replaced. No request is lost. At most `timeout` seconds; False if some are left with
+        the share they had."""
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._scaling:
+            for worker in self.workers:
+                if worker.share is None or worker.share == self.share_of(worker):
+                    continue
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                before = worker.supervision.starts
+                worker.restarts = True
+                worker.wake()
+
+                def is_back(worker: Worker = worker, before: int = before) -> bool:
+                    supervision = worker.supervision
+                    ready = supervision.starts > before and supervision.state in (State.READY, State.BUSY)
+                    return ready or supervision.is_broken or worker.is_to_stop or worker.has_ended
+
+                with self._told:
+                    if not self._told.wait_for(is_back, left):
+                        return False
+        return True
 
     def set_response_timeout(self, seconds: float) -> None:
         """For what runs now, too."""
@@ -174,46 +218,83 @@ class Pool:
         return next((worker.supervision.reason for worker in self.workers if worker.supervision.reason), None)
 
     def statuses(self) -> list[WorkerStatus]:
-        return [
-            WorkerStatus(each.index, each.supervision.state, each.pid, each.supervision.starts, each.supervision.reason)
-            for each in self.workers
-        ]
+        return [self._status(each) for each in self.workers]
+
+    def _status(self, worker: Worker) -> WorkerStatus:
+        supervision, pid = worker.supervision, worker.pid
+        share = worker.share or Share(0)
+        return WorkerStatus(
+            worker.index,
+            supervision.state,
+            pid,
+            supervision.starts,
+            supervision.reason,
+            threads=share.threads,
+            cpus=share.cpus,
+            memory_limit=self.options.memory_limit,
+            limited_by=worker.limit_kind,
+            rss=None if pid is None else resident_bytes(pid),
+        )
 
     # ---- what its workers call
 
-    def environment(self, index: int) -> dict[str, str]:
-        share = shares(self._num_cores, len(self.workers))
-        return environment(os.environ, share[index % len(share)])
+    def share_of(self, worker: Worker) -> Share:
+        """What it may use, among as many as there are now."""
+        planned = plan(self._nodes, max(1, len(self.workers)))
+        return planned[self.workers.index(worker) if worker in self.workers else -1]
 
-    def setup(self, index: int, arena: Arena) -> bytes:
-        options = self.options
-        nodes = [[core.cpu for core in cores] for cores in grouped(self.engine.cores, lambda core: core.node)]
+    def environment(self, share: Share) -> dict[str, str]:
+        return environment(os.environ, share.threads)
+
+    def setup(self, worker: Worker, arena: Arena) -> bytes:
+        options, share = self.options, worker.share
+        assert share is not None
+        limit = options.memory_limit if worker.limit_kind == "address space" else None
         told = {
+            "folder": os.getcwd(),
             **self.model.told(),
             "in_lists": self.in_lists,
-            "folder": os.getcwd(),
             "path": sys.path if options.python is None else None,
             "argv": [self.name],
-            "cpus": cpus_of_worker(index, nodes),
-            "address_space": None if options.memory_limit is None else options.memory_limit + arena.size,
+            "threads": share.threads,
+            "cpus": share.cpus,
+            "address_space": None if limit is None else limit + arena.size + self.model.shared_bytes,
         }
         return json.dumps(told).encode()
 
-    def loaded(self, payload: bytes) -> None:
-        """One of them has loaded its callable."""
+    def loaded(self, payload: bytes) -> str | None:
+        """One of them has loaded its model. Why it must not go on with that, if it must not."""
         about = json.loads(payload)
-        named = about["parameters"]
+        try:
+            self.model.loaded(about)
+        except HeadraceError as error:
+            self._refusal = error
+            return str(error)
+        named = about.get("parameters")
         self.parameters = None if named is None else tuple(map(str, named))
-        self.required = tuple(map(str, about["required"]))
+        self.required = tuple(map(str, about.get("required", ())))
+        self.at_once = self.options.concurrency if about.get("awaits") else 0
+        return None
 
     def cannot_load(self, payload: bytes) -> str:
         """Why it could not. The traceback is for the operator."""
         about = json.loads(payload)
-        if about["type"] == "Refused":
-            return str(about["message"])
-        why = f"{self.model} cannot be loaded in a worker: {about['type']}: {about['message']}"
-        _log.error("%s\n%s", why, about["traceback"], extra={"model": self.name, "request_id": None})
+        self._refusal = self.model.refusal(about)
+        why = str(self._refusal)
+        if about["type"] == "MemoryError" and self.options.memory_limit is not None:
+            why += f"; a worker may have {self.options.memory_limit:,} bytes (memory_limit)"
+            self._refusal = InvalidModel(why)
+        if about["type"] not in ("Refused", "NotLoaded", "NotInstalled"):
+            _log.error("%s\n%s", why, about["traceback"], extra={"model": self.name, "request_id": None})
         return why
+
+    def has_left(self) -> None:
+        """A worker's thread is about to end. With the last one nobody loads the model any more."""
+        with self._told:
+            self._living -= 1
+            if not self._living:
+                self.model.close()
+            self._told.notify_all()
 
     def part_of(self, work: Run, requests: list[Pending]) -> Run:
         """Some of a batch: the others go another way. There is one work more from now on."""
@@ -222,8 +303,13 @@ class Pool:
         return Run(self.source, work._instance, requests)
 
     def is_ready(self, worker: Worker, seconds: float) -> None:
+        share, limit = worker.share, ""
+        if worker.limit_kind is not None:
+            limit = f", {self.options.memory_limit:,} bytes of memory (by {worker.limit_kind})"
+        threads = count_of(share.threads, "thread") if share is not None else ""
+        cpus = f" on CPUs {cpu_list(share.cpus)}" if share is not None and share.cpus else ""
         _log.info(
-            "%s is ready after %.2f s: process %s", worker.name, seconds, worker.pid,
+            "%s is ready after %.2f s: process %s, %s%s%s", worker.name, seconds, worker.pid, threads, cpus, limit,
             extra={"model": self.name, "request_id": None},
         )  # fmt: skip
         self.changed()
@@ -238,6 +324,12 @@ class Pool:
                 for worker in self.workers:
                     worker.wake()
             self.on_change()
+
+    def _start(self, workers: Sequence[Worker]) -> None:
+        with self._told:
+            self._living += len(workers)
+        for worker in workers:
+            worker.start()
 
     def _make(self, count: int) -> list[Worker]:
         first, self._made = self._made, self._made + count

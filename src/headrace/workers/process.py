@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +24,10 @@ STACK = 0.2
 class Process:
     """Started by the constructor, on the thread that is to own it: the kernel kills it when that thread ends."""
 
-    def __init__(self, python: str | None, env: Mapping[str, str], arena: Arena, generation: int) -> None:
-        """OSError if it cannot be started."""
+    def __init__(
+        self, python: str | None, env: Mapping[str, str], arena: Arena, generation: int, fds: Sequence[int] = ()
+    ) -> None:
+        """OSError if it cannot be started. `fds`: files it is given as well."""
         self.generation = generation
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -45,7 +47,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), arena.fd),
+                pass_fds=(theirs.fileno(), arena.fd, *fds),
                 env=dict(env),
                 bufsize=0,
                 start_new_session=True,  # a group of its own: Ctrl-C at the terminal is for its owner, who drains
@@ -118,3 +120,19 @@ def ending(code: int) -> str:
         name = f"signal {-code}"
     hint = "; if nobody did that on purpose, it was the kernel, for memory" if -code == signal.SIGKILL else ""
     return f"was killed by {name}{hint}"
+
+
+def said_of_memory(how: str, limit: int | None, was_over: bool) -> str:
+    """What is to be added to how a process ended that may have `limit` bytes. `was_over`: the kernel says it was."""
+    if limit is None or "SIGKILL" not in how:
+        return ""
+    return f"; it {'was over' if was_over else 'may have'} its memory_limit of {limit:,} bytes"
+
+
+def resident_bytes(pid: int) -> int | None:
+    """What is resident of a process; None if it has gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

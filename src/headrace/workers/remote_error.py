@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from headrace.errors import HeadraceError, InvalidInput
+from headrace.errors import HeadraceError, InvalidInput, OutOfMemory
 from headrace.model.failure import failure_of
 from headrace.workers.messages import MessageError
 from headrace.workers.values import Raised
+
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
+"""What ONNX Runtime says where Python says MemoryError."""
 
 
 class RaisedInWorker(Exception):
@@ -29,12 +32,14 @@ def made(raised: Raised, memory_limit: int | None = None) -> HeadraceError:
     """A callable may say itself what is wrong with a request; everything else is the model's failure."""
     if raised.kind == "InvalidInput" and raised.module.startswith("headrace"):
         return InvalidInput(raised.text)
-    text = raised.text
-    if raised.kind == "MemoryError" and memory_limit is not None:
-        text += f"{'; ' if text else ''}its worker may have {memory_limit:,} bytes (memory_limit)"
-    cause = _kind(raised.kind)(text)
+    cause = _kind(raised.kind)(raised.text)
     if raised.trace:
         cause.add_note(f"in the worker:\n{raised.trace.rstrip()}")
+    if memory_limit is not None and (raised.kind == "MemoryError" or any(word in raised.text for word in _NO_MEMORY)):
+        what = f"{raised.kind}: {raised.text}" if raised.text else raised.kind
+        failure = OutOfMemory(what, memory_limit)
+        failure.__cause__ = cause
+        return failure
     return failure_of("raised", cause)
 
 

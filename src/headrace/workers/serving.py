@@ -4,7 +4,8 @@ Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, a
         something for it: an event loop's, which then hears the answers too (`ear`), or a caller's. Nobody but the
         worker's thread ever waits for a turn.
 Rule 2: a turn is one step of the engine (`engine.remote.exchange`) and one system call for what it sends.
-Rule 3: no loop has to hear: what one leaves for GRACE seconds the worker's thread takes in. What ends the process, and
+Rule 3: nobody else has to hear: what a loop leaves for GRACE seconds, and what comes when its caller has left, the
+        worker's thread takes in; at the latest when it looks whether the process hangs. What ends the process, and
         whatever is to be looked at again, is the thread's alone.
 Rule 4: whatever the process says is checked against what it was sent: what is no answer is its end.
 """
@@ -16,19 +17,24 @@ import contextlib
 import select
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.future import as_a_stream
 from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
-from headrace.workers import frames
+from headrace.model.pending import Pending
+from headrace.model.run import Run
+from headrace.workers import frames, messages
 from headrace.workers.answers import Answers
+from headrace.workers.at_once import AtOnce, WatchAtOnce
+from headrace.workers.caller import Caller
 from headrace.workers.connection import Connection
 from headrace.workers.ear import Ear
-from headrace.workers.in_hand import InHand
+from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
-from headrace.workers.watch import Watch
+from headrace.workers.watch import IDLE, Watch
 from headrace.workers.window import Window
 
 if TYPE_CHECKING:
@@ -55,14 +61,22 @@ class Serving:
 
     def __init__(self, worker: Worker, process: Process, connection: Connection, hand: InHand) -> None:
         self._worker, self._process, self._connection, self._hand = worker, process, connection, hand
-        self._answers = Answers(hand, worker.pool.name, worker.pool.options.memory_limit)
+        limit = worker.pool.options.memory_limit
+        self._answers = Answers(hand, worker.pool.name, limit, self._has_read, worker.pool.told.tell)
+        self._read: deque[tuple[int, int]] = deque()  # what it is to be told of its parts
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
-        self._bell = connection.bell
-        self._window = Window()
+        self._bell, self.fd = connection.bell, connection.fd
+        at_once = bool(worker.pool.at_once)
+        self._window = AtOnce(worker.pool.at_once, worker.pool.tried) if at_once else Window()
         self._turn = threading.Lock()
         self._serves = False
-        self._watch = Watch(worker.pool, worker.stream, process, hand, self._window)
+        watched = worker.pool, worker.stream, process, hand, self._window
+        self._watch = WatchAtOnce(*watched, connection) if at_once else Watch(*watched)
+        self._looks_always = at_once  # one may take too long while others answer
         self._ear: Ear | None = None  # what has an event loop hear what comes
+        self._caller: Caller | None = None  # who hears what comes, and waits for it
+        self._by_loop = False  # the worker's thread leaves it to its loop for GRACE seconds
+        self._may_sleep = worker.pool.options.response_timeout > 2 * IDLE  # while others send
         self._missed, self._deaf_until = 0, 0.0
         self._broken: frames.FrameError | None = None  # what a loop heard
 
@@ -71,6 +85,14 @@ class Serving:
     def cancel(self, id: int) -> None:
         """The run with this id is not wanted any more. It is for the caller to wake the worker."""
         self._watch.cancelled.append(id)
+
+    def _has_read(self, each: Sent, nbytes: int) -> None:
+        """Of its parts. It is told of many at a time."""
+        each.read += nbytes
+        if each.read >= messages.WINDOW // 4:
+            self._read.append((each.id, each.read))
+            each.read = 0
+            self._bell.ring()
 
     def send_at_once(self) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
@@ -82,13 +104,60 @@ class Serving:
             if not self._is_free or (hand.sent and self._ear is None):
                 return False
             self._exchange([])
-            if hand.sent:
+            self._caller = None
+            if len(hand.sent) == 1 and self._ear is None and self._is_awaited_here():
+                self._caller = Caller.here()
+            elif hand.sent:
                 self._listen_here()
+            self._connection.leave(self._by_loop or self._caller is not None)
             if len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE:
                 return False  # the worker's thread sleeps longer than what lies behind a long run may wait
-            return self._is_free and self._stream.alarm is None
+            return self._is_free and self._stream.alarm is None and self._may_sleep
         finally:
             self._turn.release()
+
+    def _is_awaited_here(self) -> bool:
+        work = next(iter(self._hand.sent.values())).work
+        return not isinstance(work, Run) and work.heard_by == threading.get_ident()
+
+    def is_lent_to(self, caller: Caller) -> bool:
+        return self._caller is caller
+
+    def lend_to(self, caller: Caller, request: Pending) -> None:
+        """The caller waits for `request`: where nothing else is with the process, it hears what comes from now on."""
+        if not self._turn.acquire(False):
+            return
+        try:
+            sent = self._hand.sent
+            if self._caller is not None or self._ear is not None or len(sent) != 1 or not self._is_free:
+                return
+            if next(iter(sent.values())).work is request:
+                self._caller = caller
+                self._connection.leave(True)
+        finally:
+            self._turn.release()
+
+    def hear_for(self, caller: Caller, request: Pending) -> bool:
+        """There may be something to hear. Whether it goes on to hear."""
+        if not self._turn.acquire(False):  # the worker's thread is at something, and will find that it is left alone
+            return False
+        try:
+            if self._caller is not caller or not self._serves or not self._hear_a_turn():
+                return False
+            if not request._done:
+                return True
+            self._caller = None
+            if self._hand.sent:  # others' meanwhile
+                self._connection.leave(False)
+                self._bell.ring()
+            return False
+        finally:
+            self._turn.release()
+
+    def caller_has_left(self) -> None:
+        """It hears no more, whatever comes."""
+        self._caller = None
+        self._bell.ring()
 
     @property
     def _is_free(self) -> bool:
@@ -129,23 +198,28 @@ class Serving:
         try:
             if not self._serves or self._ear is None:
                 return
-            try:
-                _, gone = self._take_in([(self._connection.fd, select.POLLIN)])
-            except frames.FrameError as error:
-                self._broken, gone = error, True
             self._missed = 0
-            if gone or not self._is_to_go_on:
+            if not self._hear_a_turn():
                 self._stop_listening()
-                self._bell.ring()
-                return
-            ended, self._hand.ended = self._hand.ended, []
-            if ended:
-                self._learn(ended)
-            self._exchange(ended)
-            if not self._is_free or self._stream.alarm is not None:
-                self._bell.ring()
         finally:
             self._turn.release()
+
+    def _hear_a_turn(self) -> bool:
+        """A turn that begins with what the process has said. With `_turn`. False: the worker's thread goes on."""
+        try:
+            _, gone = self._take_in([(self._connection.fd, select.EPOLLIN)])
+        except frames.FrameError as error:
+            self._broken, gone = error, True
+        if gone or not self._is_to_go_on:
+            self._bell.ring()
+            return False
+        ended, self._hand.ended = self._hand.ended, []
+        if ended:
+            self._learn(ended)
+        self._exchange(ended)
+        if not self._is_free or self._stream.alarm is not None:
+            self._bell.ring()
+        return True
 
     @property
     def _is_to_go_on(self) -> bool:
@@ -165,6 +239,7 @@ class Serving:
             finally:
                 self._serves = False
                 self._stop_listening()
+                self._connection.close()
 
     def _frames_of(self, works: list[Any]) -> bytes:
         pool = self._pool
@@ -186,8 +261,13 @@ class Serving:
                 self._learn(ended)
             works: list[Any] = exchange(self._engine, stream, ended, credit, inside)
             out = self._frames_of(works) if works else b""
-            while hand.again and len(sent) < window.size:
-                out += hand.send_again(time.monotonic())
+            while self._read:
+                id, nbytes = self._read.popleft()
+                self._watch.since = time.monotonic()  # it may have waited for that, and goes on now
+                piece = messages.pack_piece(0, nbytes)
+                out += frames.encode(frames.MORE, piece, id=id, generation=self._process.generation)
+            if hand.again:
+                out += hand.send_again(window.size - len(sent), time.monotonic())
             if out:
                 connection.send(out)
             if hand.ended:
@@ -205,22 +285,28 @@ class Serving:
                 self._watch.cancel()
             if gone:
                 return WorkerDied(self._pool.name, GONE)
-            if sent and not came:
-                why = self._watch.overdue()
+            if not came or self._looks_always:
+                why = self._watch.overdue() if sent else self._watch.idle()
                 if why is not None:
                     return why
 
     def _hear(self) -> tuple[bool, bool]:
         """Whether something came, and whether the process has gone. FrameError."""
         patience, connection = self._watch.patience(), self._connection
-        leaves_it = self._ear is not None and self._ear.is_awake and time.monotonic() - self._watch.since < GRACE
+        ear = self._ear
+        self._by_loop = ear is not None and ear.is_awake and time.monotonic() - self._watch.since < GRACE
+        if self._caller is not None and not self._waits_for_the_only_one():
+            self._caller = None
+        connection.leave(self._by_loop or self._caller is not None)
         self._turn.release()
         try:
-            events = connection.listen(min(patience, GRACE) if leaves_it else patience, leaves_it)
+            events = connection.listen(min(patience, GRACE) if self._by_loop else patience)
         finally:
             self._turn.acquire()
         if self._broken is not None:
             raise self._broken
+        if not (events or self._by_loop):  # whoever was to hear may have left without a word
+            events = [(connection.fd, select.EPOLLIN)]
         came, gone = self._take_in(events)
         if came and self._ear is not None:
             self._missed += 1
@@ -228,6 +314,12 @@ class Serving:
                 self._stop_listening()
                 self._deaf_until = time.monotonic() + DEAF
         return came, gone
+
+    def _waits_for_the_only_one(self) -> bool:
+        """Whether the caller does that hears what comes. If it does not, or another's is with the process as well, it
+        is for the worker's thread to hear."""
+        sent = self._hand.sent
+        return len(sent) == 1 and not any(request._done for request in next(iter(sent.values())).requests)
 
     def _take_in(self, events: list[tuple[int, int]]) -> tuple[bool, bool]:
         came, gone = self._connection.hear(events)

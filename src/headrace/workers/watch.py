@@ -33,6 +33,7 @@ class Watch:
         self._pool, self._stream, self._process, self._hand, self._window = pool, stream, process, hand, window
         self.since = 0.0
         """When it last said something."""
+        self._seen_stopped = False
         self.cancelled: deque[int] = deque()
         """Ids of runs that are not wanted any more, and that it was not told of."""
 
@@ -54,23 +55,45 @@ class Watch:
     def overdue(self) -> HeadraceError | None:
         """Why the process must not go on, if that is so: it hangs, was stopped, or does not leave a run it was told to.
         What waits behind a run that turns out long is taken back before that, where another worker could do it."""
-        hand, pool, process = self._hand, self._pool, self._process
-        first = next(iter(hand.sent.values()))
+        pool = self._pool
+        first = next(iter(self._hand.sent.values()))
         now = time.monotonic()
-        since = max(first.began, self.since)
-        if len(hand.sent) > 1 and now - since >= STUCK and pool.options.idempotent and pool.ready > 1:
+        silent = now - max(first.began, self.since)
+        self._take_back_what_is_stuck(silent)
+        if first.stop_at is not None and now >= first.stop_at:
+            return self._does_not_leave()
+        if silent >= pool.options.response_timeout:
+            return self._hangs(ResponseTimeout(pool.name, pool.options.response_timeout))
+        return self._was_stopped(silent)
+
+    def idle(self) -> HeadraceError | None:
+        """The same, where it has nothing to do: whether it was stopped all the same, at two looks in a row."""
+        before, self._seen_stopped = self._seen_stopped, self._process.is_stopped()
+        return self._was_stopped(STOPPED) if before and self._seen_stopped else None
+
+    def _take_back_what_is_stuck(self, silent: float) -> None:
+        """`silent`: seconds since anything was heard."""
+        hand, pool = self._hand, self._pool
+        if len(hand.sent) > 1 and silent >= STUCK and pool.options.idempotent and pool.ready > 1:
             taken = hand.withdraw()
             if taken:
                 self._window.forget()
                 hand_back(pool.engine, self._stream, [(each.work, each.taken_at) for each in taken])
-        if first.stop_at is not None and now >= first.stop_at:
-            return WorkerDied(pool.name, "ran what was cancelled, did not leave it in time, and was ended")
-        if now - since >= pool.options.response_timeout:
-            process.show_stack()
-            time.sleep(STACK)
-            return ResponseTimeout(pool.name, pool.options.response_timeout)
-        if now - since >= STOPPED and process.is_stopped():
-            return WorkerDied(pool.name, "was stopped by a signal (SIGSTOP, or a debugger), and was ended")
+
+    def _does_not_leave(self) -> HeadraceError:
+        return WorkerDied(self._pool.name, "ran what was cancelled, did not leave it in time, and was ended")
+
+    def _hangs(self, error: ResponseTimeout) -> HeadraceError:
+        stopped = self._was_stopped(STOPPED)  # then it is no fault of the callable's, and there is nobody to ask
+        if stopped is not None:
+            return stopped
+        self._process.show_stack()
+        time.sleep(STACK)
+        return error
+
+    def _was_stopped(self, silent: float) -> HeadraceError | None:
+        if silent >= STOPPED and self._process.is_stopped():
+            return WorkerDied(self._pool.name, "was stopped by a signal (SIGSTOP, or a debugger), and was ended")
         return None
 
     def cancel(self) -> None:

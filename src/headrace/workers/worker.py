@@ -7,6 +7,8 @@ Rule 2: its life is lines one below the other: start, load, serve, bury, wait to
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import threading
 import time
@@ -16,15 +18,19 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.future import mark_stream_thread, on_a_stream
 from headrace.engine.mailbox import Hold, loop_runs_here
 from headrace.engine.remote import RemoteStream, exchange, has_stopped, refuse_all
+from headrace.engine.uninterrupted import uninterrupted
 from headrace.errors import HeadraceError, ModelNotReady, ResponseTimeout, WorkerDied
 from headrace.model.pending import Pending
 from headrace.workers import burial, frames
 from headrace.workers.arena import Arena
+from headrace.workers.caller import hear
+from headrace.workers.cgroup import Group, limited
 from headrace.workers.connection import Bell, Connection
 from headrace.workers.in_hand import InHand
 from headrace.workers.output import Output
-from headrace.workers.process import STACK, Process
+from headrace.workers.process import STACK, Process, said_of_memory
 from headrace.workers.serving import GONE, Serving
+from headrace.workers.sharing import Share
 from headrace.workers.supervision import State, Supervision
 
 if TYPE_CHECKING:
@@ -44,6 +50,10 @@ class Worker:
         self.pool, self.index, self.name = pool, index, name
         self.supervision = Supervision()
         self.pid: int | None = None
+        self.share: Share | None = None
+        """What its process was started with."""
+        self.limit_kind: str | None = None
+        """What holds its process to `memory_limit`: "cgroup" or "address space"."""
         self.leaves = False  # this worker alone is to stop: the pool has become smaller
         self.restarts = False  # its process is to be replaced
         self._bell = Bell()
@@ -60,6 +70,10 @@ class Worker:
         return self._thread
 
     @property
+    def has_ended(self) -> bool:
+        return self.supervision.state is State.STOPPED and self.supervision.starts > 0
+
+    @property
     def is_to_stop(self) -> bool:
         return self.stream.stopping or self.leaves
 
@@ -68,9 +82,21 @@ class Worker:
     def wake(self) -> None:
         """There is something for it."""
         serving = self._serving
-        if serving is not None and _may_send() and serving.send_at_once():
+        if serving is not None and (
+            serving.send_at_once() if loop_runs_here() else not on_a_stream() and uninterrupted(serving.send_at_once)
+        ):
             return
         self._bell.ring()
+
+    def hear(self, request: Pending, seconds: float | None) -> float | None:
+        """The caller waits for `request`, at most so many seconds: it may hear the answer itself. What is left of them;
+        the caller is to wait for the rest of it in the usual way."""
+        serving = self._serving
+        if serving is None:
+            return seconds
+        until = None if seconds is None else time.monotonic() + seconds
+        hear(serving, request, until)
+        return None if until is None else max(0.0, until - time.monotonic())
 
     def _kill(self, id: Any) -> None:
         """The run with this id is not wanted any more."""
@@ -107,6 +133,7 @@ class Worker:
             exchange(self.pool.engine, self.stream, [], 0, 0)
             has_stopped(self.pool.engine, self.stream)
             self._bell.close()
+            self.pool.has_left()
 
     def _start_and_serve(self) -> None:
         pool, supervision = self.pool, self.supervision
@@ -118,12 +145,18 @@ class Worker:
         process: Process | None = None
         output: Output | None = None
         hand: InHand | None = None
+        group: Group | None = None
         died: HeadraceError | None = None
         began = time.monotonic()
         try:
             try:
                 arena = Arena(pool.options.arena)
-                process = Process(pool.options.python, pool.environment(self.index), arena, supervision.starts)
+                share = self.share = pool.share_of(self)
+                fds = pool.model.descriptors
+                process = Process(pool.options.python, pool.environment(share), arena, supervision.starts, fds)
+                if pool.options.memory_limit is not None:
+                    group = limited(process.pid, pool.options.memory_limit, f"{self.name}-{supervision.starts}")
+                    self.limit_kind = "address space" if group is None else "cgroup"
                 self.pid = process.pid
                 output = Output(process.outputs, pool.name, self.name)
                 connection = Connection(process, self._bell)
@@ -135,7 +168,9 @@ class Worker:
                 assert arena is not None
                 supervision.ready(time.monotonic())
                 pool.is_ready(self, time.monotonic() - began)
-                hand = InHand(arena, process.generation, pool.in_lists)
+                hand = InHand(
+                    arena, process.generation, pool.in_lists, pool.model.outputs_given, reserves=not pool.at_once
+                )
                 self._serving = Serving(self, process, connection, hand)
                 died = self._serving.serve()
                 why = None if died is None else died.how if isinstance(died, WorkerDied) else str(died)
@@ -146,6 +181,9 @@ class Worker:
                 if died is not None and why != GONE:
                     process.kill()  # it would not end by itself, or not soon
                 how = process.end(END)
+                how += said_of_memory(how, pool.options.memory_limit, group is not None and group.was_over())
+            if group is not None:
+                group.close()
             if output is not None:
                 output.close(1.0)
             self.pid = None
@@ -160,7 +198,7 @@ class Worker:
     def _load(self, connection: Connection, process: Process, arena: Arena) -> str | None:
         """Have it load its callable. None, or why it could not."""
         pool = self.pool
-        connection.send(frames.encode(frames.SETUP, pool.setup(self.index, arena), generation=process.generation))
+        connection.send(frames.encode(frames.SETUP, pool.setup(self, arena), generation=process.generation))
         until = time.monotonic() + pool.options.start_timeout
         while True:
             self._bell.rung = False
@@ -176,10 +214,12 @@ class Worker:
             came, gone = connection.wait(left)
             for frame in came:
                 if frame.kind == frames.READY:
-                    pool.loaded(frame.payload)
-                    return None
+                    return pool.loaded(frame.payload)
                 if frame.kind == frames.FAILED:
                     return pool.cannot_load(frame.payload)
+                if frame.kind == frames.METRICS:
+                    with contextlib.suppress(ValueError, RecursionError):
+                        pool.told.tell(json.loads(frame.payload))
             if gone:
                 return GONE
 
@@ -212,12 +252,6 @@ class Worker:
                 exchange(pool.engine, self.stream, [], -1, 0)
                 refuse_all(pool.engine, self.stream, ModelNotReady(pool.name, "-", "BROKEN", supervision.reason))
             self._bell.wait(left)
-
-
-def _may_send() -> bool:
-    """Whether this thread may take a turn: no stream's, which has something else to do, and none that Ctrl-C may
-    interrupt between two steps of it."""
-    return loop_runs_here() or (threading.current_thread() is not threading.main_thread() and not on_a_stream())
 
 
 class _Stream(RemoteStream):

@@ -1,0 +1,131 @@
+"""From a request to what a handler is given, and from what it returns to an answer. Loaded by its path in workers.
+
+Rule 1: as both servers do it, byte for byte: the content type decides, and `application/json; charset=utf-8` is not
+        `application/json`: handlers were written against that.
+Rule 2: an answer is data: bytes; what the context was told beside them; or an error with its status.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from typing import Any
+
+_log = logging.getLogger("headrace.handler")
+INTERNAL = "InternalServerException"
+_parse = json.JSONDecoder().decode
+
+
+class Unsupported(Exception):
+    """No answer can be made of what a handler returned."""
+
+
+def value_of(data: Any, content_type: Any, decode: bool) -> Any:
+    """Of a body, a form field or a query parameter; None: nobody said what it is."""
+    if not content_type:
+        return bytearray(data)
+    if decode and content_type == "application/json":
+        try:
+            return _parse(str(data, "utf-8"))  # `json.loads` would guess the encoding of bytes: 1 us
+        except (ValueError, RecursionError) as error:
+            _log.warning("what came as application/json is none, the handler is given the bytes: %s", error)
+    elif decode and content_type.startswith("text"):
+        try:
+            return bytes(data).decode()
+        except UnicodeDecodeError as error:
+            _log.warning("what came as %s is not UTF-8, the handler is given the bytes: %s", content_type, error)
+    return bytearray(data)
+
+
+def read(headers: Any, body: Any, decode: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what the handler is given of a request, what the context says of it)."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        content_type = ""
+        for name, value in headers:
+            if len(name) == 12 and name.lower() == "content-type":
+                content_type = value
+        return {"body": value_of(body, content_type, decode)}, dict(headers)
+    row, about = {}, {}
+    for name, content_type, data in body:
+        row[name] = value_of(data, content_type, decode)  # of several with one name the last one stays
+        about[name] = {"content-type": content_type or ""}
+    about.update(headers)
+    return row, about
+
+
+def answer_of(value: Any) -> bytes:
+    """Unsupported if there is none."""
+    kind = type(value)
+    if kind is bytes:
+        return value  # type: ignore[no-any-return]
+    if kind is str:
+        try:
+            return value.encode()  # type: ignore[no-any-return]
+        except UnicodeEncodeError as error:
+            raise Unsupported(f"text that is not Unicode: {error}") from None
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+        file = io.BytesIO()
+        torch.save(value, file)
+        return file.getvalue()
+    try:
+        return _json(value).encode()
+    except (TypeError, ValueError, RecursionError, UnicodeEncodeError) as error:
+        raise Unsupported(f"{kind.__name__}: {error}") from None
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, indent=2, default=_plain)
+    except TypeError:  # a NumPy scalar for a key is refused before `_plain` is asked
+        return json.dumps(_plain_keys(value), indent=2, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """The servers refused these; there is but one thing they can mean."""
+    for method in ("tolist", "asnumpy"):  # NumPy's and torch's; MXNet's
+        if callable(getattr(value, method, None)):
+            plain = getattr(value, method)()
+            return plain.tolist() if method == "asnumpy" else plain
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
+
+
+def _plain_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key.item() if hasattr(key, "item") else key: _plain_keys(each) for key, each in value.items()}
+    return [_plain_keys(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def answers(values: list[Any], processors: Any) -> list[Any]:
+    """One for each; what cannot be sent is an error of that one alone."""
+    made: list[Any] = []
+    for value, processor in zip(values, processors):
+        try:
+            body = value if type(value) is bytes else answer_of(value)
+        except Unsupported as error:
+            _log.error("an answer cannot be sent: %s", error)
+            made.append((503, INTERNAL, f"Unsupported model output data type. ({error})"))
+            continue
+        if processor._status_code == 200 and not processor._response_header and not processor._reason_phrase:
+            made.append(body)
+        else:
+            made.append(with_head(body, processor))
+    return made
+
+
+def with_head(body: bytes, processor: Any) -> tuple[bytes, Any, int, Any, tuple[tuple[str, str], ...]]:
+    """(body, content type or None, status, reason or None, other headers)."""
+    content_type, headers = None, []
+    for name, value in processor._response_header.items():
+        if str(name).lower() == "content-type":
+            content_type = None if value is None else str(value)
+        elif value is not None:
+            headers.append((str(name), str(value)))
+    phrase = processor._reason_phrase
+    return body, content_type, int(processor._status_code), (str(phrase) if phrase else None), tuple(headers)

@@ -1,0 +1,5 @@
+"""Where streaming was imported from before TorchServe 0.8."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)  # a server that is really installed has what is not here

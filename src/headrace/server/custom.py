@@ -1,0 +1,106 @@
+"""What goes to handlers of a model's own, in their workers, and comes from them. Pure.
+
+A request is `(id, headers, body)`: the id is that of `x-request-id`; headers are pairs of text, as they came; the body
+is the bytes, or fields `(name, content type or None, bytes)`. An answer is bytes; or `(body, content type or None,
+status, reason or None, headers)`; or `(status, type, message)`, a refusal.
+
+Rule 1: a body is not looked into here, but for forms: what it means is found out in the worker.
+Rule 2: an answer is somebody's code's: nothing in it breaks out of its place in a reply.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from headrace.codecs import torchserve
+from headrace.codecs.forms import Fields, form_kind, parse_form
+from headrace.errors import BackendError
+from headrace.server.door import HEAVY, Route
+from headrace.server.head import Head
+from headrace.server.reply import ALWAYS, Reply, has_no_body, request_id
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_OURS = frozenset(
+    ("content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", "te", "x-request-id",
+     *(name.decode() for name, _ in ALWAYS))
+)  # fmt: skip
+"""Headers that the server says, whatever a handler has said."""
+_UNUSUAL = re.compile(r"[^\x20-\x7e\x80-\xff]")
+
+
+def is_heavy(head: Head, nbytes: int) -> bool:
+    """A form is taken apart; all else goes as it came."""
+    return nbytes > HEAVY and form_kind(head.content_type) is not None
+
+
+def request_of(body: bytes, head: Head, route: Route, number: int) -> Any:
+    """What the handlers of a model are given. InvalidInput for what is no form."""
+    came: Any = body
+    if form_kind(head.content_type) is not None:
+        came = (*route.query, *_plain(parse_form(body, head.content_type)))
+    elif route.query:
+        came = (*route.query, ("body", head.content_type, body))
+    return request_id(number), head.told(route.headers), came
+
+
+def _plain(fields: Fields) -> list[tuple[str, str | None, bytes]]:
+    """Workers know tuples alone."""
+    return [(name, field.content_type, field.value) for name, field in fields.items()]
+
+
+def reply_of(answer: Any, *, v2: bool = False) -> Reply:
+    """BackendError for what is no answer. `v2`: refusals are told in that protocol's form."""
+    if type(answer) is bytes:
+        return Reply(answer, None)
+    if isinstance(answer, tuple):
+        if len(answer) == 5:
+            return _told(*answer)
+        if len(answer) == 3:
+            return _refusal(*answer, v2=v2)
+    if isinstance(answer, (bytes, bytearray)):
+        return Reply(bytes(answer), None)
+    raise BackendError(f"the model's handler answered with a {type(answer).__name__}, which is no answer of a handler")
+
+
+def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) -> Reply:
+    if not isinstance(body, (bytes, bytearray)):
+        raise BackendError(f"the body of a handler's answer is bytes, not a {type(body).__name__}")
+    says = []
+    for name, value in headers:
+        name, value = str(name), str(value)
+        lower = name.lower()
+        if not _TOKEN.match(name) or _UNUSUAL.search(value.replace("\t", " ")):
+            raise BackendError(f"a handler's answer has the header {name!r:.100}: {value!r:.100}, which cannot be sent")
+        if lower == "content-type":
+            content_type = content_type or value
+        elif lower not in _OURS:
+            says.append((name.encode("latin-1"), value.encode("latin-1")))
+    kind = None
+    if content_type:
+        kind = _one_line(str(content_type))
+    phrase = _one_line(str(reason)) if reason else None
+    status = _status(status)
+    return Reply(b"" if has_no_body(status) else bytes(body), kind, status, tuple(says), phrase)
+
+
+def _refusal(status: Any, type: Any, message: Any, *, v2: bool) -> Reply:
+    status = _status(status)
+    if v2:
+        body = orjson.dumps({"error": str(message).encode(errors="replace").decode()})
+    else:
+        body = torchserve.error_body(status, str(type), str(message))
+    return Reply(b"" if has_no_body(status) else body, status=status)
+
+
+def _status(status: Any) -> int:
+    """Of a whole reply: 1xx is none. BackendError."""
+    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 999:
+        raise BackendError(f"a handler's answer has the status {status!r:.40}; one from 200 to 999 was expected")
+    return status
+
+
+def _one_line(text: str) -> bytes:
+    return _UNUSUAL.sub(" ", text)[:1000].encode("latin-1", "replace")

@@ -1,0 +1,76 @@
+"""How an archive is run: in the server's process where nothing of it is code, else in workers of an environment it has.
+
+How its requests are joined is what the server was told, else what the archive's YAML says; how long a run may take is
+what the YAML says, else what the server was told.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from headrace.archives.archive import Archive
+from headrace.archives.environments import EnvironmentOptions, Environments
+from headrace.engine.timeouts import is_number
+from headrace.model.model import Model
+from headrace.workers.pool import WorkerOptions
+from headrace.workers.served_handler import HandlerArchive
+from headrace.workers.start import start_workers
+
+_log = logging.getLogger("headrace.serving")
+
+
+def runs_in_process(archive: Archive) -> bool:
+    """Whether a picture classifier and an ONNX model are all there is of it."""
+    manifest = archive.manifest
+    return (
+        manifest.handler == "image_classifier"
+        and manifest.serialized_file is not None
+        and manifest.serialized_file.endswith(".onnx")
+        and not (archive.folder / "image_classifier.py").exists()
+    )
+
+
+def start_handler(
+    archive: Archive,
+    name: str,
+    options: WorkerOptions,
+    environments: EnvironmentOptions,
+    *,
+    workers: int,
+    max_batch_size: int | None,
+    max_batch_delay: float,
+    num_cores: int | None,
+) -> Model:
+    """Its workers, ready. `options.python`: what the operator wants it to be run by; None: what the archive asks for.
+
+    InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
+    """
+    config = archive.config
+    size = max_batch_size or int(_number(config, "batchSize", 1, name, whole=True))
+    delay = max_batch_delay or _number(config, "maxBatchDelay", 0, name) / 1000
+    timeout = _number(config, "responseTimeout", options.response_timeout, name)
+    python = Environments(environments).python_of(archive, name, options.python)
+    return start_workers(
+        HandlerArchive(archive, model_name=name, batch_size=size),
+        replace(options, python=python, response_timeout=timeout),
+        workers,
+        num_cores=num_cores,
+        max_batch_size=size,
+        max_batch_delay=delay,
+        name=name,
+    )
+
+
+def _number(config: dict[str, object], key: str, default: float, name: str, *, whole: bool = False) -> float:
+    """What the YAML says of `key`. What it cannot be is logged and ignored, as TorchServe does."""
+    value = config.get(key)
+    if value is None:
+        return default
+    least = 1 if whole else 0 if key == "maxBatchDelay" else 1e-3
+    if not is_number(value) or not isinstance(value, int | float) or value < least or (whole and value != int(value)):
+        _log.warning(
+            "model %s: %s: %r in its YAML is ignored: a number from %g up is expected", name, key, value, least
+        )
+        return default
+    return value
