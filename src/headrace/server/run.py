@@ -30,6 +30,7 @@ from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
+from headrace.server.compat import Compat
 from headrace.server.descriptors import make_room
 from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
 from headrace.server.hangup import hangups
@@ -92,6 +93,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         body_timeout=options.body_timeout,
         traffic=observing.traffic,
         tokens=managing.tokens,
+        compat=Compat(options.compat),
     )
     front = Front(app, Limits.of(options))
     try:
@@ -281,6 +283,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             options.install_timeout,
         ),
         concurrency=options.concurrency,
+        reasons=not Compat(options.compat).is_old,
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
     asked = options.models

@@ -85,7 +85,7 @@ class Infer:
 
     def encode(self, served: Served, outputs: list[Any], context: v2_json.InferRequest | None) -> Reply:
         if context is None:
-            return reply_of(outputs[0], v2=True)
+            return reply_of(outputs[0], v2=served.reasons, reasons=served.reasons)
         wanted = _wanted(_named(served, outputs), context.outputs)
         body = v2_json.encode_response(
             model_name=served.name, model_version=served.version, id=context.id, outputs=wanted

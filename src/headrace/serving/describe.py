@@ -51,6 +51,10 @@ class Facts:
     """Requests inside that wait for a worker."""
     room: int
     """Requests that could come in."""
+    queue: int | None = None
+    """Requests it may have inside; None: only the server's own bound."""
+    priority_levels: int = 0
+    default_priority_level: int | None = None
 
 
 def _shared(facts: Facts) -> Json:
@@ -94,6 +98,11 @@ def torchserve(facts: Facts, customized: Any = None, *, ours: bool = True) -> Js
     if customized is not None:
         told["customizedMetadata"] = customized
     if ours:
+        told["settings"] = {"priority_levels": facts.priority_levels}
+        if facts.queue is not None:
+            told["settings"]["queue"] = facts.queue
+        if facts.default_priority_level is not None:
+            told["settings"]["default_priority_level"] = facts.default_priority_level
         told["state"] = facts.state
         if facts.reason is not None:
             told["reason"] = facts.reason

@@ -1,12 +1,13 @@
 """How an archive is run: in the server's process where nothing of it is code, else in workers of an environment it has.
 
 How its requests are joined is what the server was told, else what the archive's YAML says; how long a run may take is
-what the YAML says, else what the server was told.
+what a manager asked for of this model, else what the YAML says, else what the server was told.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from dataclasses import replace
 
 from headrace.archives.archive import Archive
@@ -41,15 +42,21 @@ def start_handler(
     max_batch_size: int | None,
     max_batch_delay: float,
     num_cores: int | None,
+    asked: Container[str] = (),
 ) -> Model:
     """Its workers, ready. `options.python`: what the operator wants it to be run by; None: what the archive asks for.
+    `asked`: what counts whatever the YAML says.
 
     InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
     """
     config = archive.config
     size = max_batch_size or int(_number(config, "batchSize", 1, name, whole=True))
-    delay = max_batch_delay or _number(config, "maxBatchDelay", 0, name) / 1000
-    timeout = _number(config, "responseTimeout", options.response_timeout, name)
+    delay = max_batch_delay
+    if not delay and "max_batch_delay" not in asked:
+        delay = _number(config, "maxBatchDelay", 0, name) / 1000
+    timeout = options.response_timeout
+    if "response_timeout" not in asked:
+        timeout = _number(config, "responseTimeout", timeout, name)
     python = Environments(environments).python_of(archive, name, options.python)
     return start_workers(
         HandlerArchive(archive, model_name=name, batch_size=size),

@@ -90,6 +90,14 @@ class CompileOptions:
     """Requests a model may have inside; None: only the server's own bound."""
     startup_timeout: float | None = None
     """Seconds a load may take; None: as many as it likes."""
+    asked: tuple[str, ...] = ()
+    """Options that count more than what an archive's YAML says, because they were asked for of this model."""
+    priority_levels: int = 0
+    """What requests may say of their priority (`priorities`); 0: nothing."""
+    default_priority_level: int | None = None
+    """None: the one in the middle."""
+    reasons: bool = True
+    """Whether clients are told why a handler's answer was none, or only, as by the old servers, that it was."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +285,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
                 max_batch_size=options.max_batch_size,
                 max_batch_delay=options.max_batch_delay,
                 num_cores=options.num_cores,
+                asked=options.asked,
             ),
             custom=True,
         )

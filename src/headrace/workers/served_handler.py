@@ -65,5 +65,8 @@ class HandlerArchive(Loadable):
             "server_version": __version__,
         }
 
+    def told_of_batches(self, max_batch_size: int) -> dict[str, Any]:
+        return {"batch_size": max_batch_size}
+
     def __str__(self) -> str:
         return f"the handler {self.handler or self.archive.manifest.handler} of {self.name}"
