@@ -52,7 +52,7 @@ class ServeOptions(Checked):
     disable_model_api: bool = option(False, "registering and unregistering are told 405")
     model_control: str = option(
         "explicit",
-        "how models come and go: as managers say (`explicit`), as files do in the model store (`poll`), or not (`none`)",
+        "how models come and go: as managers say (`explicit`), as files do in the store (`poll`), or not (`none`)",
         choices=("explicit", "poll", "none"),
     )
     model_poll_seconds: float = option(15.0, "seconds between two looks at the model store", low=0.01, high=86_400)
