@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.engine.scheduler import Scheduler
-from headrace.errors import CannotLoad, InvalidOption, NotEnoughCores, StillBusy
+from headrace.errors import CannotLoad, InvalidModel, InvalidOption, NotEnoughCores, StillBusy
 from headrace.model.model import Model
 from headrace.serving import changing
 from headrace.serving.loading import GRACE, wants_memory, within
@@ -54,6 +54,8 @@ class Registration:
     at_startup: bool = False
     url: str | None = None
     """What a manager called it; None: `wanted` says."""
+    is_complete: bool = False
+    """Whether it was registered to the end: loaded, where it was to be."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Lifecycle:
         self._turns = Turns()
         self._changing = threading.Lock()
         """Held for each change of a state: workers that die change it too."""
+        self.on_change: Callable[[], object] = _nothing
+        """Called after each change that was made, before whoever asked for it hears of it."""
 
     @property
     def options(self) -> CompileOptions:
@@ -127,16 +131,20 @@ class Lifecycle:
                     on_known(entry)
                 if low:
                     self._start(entry, low)
-                if at_startup:
-                    have = workers_of(entry)  # of a model in this process its options say how many
-                    entry.about = replace(about, min_workers=have, max_workers=have)
+                if at_startup and low == high:
+                    # Of a model in this process its options may have said how many.
+                    low = high = max(low, workers_of(entry))
             except BaseException as error:
                 self.failures.append(Failure(name, version, str(error)))
                 if not at_startup:
                     self._forget(entry)
                     _tell(entry, error)
+                else:
+                    entry.about = replace(about, is_complete=True)
                 raise
+            entry.about = replace(about, min_workers=low, max_workers=high, is_complete=True)
             self._forget_failures(name, version)
+            self.on_change()
         return entry
 
     def load(self, wanted: Wanted) -> Entry[Served]:
@@ -166,6 +174,7 @@ class Lifecycle:
         with self._turns.of(name):
             entry = self._registry.find(name, version)
             self._scale(entry, low, high, timeout)
+            self.on_change()
         return entry
 
     def change(
@@ -200,6 +209,7 @@ class Lifecycle:
             if served is not None and served is entry.served:
                 changing.use(served, options, settings)
             after = changing.seen(entry.about, entry.served)
+            self.on_change()
         return Changed(entry, {key: (before[key], after[key]) for key in before if before[key] != after[key]})
 
     def follow_load(self, entry: Entry[Served], workers: int, timeout: float | None = UNLOAD_TIMEOUT) -> bool:
@@ -216,11 +226,52 @@ class Lifecycle:
             self._resize(entry, served.model, workers, timeout, replan=False)
         return True
 
+    def reload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
+        """Load it once more from where it came, beside what serves, which is let go once the new one is READY.
+
+        Whatever is wrong with the new one is raised, and the old one serves on. InvalidModel if it is another version
+        by now. The requests inside the old one are waited for `timeout` seconds; those that take longer end all the
+        same.
+        """
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            about: Registration = entry.about
+            located = self.sources.locate(about.wanted)
+            try:
+                if located.version != entry.version:
+                    raise InvalidModel(f"{about.wanted.source} is version {located.version} now, not {entry.version}")
+                old = entry.served
+                entry.about = replace(about, located=located)
+                try:
+                    served = None if old is None else self._build(entry, max(1, workers_of(entry)))
+                except BaseException as error:
+                    entry.about = about
+                    _tell(entry, error)
+                    raise
+            except BaseException:
+                located.close()
+                raise
+            if old is not None and served is not None:
+                if old.model.crew is not None:
+                    old.model.crew.on_change = _nothing
+                with self._changing:
+                    entry.served = served
+                    if entry.state is State.FAILED:
+                        entry.become(State.READY)
+                self._follow(entry)
+                self._retire(old, about.located, timeout)
+            else:
+                about.located.close()
+            self.on_change()
+        _log.info("model %s:%s was loaded once more", entry.name, entry.version)
+        return entry
+
     def set_default(self, name: str, version: str) -> Entry[Served]:
         """Requests that name no version go to this one from now on."""
         with self._turns.of(name):
             entry = self._registry.find(name, version)
             self._registry.set_default(entry)
+            self.on_change()
         _log.info("model %s: version %s is the default now", name, version)
         return entry
 
@@ -238,31 +289,39 @@ class Lifecycle:
             if entry.served is not None:
                 self._drain(entry, timeout)
             self._forget(entry)
+            self.on_change()
         _log.info("model %s:%s is unloaded", entry.name, entry.version)
         return entry
 
     # ---- in the model's turn
 
     def _start(self, entry: Entry[Served], workers: int) -> None:
+        self._become(entry, State.LOADING)
+        try:
+            entry.served = self._build(entry, workers)
+        except BaseException as error:
+            self._become(entry, State.FAILED, str(error))
+            raise
+        self._become(entry, State.READY)
+        self._follow(entry)
+
+    def _build(self, entry: Entry[Served], workers: int) -> Served:
+        """What answers its requests from now on. Nobody knows of it yet."""
         about: Registration = entry.about
         options = replace(about.options, workers=workers)
-        self._become(entry, State.LOADING)
+        priorities = changing.priorities(options)
         with self._turns.of(_LOADING):
             started = time.monotonic()
+            located, limit = about.located, options.startup_timeout
+            isolation = options.isolation
+            grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
+            built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
+            model = built.model
             try:
-                located, limit = about.located, options.startup_timeout
-                isolation = options.isolation
-                grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
-                built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
-                model = built.model
-                try:
-                    if model.crew is None and workers > 1 and not about.at_startup:
-                        _use_streams(model, workers)
-                except BaseException:
-                    model.close()
-                    raise
-            except BaseException as error:
-                self._become(entry, State.FAILED, str(error))
+                if model.crew is None and workers > 1 and not (about.at_startup and not about.is_complete):
+                    _use_streams(model, workers)
+            except BaseException:
+                model.close()
                 raise
         if options.measured:
             model.measure()
@@ -271,15 +330,13 @@ class Lifecycle:
             entry.name, entry.version, model, built.handler, measures, custom=built.custom, reasons=options.reasons
         )
         served.group.limit = options.queue
-        served.use(changing.priorities(options))
-        entry.served = served
-        self._become(entry, State.READY)
-        self._follow(entry)
+        served.use(priorities)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info(
             "model %s:%s is READY after %.2f s: %r, %s",
             entry.name, entry.version, time.monotonic() - started, model, batch,
         )  # fmt: skip
+        return served
 
     def _scale(self, entry: Entry[Served], low: int, high: int, timeout: float | None) -> None:
         count = _within(workers_of(entry), low, high)
@@ -327,6 +384,29 @@ class Lifecycle:
                     self._become(entry, State.FAILED, reason)
         if not empty:
             raise StillBusy(entry.name, entry.version, timeout or 0.0)
+
+    def _retire(self, old: Served, located: Located, timeout: float | None) -> None:
+        """It takes no more requests: who looked before finds the new one. Those inside end, and it goes."""
+        budget = self.service.budget
+        budget.close_group(old.group)
+
+        def go() -> None:
+            try:
+                old.model.close()
+            finally:
+                located.close()
+
+        if budget.wait_until_empty(old.group, timeout):
+            go()
+            return
+        _log.warning("model %s:%s: requests to what was replaced did not end in time; it goes with them", old.name,
+                     old.version)  # fmt: skip
+
+        def wait() -> None:
+            budget.wait_until_empty(old.group)
+            go()
+
+        threading.Thread(target=wait, name=f"headrace-{old.name}-retires", daemon=True).start()
 
     def _let_go(self, entry: Entry[Served], state: State) -> None:
         """Nobody is inside."""
@@ -390,6 +470,10 @@ def is_partly_up(entry: Entry[Served]) -> bool:
     """Whether less workers than the least are ready: some still start."""
     crew = None if entry.served is None else entry.served.model.crew
     return crew is not None and crew.ready < entry.about.min_workers
+
+
+def _nothing() -> None:
+    pass
 
 
 def _close(built: Built) -> None:

@@ -43,7 +43,7 @@ class Operation:
     """One change, asked for and perhaps made. `started`, `ended`: when, as seconds since 1970. `who` asked for it."""
 
     kind: str
-    """register, scale, change, set-default, unregister, load, unload."""
+    """register, scale, change, set-default, unregister, load, unload, reload."""
     model: str | None
     """None: not known before it was located."""
     version: str | None
