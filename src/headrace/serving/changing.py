@@ -7,7 +7,7 @@ Rule 2: what can only be seen on what is loaded is checked on that; of what is p
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headrace.errors import InvalidOption
 from headrace.model.compile import check_batching
@@ -16,9 +16,6 @@ from headrace.serving.priorities import Priorities, priorities_of
 from headrace.serving.served import Served
 from headrace.serving.settings import Settings
 from headrace.serving.sources import CompileOptions
-
-if TYPE_CHECKING:
-    from headrace.serving.lifecycle import Registration
 
 OVER_YAML = ("max_batch_delay", "response_timeout")
 """Of which an archive's YAML may say something, too."""
@@ -65,9 +62,9 @@ def use(served: Served, options: CompileOptions, settings: Settings) -> None:
     served.use(priorities(options))
 
 
-def seen(about: Registration, served: Served | None) -> dict[str, Any]:
-    """Its settings as they are, by their names in `Settings`: of what is loaded, what holds there."""
-    options = about.options
+def seen(options: CompileOptions, bounds: tuple[int, int], served: Served | None) -> dict[str, Any]:
+    """Its settings as they are, by their names in `Settings`: of what is loaded, what holds there. `bounds`: of its
+    number of workers."""
     known = priorities(options)
     found = {
         "max_batch_size": options.max_batch_size,
@@ -76,8 +73,8 @@ def seen(about: Registration, served: Served | None) -> dict[str, Any]:
         "response_timeout": options.response_timeout,
         "priority_levels": options.priority_levels,
         "default_priority_level": None if known is None else known.default,
-        "min_workers": about.min_workers,
-        "max_workers": about.max_workers,
+        "min_workers": bounds[0],
+        "max_workers": bounds[1],
     }
     if served is not None:
         model = served.model

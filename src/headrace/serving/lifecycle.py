@@ -57,6 +57,11 @@ class Registration:
     is_complete: bool = False
     """Whether it was registered to the end: loaded, where it was to be."""
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Of its number of workers."""
+        return self.min_workers, self.max_workers
+
 
 @dataclass(frozen=True)
 class Changed:
@@ -194,7 +199,7 @@ class Lifecycle:
             entry = self._registry.find(name, version)
             about: Registration = entry.about
             served = entry.served
-            before = changing.seen(about, served)
+            before = changing.seen(about.options, about.bounds, served)
             options = changing.checked(entry.name, about.options, served, settings)
             low = about.min_workers if settings.min_workers is None else settings.min_workers
             high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
@@ -208,7 +213,7 @@ class Lifecycle:
                     raise
             if served is not None and served is entry.served:
                 changing.use(served, options, settings)
-            after = changing.seen(entry.about, entry.served)
+            after = changing.seen(options, entry.about.bounds, entry.served)
             self.on_change()
         return Changed(entry, {key: (before[key], after[key]) for key in before if before[key] != after[key]})
 

@@ -25,7 +25,7 @@ def look(entry: Entry[Served], service: Service) -> Facts:
     options, served, state = about.options, entry.served, entry.state
     inside = service.statistics()
     model = None if served is None else served.model
-    has = changing.seen(about, served)
+    has = changing.seen(options, about.bounds, served)
     return Facts(
         name=entry.name,
         version=entry.version,
