@@ -22,23 +22,25 @@ class Handler:
 
     def __init__(self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any) -> None:
         self.function, self.owner, self.context, self.envelope, self.decode = function, owner, context, envelope, decode
-        self.wire, self.measures = neighbour("wire"), neighbour("measures")
+        self.wire, measures = neighbour("wire"), neighbour("measures")
+        self.read, self.answers = self.wire.read, self.wire.answers
+        self.metrics, self.flush = measures.Metrics, measures.flush
         contexts, envelopes = neighbour("context"), neighbour("envelopes")
         self.processor, self.processors = contexts.RequestProcessor, contexts.RequestProcessors
         self.misformed = envelopes.Misformed
         self.describes = callable(getattr(owner, "describe_handle", None))
 
     def __call__(self, requests: list[Any]) -> list[Any]:
-        context, read, decode, processor = self.context, self.wire.read, self.decode, self.processor
+        context, read, decode, processor = self.context, self.read, self.decode, self.processor
         rows, ids, processors = [], {}, self.processors()
-        for index, (request_id, headers, body) in enumerate(requests):
+        for request_id, headers, body in requests:
             row, about = read(headers, body, decode)
+            ids[len(rows)] = request_id
             rows.append(row)
-            ids[index] = request_id
             processors.append(processor(about))
         context.request_ids, context.request_processor = ids, processors
         metrics = context.metrics
-        if type(metrics) is self.measures.Metrics:  # a handler may have put metrics of its own there
+        if type(metrics) is self.metrics:  # a handler may have put metrics of its own there
             metrics.begin(ids)
         try:
             values = self.handled(rows, processors)
@@ -50,9 +52,9 @@ class Handler:
                 raise
             return [answer]
         finally:
-            self.measures.flush()
+            self.flush()
         if len(values) == len(requests):
-            return self.wire.answers(values, processors)  # type: ignore[no-any-return]
+            return self.answers(values, processors)  # type: ignore[no-any-return]
         why = f"a list of {len(requests)} answers was expected, {len(values)} came"
         if len(requests) > 1:
             raise ValueError(f"number of batch response mismatched: {why}")

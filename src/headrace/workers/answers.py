@@ -74,6 +74,7 @@ class Answers:
         times = struct.unpack_from(f"<{count}d", payload)
         hand, read = self.hand, Reader(payload[8 * count :]).read
         pop, ended, plain = hand.pop, hand.ended, not hand.in_lists
+        joins = hand.in_lists and hand.outputs is None and not hand.divides  # runs of one request may be among these
         for id, seconds in enumerate(times, frame.id):
             each = pop(id)
             try:
@@ -82,9 +83,12 @@ class Answers:
                 value = read()
                 if each is None:
                     continue
-                if plain and each.offset < 0 and each.room < 0 and type(value) is not Raised:
+                if joins:
+                    plain = type(value) is list and len(value) == 1 == len(each.requests)
+                answer = value[0] if plain and joins else value
+                if plain and each.offset < 0 and each.room < 0 and type(answer) is not Raised:
                     request = each.requests[0]
-                    request.outcome = [value]  # as `_give` and `finish`, without the calls
+                    request.outcome = [answer]  # as `_give` and `finish`, without the calls
                     if not request._done:
                         try:
                             request.outcome = request.answer(request.outcome)
