@@ -32,7 +32,9 @@ class Handler:
 
     def __call__(self, requests: list[Any]) -> list[Any]:
         context, read, decode, processor = self.context, self.read, self.decode, self.processor
-        rows, ids, processors = [], {}, self.processors()
+        rows: list[Any] = []
+        ids: dict[int, str] = {}
+        processors = self.processors()
         for request_id, headers, body in requests:
             row, about = read(headers, body, decode)
             ids[len(rows)] = request_id

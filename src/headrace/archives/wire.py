@@ -15,7 +15,7 @@ from typing import Any
 
 _log = logging.getLogger("headrace.handler")
 INTERNAL = "InternalServerException"
-_decoder = json.JSONDecoder()
+_decoder: Any = json.JSONDecoder()
 _text, _infinity = json.encoder.encode_basestring_ascii, float("inf")
 
 
@@ -108,7 +108,7 @@ def _indented(value: Any, margin: str, depth: int) -> str:
     through. `margin`: a line break, and the space before what stands there. _Odd for what is not plain."""
     kind = type(value)
     if kind is str:
-        return _text(value)  # type: ignore[no-any-return]
+        return _text(value)
     if kind is int:
         return int.__repr__(value)
     if kind is float:
@@ -171,9 +171,10 @@ def answers(values: list[Any], processors: Any) -> list[Any]:
 def with_head(body: bytes, processor: Any) -> tuple[bytes, Any, int, Any, tuple[tuple[str, str], ...]]:
     """(body, content type or None, status, reason or None, other headers)."""
     told = processor._response_header
-    if len(told) == 1 and type(told.get("content-type")) is str and processor._status_code == 200:
-        if not processor._reason_phrase:
-            return body, told["content-type"], 200, None, ()
+    if len(told) == 1 and processor._status_code == 200 and not processor._reason_phrase:
+        content_type = told.get("content-type")
+        if type(content_type) is str:
+            return body, content_type, 200, None, ()
     content_type, headers = None, []
     for name, value in told.items():
         if str(name).lower() == "content-type":

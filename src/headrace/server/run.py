@@ -280,6 +280,8 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             None if options.environments is None else Path(options.environments),
             options.install_timeout,
         ),
+        service_envelope=options.service_envelope,
+        decode_input_request=options.decode_input_request == "yes",
         concurrency=options.concurrency,
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
