@@ -20,7 +20,9 @@ class NotAList(TypeError):
 class Handler:
     """Called with a list of requests, `(request_id, headers, body)` each; returns a list of as many answers."""
 
-    def __init__(self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any) -> None:
+    def __init__(
+        self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any, printed: Any = None
+    ) -> None:
         self.function, self.owner, self.context, self.envelope, self.decode = function, owner, context, envelope, decode
         self.wire, measures = neighbour("wire"), neighbour("measures")
         self.read, self.answers = self.wire.read, self.wire.answers
@@ -28,6 +30,7 @@ class Handler:
         contexts, envelopes = neighbour("context"), neighbour("envelopes")
         self.processor, self.processors = contexts.RequestProcessor, contexts.RequestProcessors
         self.misformed = envelopes.Misformed
+        self.printed = printed
         self.describes = callable(getattr(owner, "describe_handle", None))
 
     def __call__(self, requests: list[Any]) -> list[Any]:
@@ -41,6 +44,9 @@ class Handler:
             rows.append(row)
             processors.append(processor(about))
         context.request_ids, context.request_processor = ids, processors
+        printed = self.printed
+        if printed is not None:
+            printed.request_id = ids[0] if len(ids) == 1 else ""
         metrics = context.metrics
         if type(metrics) is self.metrics:  # a handler may have put metrics of its own there
             metrics.begin(ids)

@@ -62,6 +62,7 @@ def load(setup: dict[str, Any]) -> Loaded:
     """What `workers/served_handler` tells. Refused, or HandlerNotLoaded."""
     folder = setup["folder"]
     _find_in(folder)
+    printed = _neighbour("printed").put_in_place()
     _log_to_stdout()
     measures = _neighbour("measures")
     context = _neighbour("context").Context(
@@ -83,7 +84,7 @@ def load(setup: dict[str, Any]) -> Loaded:
     function, owner = entry_of(module, setup["handler"].partition(":")[2] or "handle", context)
     measures.flush()
     handler = _neighbour("calling").Handler(
-        function, owner, context, envelope, setup["decode_input_request"], _neighbour
+        function, owner, context, envelope, setup["decode_input_request"], _neighbour, printed
     )
     return Loaded(handler, {"parameters": None, "required": (), "describes": handler.describes})
 
