@@ -32,6 +32,7 @@ class Handler:
         self.misformed = envelopes.Misformed
         self.printed = printed
         self.describes = callable(getattr(owner, "describe_handle", None))
+        self.is_plain = envelope is None and not self.describes
 
     def __call__(self, requests: list[Any]) -> list[Any]:
         context, read, decode, processor = self.context, self.read, self.decode, self.processor
@@ -51,7 +52,12 @@ class Handler:
         if type(metrics) is self.metrics:  # a handler may have put metrics of its own there
             metrics.begin(ids)
         try:
-            values = self.handled(rows, processors)
+            if self.is_plain:
+                values = self.function(rows, context)
+                if type(values) is not list:
+                    values = self.in_a_list(values, len(rows))
+            else:
+                values = self.handled(rows, processors)
         except (Exception, SystemExit) as error:
             if len(requests) > 1:
                 raise
@@ -78,8 +84,12 @@ class Handler:
         values = self.function(rows, context)
         if envelope is not None:
             values = envelope.close(values, context)
+        return self.in_a_list(values, len(rows))
+
+    @staticmethod
+    def in_a_list(values: Any, count: int) -> Any:
         if not isinstance(values, (list, tuple)):
-            raise NotAList(f"a list of {len(rows)} answers was expected, a {type(values).__name__} came")
+            raise NotAList(f"a list of {count} answers was expected, a {type(values).__name__} came")
         return values
 
     def told(self, error: BaseException) -> Any | None:
