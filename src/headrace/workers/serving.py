@@ -300,7 +300,7 @@ class Serving:
         connection.leave(self._by_loop or self._caller is not None)
         self._turn.release()
         try:
-            events = connection.listen(min(patience, GRACE) if self._by_loop else patience)
+            events = self._listen_beside_loop(patience) if self._by_loop else connection.listen(patience)
         finally:
             self._turn.acquire()
         if self._broken is not None:
@@ -314,6 +314,14 @@ class Serving:
                 self._stop_listening()
                 self._deaf_until = time.monotonic() + DEAF
         return came, gone
+
+    def _listen_beside_loop(self, patience: float) -> list[tuple[int, int]]:
+        """Without `_turn`: until something else than frames comes, or the loop has heard nothing for GRACE seconds."""
+        while True:
+            heard = self._watch.since
+            events = self._connection.listen(min(patience, GRACE))
+            if events or patience < GRACE or self._watch.since == heard:
+                return events
 
     def _waits_for_the_only_one(self) -> bool:
         """Whether the caller does that hears what comes. If it does not, or another's is with the process as well, it
