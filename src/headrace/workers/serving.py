@@ -4,9 +4,9 @@ Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, a
         something for it: an event loop's, which then hears the answers too (`ear`), or a caller's. Nobody but the
         worker's thread ever waits for a turn.
 Rule 2: a turn is one step of the engine (`engine.remote.exchange`) and one system call for what it sends.
-Rule 3: nobody else has to hear: what a loop leaves for GRACE seconds, and what comes when its caller has left, the
-        worker's thread takes in; at the latest when it looks whether the process hangs. What ends the process, and
-        whatever is to be looked at again, is the thread's alone.
+Rule 3: nobody else has to hear: what a loop leaves for a few milliseconds (GRACE), and what comes when its caller
+        has left, the worker's thread takes in; at the latest when it looks whether the process hangs. What ends the
+        process, and whatever is to be looked at again, is the thread's alone.
 Rule 4: whatever the process says is checked against what it was sent: what is no answer is its end.
 """
 
@@ -47,6 +47,8 @@ NAP = 100e-6
 """Seconds."""
 GRACE = 0.002
 """Seconds after an answer during which the next ones are left to the loop that hears them. It may be blocked."""
+LONG_GRACE = 0.008
+"""The same of one that has heard for a while: each look fights it for the interpreter."""
 MISSED = 8
 """Answers in a row that a loop has left to the worker's thread after which it is not asked to hear for a while."""
 DEAF = 1.0
@@ -316,12 +318,14 @@ class Serving:
         return came, gone
 
     def _listen_beside_loop(self, patience: float) -> list[tuple[int, int]]:
-        """Without `_turn`: until something else than frames comes, or the loop has heard nothing for GRACE seconds."""
+        """Without `_turn`: until something else than frames comes, or the loop has heard nothing for a while."""
+        grace = GRACE
         while True:
             heard = self._watch.since
-            events = self._connection.listen(min(patience, GRACE))
-            if events or patience < GRACE or self._watch.since == heard:
+            events = self._connection.listen(min(patience, grace))
+            if events or patience < grace or self._watch.since == heard:
                 return events
+            grace = min(LONG_GRACE, 2 * grace)
 
     def _waits_for_the_only_one(self) -> bool:
         """Whether the caller does that hears what comes. If it does not, or another's is with the process as well, it
