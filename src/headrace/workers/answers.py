@@ -160,13 +160,14 @@ class Answers:
         """And whether its arrays may be views of it."""
         if not parcel.in_arena:
             return np.frombuffer(payload, np.uint8, parcel.nbytes, at), False
-        if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, parcel.nbytes):
+        nbytes = parcel.nbytes
+        if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, nbytes):
             raise FrameError("an answer that lies where it was not allowed to")
-        if parcel.nbytes > self.hand.answer_room:  # the next one need not ask
-            self.hand.answer_room = min(parcel.nbytes + parcel.nbytes // 4, self.arena.size // 8)
-        lent = self.arena.lend(parcel.offset, parcel.nbytes) if parcel.arrays else None
+        if nbytes > self.hand.answer_room:  # the next one need not ask
+            self.hand.answer_room = min(nbytes + nbytes // 4, self.arena.size // 8)
+        lent = self.arena.lend(parcel.offset, nbytes) if parcel.arrays else None
         if lent is None:
-            return self.arena.view(parcel.offset, parcel.nbytes), False
+            return self.arena.view(parcel.offset, nbytes), False
         each.room = -1  # it comes back with the last view
         return lent, True
 
