@@ -20,7 +20,11 @@ class NotAList(TypeError):
 class Handler:
     """Called with a list of requests, `(request_id, headers, body)` each; returns a list of as many answers."""
 
-    def __init__(self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any) -> None:
+    def __init__(
+        self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any, divided: bool = True
+    ) -> None:
+        """`divided`: a batch that fails is called again request by request, by whoever sent it."""
+        self.divided = divided
         self.function, self.owner, self.context, self.envelope, self.decode = function, owner, context, envelope, decode
         self.wire, self.measures = neighbour("wire"), neighbour("measures")
         contexts, envelopes = neighbour("context"), neighbour("envelopes")
@@ -43,20 +47,20 @@ class Handler:
         try:
             values = self.handled(rows, processors)
         except (Exception, SystemExit) as error:
-            if len(requests) > 1:
+            if len(requests) > 1 and self.divided:
                 raise
             answer = self.told(error)
             if answer is None:
                 raise
-            return [answer]
+            return [answer] * len(requests)
         finally:
             self.measures.flush()
         if len(values) == len(requests):
             return self.wire.answers(values, processors)  # type: ignore[no-any-return]
         why = f"a list of {len(requests)} answers was expected, {len(values)} came"
-        if len(requests) > 1:
+        if len(requests) > 1 and self.divided:
             raise ValueError(f"number of batch response mismatched: {why}")
-        return [self.refused("number of batch response mismatched", why)]
+        return [self.refused("number of batch response mismatched", why)] * len(requests)
 
     def handled(self, rows: list[Any], processors: Any) -> Any:
         """What the handler returns, which is a list."""

@@ -68,6 +68,15 @@ class ServeOptions(Checked):
     concurrency: int = option(
         32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
     )
+    sequence_id_header: str = option(
+        "ts_request_sequence_id", "header that names the sequence a request belongs to, for models that have sequences"
+    )
+    sequence_start_header: str = option(
+        "ts_request_sequence_start", "header that says `true` in the first request of a sequence"
+    )
+    sequence_end_header: str = option(
+        "ts_request_sequence_end", "header that says `true` in the last request of a sequence"
+    )
     python: tuple[str, ...] = option(
         (),
         "what workers run: [NAME=]PATH, an interpreter or a virtual environment's folder, for model NAME or for all; "

@@ -123,7 +123,7 @@ class Answers:
             if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
                 each.overdue.stack = str(error.__cause__)
                 error = each.overdue
-            elif len(each.requests) > 1:
+            elif len(each.requests) > 1 and hand.divides:
                 hand.divide(each, error)
                 return
             for request in each.requests:
