@@ -302,7 +302,6 @@ class Twin:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_programs_agree_with_a_naive_twin(seed: int) -> None:
-    print("seed", seed)
     rng = random.Random(seed)
     options = SequenceOptions(max_idle=5.0, max_sequences=4, max_queue=rng.choice((1, 3)))
     clock, twin = FakeClock(), Twin(options)

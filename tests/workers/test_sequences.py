@@ -201,7 +201,7 @@ def test_refused_requests_are_refused_at_once_and_cost_no_room(make: Make) -> No
     for _ in range(20):
         with pytest.raises(SequenceRefused, match="no worker to serve inference request"):
             submit(model, "never", 1)
-    assert model.engine.statistics().inside == 0
+    assert model.engine.budget.inside == 0
     assert answer(submit(model, "a", 1, start=True))[0] == 1
 
 
