@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headrace.errors import BackendError as BackendError
     from headrace.errors import BackendNotInstalled as BackendNotInstalled
     from headrace.errors import Cancelled as Cancelled
+    from headrace.errors import CannotLoad as CannotLoad
     from headrace.errors import Closed as Closed
     from headrace.errors import DeadlineExceeded as DeadlineExceeded
     from headrace.errors import DeviceNotFound as DeviceNotFound
@@ -95,6 +96,7 @@ _ERRORS = (
     "SourceNotFound",
     "UrlNotAllowed",
     "DownloadFailed",
+    "CannotLoad",
     "BackendNotInstalled",
     "DeviceNotFound",
     "NotEnoughCores",

@@ -3,7 +3,8 @@
 HeadraceError
 ├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
-│                                                         AlreadyRegistered, IsDefaultVersion, InvalidEnvironment,
+│                                                         CannotLoad, InvalidEnvironment,
+│                                                         AlreadyRegistered, IsDefaultVersion,
 │                                                         UnsafeArchive, ArchiveTooLarge, SourceNotFound,
 │                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
@@ -78,6 +79,15 @@ class InvalidModel(SetupError, ValueError):
 
 class InvalidArchive(InvalidModel):
     """The archive is missing something, or something in it is not as its format says."""
+
+
+class CannotLoad(InvalidModel):
+    """A registered model was to have workers, and could not be loaded; `__cause__` says why. `out_of_memory`: for want
+    of memory."""
+
+    def __init__(self, name: str, version: str, reason: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(f"model {name}:{version} cannot be loaded: {reason}")
+        self.name, self.version, self.reason, self.out_of_memory = name, version, reason, out_of_memory
 
 
 class InvalidEnvironment(SetupError):

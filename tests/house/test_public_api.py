@@ -14,6 +14,7 @@ NAMES = [
     "BackendError",
     "BackendNotInstalled",
     "Cancelled",
+    "CannotLoad",
     "Closed",
     "DeadlineExceeded",
     "DeviceNotFound",
@@ -116,7 +117,9 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
         "NotEnoughCores",
     }  # fmt: skip
-    assert below(hr.InvalidModel) == {"InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed"}
+    assert below(hr.InvalidModel) == {
+        "InvalidArchive", "SourceNotFound", "UrlNotAllowed", "DownloadFailed", "CannotLoad",
+    }  # fmt: skip
     assert below(hr.InvalidArchive) == {"UnsafeArchive", "ArchiveTooLarge"}
     assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.Unavailable) == {

@@ -252,7 +252,7 @@ def test_sighup_ends_no_server_that_is_still_loading(folder: Path, isolation: st
 def test_all_of_stderr_is_json_if_the_log_is(folder: Path) -> None:
     """What nobody asked for is not said, and what keeps the server from starting is an object, too."""
     command = [sys.executable, "-m", "headrace", "serve", "--inference-address=127.0.0.1:0", "--log-format=json"]
-    command += ["--metrics-address=off"]
+    command += ["--metrics-address=off", "--management-address=off"]
     for more, said in (
         (["nowhere:nothing", "--grpc-address=127.0.0.1:1"], ["--grpc-address: these doors", "nowhere"]),
         (["nowhere:nothing"], ["nowhere"]),

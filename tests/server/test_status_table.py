@@ -9,12 +9,15 @@ import pytest
 from headrace import errors
 from headrace.errors import (
     AlreadyRegistered,
+    ArchiveTooLarge,
     BackendError,
     BackendNotInstalled,
     Cancelled,
+    CannotLoad,
     Closed,
     DeadlineExceeded,
     DeviceNotFound,
+    DownloadFailed,
     HeadraceError,
     InvalidArchive,
     InvalidEnvironment,
@@ -25,6 +28,7 @@ from headrace.errors import (
     ModelNotFound,
     ModelNotReady,
     NotEnoughCores,
+    OutOfMemory,
     Overloaded,
     PoisonedVar,
     RequestError,
@@ -32,14 +36,27 @@ from headrace.errors import (
     SequenceLost,
     SequenceRefused,
     SetupError,
+    SourceNotFound,
     StillBusy,
     TooLarge,
     TooSlow,
     Unavailable,
+    UnsafeArchive,
+    UrlNotAllowed,
     WorkerDied,
     WouldDeadlock,
 )
-from headrace.server.status import TABLE, MethodNotAllowed, NotFound, Status, message_of, status_of
+from headrace.server.status import (
+    TABLE,
+    InvalidToken,
+    MethodNotAllowed,
+    NotFound,
+    Status,
+    codes_of_managing,
+    message_of,
+    status_of,
+    status_of_managing,
+)
 
 EXAMPLES: dict[BaseException, tuple[int, str]] = {
     RequestError("x"): (400, "BadRequestException"),
@@ -56,9 +73,10 @@ EXAMPLES: dict[BaseException, tuple[int, str]] = {
     SequenceRefused("cat", "s", "it was ended"): (503, "ServiceUnavailableException"),
     SequenceLost("cat", "s"): (503, "ServiceUnavailableException"),
     Closed("x"): (503, "ServiceUnavailableException"),
-    StillBusy("cat", "1", 5.0): (408, "RequestTimeoutException"),
-    AlreadyRegistered("cat", "1"): (409, "ConflictStatusException"),
-    IsDefaultVersion("cat", "1"): (403, "InvalidModelVersionException"),
+    StillBusy("cat", "1", 5.0): (503, "ServiceUnavailableException"),
+    AlreadyRegistered("cat", "1"): (500, "InternalServerException"),
+    IsDefaultVersion("cat", "1"): (500, "InternalServerException"),
+    InvalidToken(): (400, "InvalidKeyException"),
     BackendError("x"): (500, "InternalServerException"),
     PoisonedVar("x", ValueError()): (500, "InternalServerException"),
     WouldDeadlock("x"): (500, "InternalServerException"),
@@ -71,12 +89,41 @@ EXAMPLES: dict[BaseException, tuple[int, str]] = {
     BackendNotInstalled("x", "y"): (500, "InternalServerException"),
     DeviceNotFound("x", ["cpu"], "cpu"): (500, "InternalServerException"),
     NotEnoughCores(2, 1, "x"): (500, "InternalServerException"),
+    SourceNotFound("x", "y"): (500, "InternalServerException"),
+    CannotLoad("x", "1", "y"): (500, "InternalServerException"),
+    OutOfMemory("x", 5): (500, "InternalServerException"),
+    UrlNotAllowed("x"): (500, "InternalServerException"),
+    DownloadFailed("x", "y"): (500, "InternalServerException"),
+    UnsafeArchive("x"): (500, "InternalServerException"),
+    ArchiveTooLarge("x", limit=1, unit="files", mend="y"): (500, "InternalServerException"),
     HeadraceError("x"): (500, "InternalServerException"),
     NotFound("x"): (404, "ResourceNotFoundException"),
     MethodNotAllowed("PUT", "/ping", "GET"): (405, "MethodNotAllowedException"),
     ValueError("x"): (500, "InternalServerException"),
     MemoryError(): (500, "InternalServerException"),
 }
+
+
+MANAGERS: dict[BaseException, tuple[int, str]] = {
+    StillBusy("cat", "1", 5.0): (408, "RequestTimeoutException"),
+    AlreadyRegistered("cat", "1"): (409, "ConflictStatusException"),
+    IsDefaultVersion("cat", "1"): (403, "InvalidModelVersionException"),
+    InvalidOption("x"): (400, "BadRequestException"),
+    NotEnoughCores(2, 1, "x"): (400, "BadRequestException"),
+    BackendNotInstalled("x", "y"): (400, "InvalidModelException"),
+    InvalidModel("x"): (400, "InvalidModelException"),
+    InvalidEnvironment("x", "y"): (400, "InvalidModelException"),
+    InvalidArchive("x"): (400, "InvalidModelException"),
+    SourceNotFound("x", "y"): (404, "ModelNotFoundException"),
+    UrlNotAllowed("x"): (404, "ModelNotFoundException"),
+    DownloadFailed("x", "y"): (400, "DownloadArchiveException"),
+    CannotLoad("x", "1", "y"): (500, "InternalServerException"),
+    InvalidToken(): (400, "InvalidKeyException"),
+    ModelNotFound("cat"): (404, "ModelNotFoundException"),
+    Overloaded(5, 5): (429, "ServiceUnavailableException"),
+    ValueError("x"): (500, "InternalServerException"),
+}
+"""Where they differ for managers, and some where they do not."""
 
 
 def ours() -> Iterator[type[BaseException]]:
@@ -89,6 +136,13 @@ def ours() -> Iterator[type[BaseException]]:
 def test_each_error_has_its_status_and_its_old_name(error: BaseException) -> None:
     status = status_of(error)
     assert (status.code, status.type) == EXAMPLES[error]
+
+
+@pytest.mark.parametrize("error", MANAGERS, ids=lambda error: type(error).__name__)
+def test_managers_are_told_what_they_can_mend(error: BaseException) -> None:
+    status = status_of_managing(error)
+    assert (status.code, status.type) == MANAGERS[error]
+    assert status.code in codes_of_managing(change=True)
 
 
 def test_no_error_of_ours_is_left_out_here() -> None:

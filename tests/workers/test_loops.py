@@ -198,13 +198,6 @@ def test_a_thread_sends_to_an_idle_worker_itself(compiled: Compile, sent_by: lis
     assert by_caller > 0  # but where the worker's thread was awake still
 
 
-def test_what_ctrl_c_may_interrupt_sends_nothing_itself(compiled: Compile, sent_by: list[int]) -> None:
-    model = compiled("double")
-    for i in range(200):
-        assert model(i) == 2 * i
-    assert threading.main_thread().ident not in sent_by
-
-
 def test_what_lies_behind_a_long_run_that_a_loop_sent_is_looked_at_soon(
     compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Protocol
 
 from headrace.errors import Closed, InvalidInput
 from headrace.server.answering import Answering
@@ -15,18 +16,38 @@ from headrace.server.door import Route
 from headrace.server.refusing import ends_the_connection, refusal
 from headrace.server.reply import Reply, next_number
 from headrace.server.reply import request_id as id_of
-from headrace.server.routes import route, tell
+from headrace.server.routes import TOLD, route, tell
+from headrace.server.tokens import INFERENCE, Tokens
 from headrace.server.traffic import LEFT, Traffic, sent_path
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 
+FREE = TOLD | {"/", "/api-description"}
+"""Paths that need no token."""
+
+
+class Beside(Protocol):
+    def takes(self, path: str) -> bool:
+        """Whether it answers that path."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
 
 class App:
     def __init__(
-        self, service: Service, *, max_body_size: int, body_timeout: float = 60.0, traffic: Traffic | None = None
+        self,
+        service: Service,
+        *,
+        max_body_size: int,
+        body_timeout: float = 60.0,
+        traffic: Traffic | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
-        """`traffic` is told of every request; None: nobody wants to know."""
-        self.service, self.traffic = service, traffic
+        """`traffic` is told of every request; None: nobody wants to know. `tokens`: without one nobody is answered, but
+        of health and of what there is to ask."""
+        self.service, self.traffic, self.tokens = service, traffic, tokens
+        self.management: Beside | None = None
+        """Another app that answers some paths of this port."""
         self._answering = Answering(service, max_body_size, body_timeout)
         self.codec = self._answering.codec
         self.unanswered = 0
@@ -35,6 +56,10 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
+            beside = self.management
+            if beside is not None and beside.takes(scope["path"]) and route(scope["path"]) is None:
+                await beside(scope, receive, send)
+                return
             await self._http(scope, receive, send)
         elif kind == "lifespan":
             await _lifespan(receive, send)
@@ -53,6 +78,8 @@ class App:
         parts = PartsSent(send, request_id, head=head)
         try:
             request = Request(scope, receive)
+            if self.tokens is not None and path not in FREE:
+                self.tokens.check(INFERENCE, request.head.authorization)
             found = _route(scope) if scope["method"] != "OPTIONS" else None
             if found is not None:
                 reply = await self._answering.through(request, found, number, parts.begin)

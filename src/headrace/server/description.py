@@ -86,7 +86,7 @@ def _document(paths: Json, version: str) -> Json:
         "openapi": "3.0.3",
         "info": {"title": "Headrace inference API", "version": version, "description": about},
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "headers": _HEADERS, "responses": _refusals()},
+        "components": {"schemas": SCHEMAS, "headers": HEADERS, "responses": _refusals()},
     }
 
 
@@ -95,7 +95,7 @@ def _operations(declared: Declared, served: Served | None) -> Json:
     operations: Json = {}
     if served is None and declared.names_a_model:
         names = [name for name in ("model", "version", "url_path") if "{" + name + "}" in declared.path]
-        operations["parameters"] = [_in_path(name) for name in names]
+        operations["parameters"] = [path_parameter(name) for name in names]
     for method in declared.methods:
         operations[method.lower()] = _operation(declared, served)
     return operations
@@ -105,7 +105,7 @@ def _operation(declared: Declared, served: Served | None) -> Json:
     form = "V2Error" if declared.path.startswith("/v2") else "Error"
     summary = declared.summary if served is None else f"{declared.summary}: {served.name}"
     if declared.door is None:
-        answers = dict.fromkeys((200, *declared.more), _content(reference(declared.answer)))
+        answers = dict.fromkeys((200, *declared.more), json_of(reference(declared.answer)))
         refusals = codes(model=declared.names_a_model, body=False)
         operation: Json = {"summary": summary}
     else:
@@ -119,8 +119,8 @@ def _operation(declared: Declared, served: Served | None) -> Json:
     responses: Json = {str(code): {"$ref": f"#/components/responses/{form}{code}"} for code in refusals}
     for code, content in answers.items():
         if code in refusals:  # one status, two forms: what is told, and the refusal
-            content = _content({"oneOf": [reference(declared.answer), reference(form)]})
-        responses[str(code)] = _response(code, refusals.get(code, "The answer"), content)
+            content = json_of({"oneOf": [reference(declared.answer), reference(form)]})
+        responses[str(code)] = answered(code, refusals.get(code, "The answer"), content)
     if declared.door is not None and (served is None or served.custom):
         responses["default"] = {"description": "What the model's own handler has answered", "content": _ANYTHING}
         if served is not None:
@@ -131,22 +131,23 @@ def _operation(declared: Declared, served: Served | None) -> Json:
 def _refusals() -> Json:
     """Each refusal in both forms: most operations have most of them."""
     return {
-        f"{form}{code}": _response(code, why, _content(reference(form)))
+        f"{form}{code}": answered(code, why, json_of(reference(form)))
         for form in ("Error", "V2Error")
         for code, why in codes(model=True, body=True).items()
     }
 
 
-def _response(code: int, why: str, content: Json) -> Json:
+def answered(code: int, why: str, content: Json) -> Json:
     names = ["x-request-id", *(["allow"] if code == 405 else [])]
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     return {"description": why, "headers": headers, "content": content}
 
 
-def _in_path(name: str) -> Json:
+def path_parameter(name: str) -> Json:
     about = {
         "model": "The name of a model",
         "version": "A version of it",
+        "operation": "What `location` ended with",
         "url_path": "What its handler is told as the header url_path; it may have slashes in it",
     }[name]
     return {
@@ -154,12 +155,12 @@ def _in_path(name: str) -> Json:
     }  # fmt: skip
 
 
-def _content(schema: Json) -> Json:
+def json_of(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
 _ANYTHING: Json = {"*/*": {"schema": {}}}
-_HEADERS: Json = {
+HEADERS: Json = {
     "x-request-id": {
         "description": "What the server's log calls this request",
         "required": True,

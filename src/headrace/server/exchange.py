@@ -12,6 +12,7 @@ from headrace.server.heads import Known
 from headrace.server.parts import gather
 from headrace.server.reply import next_number
 from headrace.server.streaming import Streaming
+from headrace.server.tokens import INFERENCE
 from headrace.serving.inflight import InFlight
 from headrace.serving.served import Served
 
@@ -70,8 +71,10 @@ class Exchange:
     def open(self, head: Head, route: Route) -> None:
         """Its headers are here. Pin a model and hold a permit for its body, or raise why not."""
         self.head, self.route = head, route
-        route.door.check(head)
         front = self.connection.front
+        if front.tokens is not None:
+            front.tokens.check(INFERENCE, head.authorization)
+        route.door.check(head)
         length, limit = head.content_length or 0, front.limits.body_size
         if length > limit:
             raise TooLarge("a request body", limit=limit, size=length)

@@ -24,6 +24,7 @@ from headrace.server.listener import Listener
 from headrace.server.protocol import Connection
 from headrace.server.routes import TOLD, route
 from headrace.server.target import path_of, query_of
+from headrace.server.tokens import Tokens
 from headrace.server.traffic import Traffic
 from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
@@ -55,11 +56,13 @@ class Front:
         self.traffic: Traffic | None = None
         self.told: frozenset[str] = frozenset()
         """Paths that are answered without asking the app."""
+        self.tokens: Tokens | None = None
         self._hot = isinstance(app, App)
         self.unsent_limit = UNSENT
         if isinstance(app, App):
             self.unsent_limit = max(UNSENT, app.service.statistics().max_bytes or 0)
             self.service, self.codec, self.traffic, self.told = app.service, app.codec, app.traffic, TOLD
+            self.tokens = app.tokens
         self.connections: set[Connection] = set()
         self.choked: dict[Connection, int] = {}
         """Those whose clients do not read, with the bytes that waited for them at the last look."""

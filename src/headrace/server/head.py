@@ -20,7 +20,8 @@ class Head:
     """
 
     __slots__ = (
-        "_headers", "_told", "chunked", "content_length", "content_type", "expects", "hosts", "json_length", "method",
+        "_headers", "_told", "authorization", "chunked", "content_length", "content_type", "expects", "hosts",
+        "json_length", "method",
         "path", "upgrades",
     )  # fmt: skip
 
@@ -32,6 +33,7 @@ class Head:
         """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
         self.expects: bytes | None = None
         """Empty once a client that waits to be asked for its body has been asked."""
+        self.authorization: bytes | None = None
         self.chunked = self.upgrades = False
         self.hosts = 0
         self._headers = headers
@@ -55,6 +57,8 @@ class Head:
                 self.upgrades = True
             elif name == b"expect":
                 self.expects = value.strip().lower()
+            elif name == b"authorization":
+                self.authorization = value
             elif name == b"inference-header-content-length":
                 self.json_length = value.decode("latin-1")
             elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):

@@ -40,7 +40,23 @@ class ServeOptions(Checked):
         None, "folder of your own for archives while they are served; none: one in the temporary folder"
     )
     inference_address: str = option("127.0.0.1:8080", "HOST:PORT of the inference API; port 0 takes a free one")
-    management_address: str = option("127.0.0.1:8081", "HOST:PORT of the management API, or `off`; comes later")
+    management_address: str = option(
+        "127.0.0.1:8081", "HOST:PORT of the management API, or `off`; as the inference API: both on one port"
+    )
+    compat: str = option(
+        "headrace",
+        "whose texts, statuses and shapes managers get where the old servers differ",
+        choices=("headrace", "torchserve", "mms", "triton"),
+    )
+    enable_model_api: bool = option(False, "accepted as TorchServe's: models may be registered and unregistered anyway")
+    disable_model_api: bool = option(False, "registering and unregistering are told 405")
+    manage_callables: str = option(
+        "no", "whether managers may register `module:function`, any code that can be imported", choices=("yes", "no")
+    )
+    enable_token_auth: bool = option(False, "each request needs a bearer token, as in TorchServe; keys: `--key-file`")
+    disable_token_auth: bool = option(False, "accepted as TorchServe's: no tokens, whatever else is said")
+    key_file: str = option("key_file.json", "file the tokens are written to, for its owner alone; removed at stop")
+    token_expiration: float = option(3600.0, "seconds until a token expires", low=0.01, high=31_536_000)
     metrics_address: str = option("127.0.0.1:8082", "HOST:PORT of the metrics API, or `off`")
     grpc_address: str = option("127.0.0.1:8001", "HOST:PORT of the gRPC API, or `off`; comes later")
     ready_file: str | None = option(None, "file that says the addresses, once every model is ready; removed at stop")

@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
 
     def _learn(self, data: bytes) -> None:
         """One request has begun within `data`: what was parsed is its head, if it is all of `data`."""
-        if self._phase != IDLE or self._ended:
+        if self._phase != IDLE or self._ended or self.front.tokens is not None:  # tokens expire: each is looked at
             return
         exchange = self._pipeline[-1]
         head, route = exchange.head, exchange.route

@@ -11,7 +11,7 @@ from headrace.errors import TooSlow
 from headrace.log import of_request
 from headrace.server.head import BadFraming
 from headrace.server.reply import Reply
-from headrace.server.status import ConnectionEnds, MethodNotAllowed, message_of, status_of
+from headrace.server.status import ConnectionEnds, MethodNotAllowed, Status, message_of, status_of
 from headrace.serving.served import Served
 
 _log = logging.getLogger("headrace.server")
@@ -29,6 +29,11 @@ def refusal(error: BaseException, path: str, request_id: str, served: Served | N
     else:
         _log.debug("%r was answered with %d: %r", path, status.code, str(error), extra=about)
     message = message_of(error, request_id)
+    return error_reply(path, status, message, allow=error.allowed if isinstance(error, MethodNotAllowed) else None)
+
+
+def error_reply(path: str, status: Status, message: str, *, allow: str | None = None) -> Reply:
+    """In the form of the API that `path` belongs to. `allow`: the verbs it takes."""
     if path == "/v2" or path.startswith("/v2/"):
         body = orjson.dumps({"error": message.encode(errors="replace").decode()})
     else:
@@ -36,8 +41,8 @@ def refusal(error: BaseException, path: str, request_id: str, served: Served | N
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if status.retry_after is not None:
         headers = ((b"retry-after", str(status.retry_after).encode()),)
-    if isinstance(error, MethodNotAllowed):
-        headers = ((b"allow", error.allowed.encode()),)
+    if allow is not None:
+        headers = ((b"allow", allow.encode()),)
     return Reply(body, status=status.code, headers=headers)
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from headrace.codecs.forms import parse_urlencoded
 from headrace.server import inference, v2_rest
-from headrace.server.description import Declared, describe, describe_model
+from headrace.server.description import Declared, Json, describe, describe_model
 from headrace.server.door import Route
 from headrace.server.inference import Explanations, Predictions
 from headrace.server.reply import Reply
@@ -25,14 +25,19 @@ _READ = ("GET",)
 _V2, _OF_VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 
 
-def _described(service: Service, model: str, version: str | None) -> Reply:
+def document(service: Service) -> Json:
+    """The OpenAPI document of the inference API."""
     registry = service.registry
     ready = [
         entry.served
         for entry in registry
         if entry.served is not None and entry.state is State.READY and entry is registry.find(entry.name)
     ]
-    return Reply(orjson.dumps(describe(ROUTES, ready, __version__), option=orjson.OPT_INDENT_2))
+    return describe(ROUTES, ready, __version__)
+
+
+def _described(service: Service, model: str, version: str | None) -> Reply:
+    return Reply(orjson.dumps(document(service), option=orjson.OPT_INDENT_2))
 
 
 def _described_model(service: Service, model: str, version: str | None) -> Reply:

@@ -36,6 +36,7 @@ from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
 from headrace.server.hangup import hangups
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
+from headrace.server.managing import Managing
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.autoscaler import Autoscaler
@@ -72,12 +73,19 @@ def serve(options: ServeOptions) -> int:
 def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -> int:
     _tell_what_comes_later(options)
     _clear(options.ready_file)
-    listener = Listener("--inference-address", address, _tls(options), options.header_timeout)
+    tls = _tls(options)
+    listener = Listener("--inference-address", address, tls, options.header_timeout)
+    try:
+        managing = Managing(options, address, tls)
+    except BaseException:
+        listener.close()
+        raise
     service = Service(options.max_requests, options.max_bytes or _memory() // 4)
     try:
         observing = Observing(options, service, lambda: app.unanswered + front.unanswered)
     except BaseException:
         listener.close()
+        managing.close()
         raise
     observed.append(observing)
     app = App(
@@ -85,10 +93,13 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         max_body_size=options.max_body_size,
         body_timeout=options.body_timeout,
         traffic=observing.traffic,
+        tokens=managing.tokens,
     )
     front = Front(app, Limits.of(options))
     try:
-        autoscaler = Autoscaler(load(service, options))
+        lifecycle = load(service, options)
+        autoscaler = Autoscaler(lifecycle)
+        managing.begin(lifecycle, app, observing.traffic)
         # After loading: what the models have opened counts.
         if (advice := make_room(options.max_connections, TURNED_AWAY)) is not None:
             _log.warning("%s", advice)
@@ -96,7 +107,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
-        server = _Server(front, listener, options, observing)
+        server = _Server(front, listener, options, observing, managing)
         autoscaler.start()
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -106,10 +117,12 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
             autoscaler.close()
     except BaseException:
         listener.close()
+        managing.close()
         service.stop(timeout=0)  # the models that were loaded before
         app.close(wait=False)
         observing.close()
         raise
+    managing.close(timeout=server.seconds_left())
     stopped = service.stop(timeout=server.seconds_left())
     app.close(wait=stopped)
     observing.close()
@@ -127,8 +140,10 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
 class _Server:
     """The event loop's part of a server's life: listen, say so, wait for a signal, drain."""
 
-    def __init__(self, front: Front, listener: Listener, options: ServeOptions, observing: Observing) -> None:
-        self.front = front
+    def __init__(
+        self, front: Front, listener: Listener, options: ServeOptions, observing: Observing, managing: Managing
+    ) -> None:
+        self.front, self._managing = front, managing
         self._listener, self._options, self._observing = listener, options, observing
         self._scheme = "https" if options.tls_cert is not None else "http"
         self._stop_by: float | None = None
@@ -147,6 +162,7 @@ class _Server:
         self.front.listen(self._listener)
         try:
             self._observing.open()
+            self._managing.open()
             self._write_ready_file()
             _log.info("inference API on %s://%s", self._scheme, self._listener.address)
             # Scripts wait for this line on stdout. Its end comes with it: unbuffered, the log might come in between.
@@ -155,7 +171,8 @@ class _Server:
         finally:
             self._listener.close()
         await self._listener.wait_closed(min(LAST_WORDS, max(0.0, self._left())))
-        await self.front.drain(max(0.0, self._left()))
+        left = max(0.0, self._left())
+        await asyncio.gather(self.front.drain(left), self._managing.drain(left))
 
     def _left(self) -> float:
         return (self._stop_by or 0.0) - time.monotonic()
@@ -186,9 +203,10 @@ class _Server:
         if self._options.ready_file is None:
             return
         path = Path(self._options.ready_file)
+        inference = f"{self._scheme}://{self._listener.address}"
         ready: dict[str, Any] = {
-            "inference": f"{self._scheme}://{self._listener.address}",
-            "management": None,
+            "inference": inference,
+            "management": self._managing.url(inference),
             "metrics": self._observing.url,
             "grpc": None,
             "pid": os.getpid(),
@@ -300,10 +318,7 @@ def _sequence_headers(options: ServeOptions) -> SequenceHeaders:
 
 def _tell_what_comes_later(options: ServeOptions) -> None:
     later = []
-    for flag, text, default in (
-        ("--management-address", options.management_address, ServeOptions.management_address),
-        ("--grpc-address", options.grpc_address, ServeOptions.grpc_address),
-    ):
+    for flag, text, default in (("--grpc-address", options.grpc_address, ServeOptions.grpc_address),):
         if Address.parse(flag, text) is not None and text != default:  # which nobody has asked for
             later.append(flag)
     if later:

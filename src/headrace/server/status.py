@@ -11,22 +11,31 @@ from dataclasses import dataclass
 from headrace.errors import (
     AlreadyRegistered,
     BackendError,
+    BackendNotInstalled,
+    CannotLoad,
     Closed,
     DeadlineExceeded,
+    DownloadFailed,
     HeadraceError,
+    InvalidEnvironment,
     InvalidInput,
+    InvalidModel,
+    InvalidOption,
     IsDefaultVersion,
     ModelNotFound,
     ModelNotReady,
+    NotEnoughCores,
     Overloaded,
     RequestError,
     ResponseTimeout,
     SequenceLost,
     SequenceRefused,
+    SourceNotFound,
     StillBusy,
     TooLarge,
     TooSlow,
     Unavailable,
+    UrlNotAllowed,
     WorkerDied,
 )
 
@@ -54,12 +63,25 @@ TABLE: dict[type[BaseException], Status] = {
     SequenceRefused: Status(503, "ServiceUnavailableException", retry_after=1),
     SequenceLost: Status(503, "ServiceUnavailableException", retry_after=1),
     Unavailable: Status(503, "ServiceUnavailableException", retry_after=1),
-    StillBusy: Status(408, "RequestTimeoutException"),
-    AlreadyRegistered: Status(409, "ConflictStatusException"),
-    IsDefaultVersion: Status(403, "InvalidModelVersionException"),
     BackendError: Status(500, "InternalServerException"),
     HeadraceError: Status(500, "InternalServerException"),
 }
+MANAGING: dict[type[BaseException], Status] = {
+    InvalidOption: Status(400, "BadRequestException"),
+    NotEnoughCores: Status(400, "BadRequestException"),
+    BackendNotInstalled: Status(400, "InvalidModelException"),
+    InvalidModel: Status(400, "InvalidModelException"),
+    InvalidEnvironment: Status(400, "InvalidModelException"),
+    SourceNotFound: Status(404, "ModelNotFoundException"),
+    UrlNotAllowed: Status(404, "ModelNotFoundException"),
+    DownloadFailed: Status(400, "DownloadArchiveException"),
+    CannotLoad: Status(500, "InternalServerException"),
+    StillBusy: Status(408, "RequestTimeoutException"),
+    AlreadyRegistered: Status(409, "ConflictStatusException"),
+    IsDefaultVersion: Status(403, "InvalidModelVersionException"),
+}
+"""Where a manager is told; elsewhere these are nobody's fault but ours. `compat` has what the old servers say of
+some."""
 UNEXPECTED = Status(500, "InternalServerException")
 
 
@@ -73,6 +95,13 @@ class MethodNotAllowed(Exception):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(f"{path} takes {allowed}, not {method}")
         self.allowed = allowed
+
+
+class InvalidToken(Exception):
+    """The request has no token, or not the one that is wanted, or one that has expired."""
+
+    def __init__(self) -> None:
+        super().__init__("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
 
 
 class ConnectionEnds(Exception):
@@ -94,16 +123,18 @@ _OF_CONNECTIONS = {
 }
 
 TABLE[NotFound] = Status(404, "ResourceNotFoundException")
+TABLE[InvalidToken] = Status(400, "InvalidKeyException")
 TABLE[MethodNotAllowed] = Status(405, "MethodNotAllowedException")
 
 
 _WHY = {
+    202: "It has begun; `location` says where to look how it goes",
     400: "The request is not what is taken here; the message says what was expected and what came",
-    403: "The default version cannot be removed while there are others",
+    403: "The default version goes last; or a page of another origin asked",
     404: "There is no such model, version or route",
     405: "Another verb is taken here",
-    408: "The request did not come in time",
-    409: "A model of that name and version is registered",
+    408: "The request did not come in time; or what was inside a model did not end in time",
+    409: "It is registered already",
     413: "The body is too large",
     414: "The target is too long",
     417: "100-continue is all that can be expected",
@@ -112,6 +143,7 @@ _WHY = {
     500: "The model failed, or the server did",
     503: "Not ready, stopping, or too many connections: try again later",
     504: "The deadline has passed",
+    507: "There is not enough memory to load it",
     505: "HTTP/1.1 and HTTP/1.0 are spoken here",
 }
 
@@ -126,10 +158,23 @@ def codes(*, model: bool, body: bool) -> dict[int, str]:
     return {code: _WHY[code] for code in sorted(found)}
 
 
+def codes_of_managing(*, change: bool) -> dict[int, str]:
+    """As `codes`, of what managers ask for: a `change`, or only a look."""
+    found = {*codes(model=True, body=True)}
+    if change:
+        found |= {status.code for status in MANAGING.values()} | {507}
+    return {code: _WHY[code] for code in sorted(found)}
+
+
 def status_of(error: BaseException) -> Status:
     if isinstance(error, ConnectionEnds):
         return _OF_CONNECTIONS[error.code]
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
+
+
+def status_of_managing(error: BaseException) -> Status:
+    kinds = type(error).__mro__
+    return next((found for kind in kinds if (found := MANAGING.get(kind) or TABLE.get(kind)) is not None), UNEXPECTED)
 
 
 def reason_of(error: BaseException) -> str:

@@ -14,20 +14,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headrace.engine.scheduler import Scheduler
-from headrace.errors import InvalidOption, StillBusy
+from headrace.errors import CannotLoad, InvalidOption, NotEnoughCores, StillBusy
 from headrace.model.compile import check_batching
 from headrace.model.model import Model
+from headrace.serving.loading import GRACE, wants_memory, within
 from headrace.serving.measures import Measures
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
-from headrace.serving.sources import NAME, CompileOptions, Located, Sources, Wanted
+from headrace.serving.sources import NAME, Built, CompileOptions, Located, Sources, Wanted
 from headrace.serving.turns import Turns
 
 UNLOAD_TIMEOUT = 120.0
@@ -48,6 +50,8 @@ class Registration:
     min_workers: int = 1
     max_workers: int = 1
     at_startup: bool = False
+    url: str | None = None
+    """What a manager called it; None: `wanted` says."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Lifecycle:
         self._changing = threading.Lock()
         """Held for each change of a state: workers that die change it too."""
 
+    @property
+    def options(self) -> CompileOptions:
+        """What models are compiled with where nothing else is said."""
+        return self._options
+
     # ---- comes
 
     def register(
@@ -81,10 +90,14 @@ class Lifecycle:
         min_workers: int = 0,
         max_workers: int | None = None,
         at_startup: bool = False,
+        url: str | None = None,
+        on_known: Callable[[Entry[Served]], object] | None = None,
     ) -> Entry[Served]:
-        """Know it. With `min_workers` above 0 load it, too, and make it READY with so many.
+        """Know it. With `min_workers` above 0 load it, too, and make it READY with so many. `url`: what a manager calls
+        where it is. `on_known` is called once it is registered, before it is loaded.
 
-        A failed load leaves nothing registered. Raises what is wrong: AlreadyRegistered, InvalidModel, InvalidOption …
+        A failed load leaves nothing registered. Raises what is wrong: AlreadyRegistered, InvalidModel, InvalidOption,
+        and CannotLoad for a load that failed, but at the server's start.
         """
         options = options or self._options
         low, high = _bounds(min_workers, max_workers)
@@ -94,12 +107,14 @@ class Lifecycle:
             try:
                 if not NAME.match(name):
                     raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
-                about = Registration(wanted, located, options, low, high, at_startup)
+                about = Registration(wanted, located, options, low, high, at_startup, url)
                 entry = self._registry.add(name, version, about)
             except BaseException:
                 located.close()
                 raise
             try:
+                if on_known is not None:
+                    on_known(entry)
                 if low:
                     self._start(entry, low)
                 if at_startup:
@@ -109,6 +124,7 @@ class Lifecycle:
                 self.failures.append(Failure(name, version, str(error)))
                 if not at_startup:
                     self._forget(entry)
+                    _tell(entry, error)
                 raise
             self._forget_failures(name, version)
         return entry
@@ -147,7 +163,11 @@ class Lifecycle:
                 elif entry.state is State.FAILED:
                     self._become(entry, State.REGISTERED)
             elif entry.served is None:
-                self._start(entry, count)
+                try:
+                    self._start(entry, count)
+                except BaseException as error:
+                    _tell(entry, error)
+                    raise
             else:
                 self._resize(entry, entry.served.model, count, timeout)
             entry.about = replace(entry.about, min_workers=low, max_workers=high)
@@ -252,7 +272,10 @@ class Lifecycle:
         with self._turns.of(_LOADING):
             started = time.monotonic()
             try:
-                built = about.located.build(entry.name, options)
+                located, limit = about.located, options.startup_timeout
+                isolation = options.isolation
+                grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
+                built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
                 model = built.model
                 try:
                     if model.crew is None and workers > 1 and not about.at_startup:
@@ -363,6 +386,17 @@ def workers_of(entry: Entry[Served]) -> int:
         return 0
     crew, port = served.model.crew, served.model.port
     return len(crew) if crew is not None else len(port.streams) if port is not None else 1
+
+
+def _close(built: Built) -> None:
+    built.model.close()
+
+
+def _tell(entry: Entry[Served], error: BaseException) -> None:
+    """Raise what a manager is told of a load that failed. What was asked for and cannot be had stays what it is."""
+    if isinstance(error, Exception) and not isinstance(error, InvalidOption | NotEnoughCores):
+        reason = str(error) or type(error).__name__
+        raise CannotLoad(entry.name, entry.version, reason, out_of_memory=wants_memory(error)) from error
 
 
 def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:

@@ -6,7 +6,7 @@ There are three kinds: tensors or a callable, a built-in handler before tensors,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.engine.admission import Group
@@ -24,6 +24,8 @@ class Served:
     """Trusted code of ours that turns a body into tensors and tensors into an answer; `/v2` goes around it."""
     measures: Measures | None = None
     """What the doors keep of its requests, where somebody wants to know."""
+    since: float = field(default_factory=time)
+    """When it was loaded, in seconds since 1970."""
     group: Group = field(default_factory=Group)
     """Its requests, from their headers to their outcome."""
     custom: bool = False

@@ -22,8 +22,9 @@ from headrace.archives.cache import Cache
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.archives.packed import PACKED
 from headrace.archives.store import Place, Store
-from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption
+from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, SourceNotFound
 from headrace.model.model import Model
 from headrace.serving.handlers import runs_in_process, start_handler
 from headrace.serving.interpreters import Interpreters
@@ -32,6 +33,7 @@ from headrace.workers.pool import WorkerOptions
 from headrace.workers.sequenced import SequenceHeaders
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
 LATER_FILES = (".pt", ".pth", ".pt2")
 """For the handlers that need no code."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
@@ -40,10 +42,13 @@ _log = logging.getLogger("headrace.serving")
 
 @dataclass(frozen=True)
 class Wanted:
-    """One model to serve: its name (None: the source's own), and where it is."""
+    """One model to serve: its name (None: the source's own), and where it is. `version`, `handler`: in place of the
+    source's own."""
 
     name: str | None
     source: str
+    version: str | None = None
+    handler: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -86,6 +91,8 @@ class CompileOptions:
     """Requests a model may have inside; None: only the server's own bound."""
     sequence_headers: SequenceHeaders = field(default_factory=SequenceHeaders)
     """What says of which sequence a request is, where models have any."""
+    startup_timeout: float | None = None
+    """Seconds a load may take; None: as many as it likes."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,8 @@ class Located:
     """Have it run, under that name. More than once, if it goes in between."""
     close: Callable[[], object] = _nothing
     """It is not needed any more: what was made to look at it goes."""
+    is_code: bool = False
+    """It runs in worker processes, where those are wanted."""
 
 
 class Sources:
@@ -138,8 +147,42 @@ class Sources:
         folder = self._store.folder  # of a folder absolute paths: they are not looked for in the store once more
         return [Wanted(None, name if folder is None else str(folder / name)) for name in found]
 
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    def names(self) -> list[str]:
+        """Of what is in the model store and can be served; `named` finds it."""
+        return sorted({_stem(name) for name in self._files()})
+
+    def named(self, name: str) -> str:
+        """Where in the model store the model is that is called so; as an archive, or a file. SourceNotFound."""
+        for file in self._files():
+            if name in (file, _stem(file)):
+                folder = self._store.folder
+                return file if folder is None else str(folder / file)
+        raise SourceNotFound(f"Model not found in model store: {name}", name)
+
+    def _files(self) -> list[str]:
+        if not self._store.is_configured:
+            return []
+        try:
+            return self._store.names()
+        except OSError as error:  # it has gone meanwhile
+            _log.warning("the model store cannot be listed: %s", error)
+            return []
+
     def locate(self, wanted: Wanted) -> Located:
-        """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed."""
+        """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed; InvalidOption
+        for a version that cannot be one, and where it takes no `handler`."""
+        if wanted.version is not None and not VERSION.match(wanted.version):
+            raise InvalidOption(
+                f"{wanted.version!r:.80} cannot be a version: letters, digits, '_', '.', '+' and '-', and not `all`"
+            )
+        found = self._locate(wanted)
+        return found if wanted.version is None else replace(found, version=wanted.version)
+
+    def _locate(self, wanted: Wanted) -> Located:
         if "://" in wanted.source or "::" in wanted.source:
             return self._at(self._store.find(wanted.source), wanted)
         path = self._path(wanted.source)
@@ -147,7 +190,7 @@ class Sources:
             return self._at(Place(path), wanted)
         if CALLABLE.match(wanted.source):
             name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
-            return Located(name, "1", partial(_build_callable, wanted.source))
+            return Located(name, "1", partial(_build_callable, wanted.source), is_code=True)
         if self._store.is_configured and self._store.folder is None:
             return self._at(self._store.find(wanted.source), wanted)
         looked = f"{self._store} and {Path.cwd()}" if self._store.is_configured else str(Path.cwd())
@@ -159,6 +202,8 @@ class Sources:
         try:
             if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
                 archive = open_archive(path, cache=self._cache, bounds=self._bounds)
+                if wanted.handler is not None:
+                    archive = replace(archive, manifest=archive.manifest.registered(handler=wanted.handler))
                 name, version = wanted.name or archive.manifest.name or path.stem, archive.manifest.version
 
                 if archive.lease is not None:
@@ -168,7 +213,9 @@ class Sources:
                     archive.close()
                     place.close()
 
-                return Located(name, version, partial(_build_archive, archive), close)
+                return Located(name, version, partial(_build_archive, archive), close, _is_code(archive))
+            if wanted.handler is not None:
+                raise InvalidOption(f"handler {wanted.handler!r}: archives have handlers, {path.name} is none")
             if path.suffix in LATER_FILES:
                 raise InvalidModel(
                     f"{path.name}: only ONNX files are loaded by themselves; pack it with a handler: headrace archive"
@@ -188,6 +235,12 @@ class Sources:
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
 
+def _stem(file: str) -> str:
+    for ending in (*PACKED, ".onnx"):
+        file = file.removesuffix(ending)
+    return file
+
+
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
     return Built(_onnx(str(path), name, options))
 
@@ -202,17 +255,22 @@ def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
     return Built(_in_process(import_callable(source), name, options))
 
 
+def _is_code(archive: Archive) -> bool:
+    return archive.manifest.serialized_file is None or not runs_in_process(archive)
+
+
 def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Built:
     """Here the kinds of handlers part. The built-in one runs at the door; what brings code of its own runs in workers,
     in `archive.folder`, which stays as long as the archive is open."""
     manifest = archive.manifest
     asked = options.interpreters.of(name)
-    if asked is not None or manifest.serialized_file is None or not runs_in_process(archive):
+    if asked is not None or manifest.serialized_file is None or _is_code(archive):
         worker_options = WorkerOptions(
             python=asked,
             response_timeout=options.response_timeout,
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
+            start_timeout=_start_timeout(options),
         )
         model, sequences = start_handler(
             archive,
@@ -279,9 +337,14 @@ def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -
         response_timeout=options.response_timeout,
         idempotent=options.idempotent,
         memory_limit=options.memory_limit,
+        start_timeout=_start_timeout(options),
         python=None if python is None else checked(python, f"model {name}"),
         concurrency=options.concurrency,
     )
+
+
+def _start_timeout(options: CompileOptions) -> float:
+    return 120.0 if options.startup_timeout is None else options.startup_timeout
 
 
 def _compiled(model: Any, name: str, options: CompileOptions, **more: Any) -> Model:

@@ -23,6 +23,8 @@ class RunningServer:
     def __init__(self, process: subprocess.Popen[bytes], ready: dict[str, object], log: IO[bytes]) -> None:
         self.process, self.ready, self._log = process, ready, log
         self.url = str(ready["inference"])
+        self.management = str(ready.get("management") or "")
+        """The URL of its management API; empty: it has none."""
         self.port = int(self.url.rpartition(":")[2])
 
     def signal(self, number: int) -> None:

@@ -43,6 +43,7 @@ def compile_model(
     cancel_grace: float = 5.0,
     idempotent: bool = True,
     memory_limit: int | None = None,
+    start_timeout: float = 120.0,
     concurrency: int | None = None,
     python: str | None = None,
     share_weights: bool = False,
@@ -73,7 +74,8 @@ def compile_model(
     address space, and a run that wants more fails with OutOfMemory. Where a callable is a coroutine function,
     `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: the interpreter of
     another environment (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace.
-    `share_weights`: the workers of an ONNX model use one copy of its weights; the log says what that costs.
+    One that has not loaded it after `start_timeout` seconds is ended. `share_weights`: the workers of an ONNX model use
+    one copy of its weights; the log says what that costs.
 
     Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
     DeepSparse's `compile_model`, and more.
@@ -122,6 +124,7 @@ def compile_model(
             cancel_grace=cancel_grace,
             idempotent=idempotent,
             memory_limit=memory_limit,
+            start_timeout=start_timeout,
             concurrency=32 if concurrency is None else concurrency,
         ),
         1 if workers is None else workers,

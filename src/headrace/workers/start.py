@@ -148,7 +148,7 @@ class Tried(Owner):
 
 def check(options: WorkerOptions) -> None:
     """InvalidOption for what is no number of seconds or bytes."""
-    for what in ("response_timeout", "cancel_grace"):
+    for what in ("response_timeout", "cancel_grace", "start_timeout"):
         seconds = getattr(options, what)
         if not is_number(seconds) or not 0 < seconds <= 1e6:
             raise InvalidOption(f"{what} is in seconds, above 0, not {seconds!r}")

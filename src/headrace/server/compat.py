@@ -1,0 +1,126 @@
+"""What Multi Model Server, TorchServe and Triton say of the same thing where they differ. Pure.
+
+Rule 1: which one is spoken is one option (`--compat`). Headrace speaks TorchServe, adds the reason where TorchServe
+        has none, and says 400 of what the caller can mend and 429 of what is too busy.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from headrace.errors import (
+    AlreadyRegistered,
+    CannotLoad,
+    DownloadFailed,
+    InvalidOption,
+    IsDefaultVersion,
+    ModelNotFound,
+    Overloaded,
+    SourceNotFound,
+    StillBusy,
+)
+from headrace.server.status import MethodNotAllowed, NotFound, Status, status_of_managing
+
+PROCESSING = "Processing worker updates..."
+_OLD_NOT_FOUND = "Requested resource is not found, please refer to API document."
+_OLD_NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
+
+
+class Compat(enum.StrEnum):
+    headrace = "headrace"
+    torchserve = "torchserve"
+    mms = "mms"
+    triton = "triton"
+
+    @property
+    def is_old(self) -> bool:
+        """Word for word as the server of that name."""
+        return self in (Compat.torchserve, Compat.mms)
+
+
+def registered(compat: Compat, name: str, version: str, workers: int) -> str:
+    if compat is Compat.mms:
+        return "Workers scaled" if workers else f'Model "{name}" registered'
+    if workers:
+        return f'Model "{name}" Version: {version} registered with {workers} initial workers'
+    return (
+        f'Model "{name}" Version: {version} registered with 0 initial workers. Use scale workers API to add workers '
+        "for the model."
+    )
+
+
+def scaled(compat: Compat, name: str, version: str | None, workers: int) -> str:
+    """`version`: where one was asked for."""
+    if compat is Compat.mms:
+        return "Workers scaled"
+    return f"Workers scaled to {workers} for model: {name}" + (f", version: {version}" if version else "")
+
+
+def unregistered(name: str) -> str:
+    return f'Model "{name}" unregistered'
+
+
+def default_set(name: str, version: str) -> str:
+    return f'Default version successfully updated for model "{name}" to "{version}"'
+
+
+def refused(
+    compat: Compat, error: BaseException, *, setting_default: bool = False, url: str = ""
+) -> tuple[Status, str]:
+    """(status and type, message) of what a manager asked for and did not get. `setting_default`: that was asked for;
+    `url`: of the model that was to be registered."""
+    status = status_of_managing(error)
+    old = compat.is_old
+    if isinstance(error, ModelNotFound):
+        return _not_found(compat, error, status, setting_default)
+    if isinstance(error, CannotLoad):
+        return _cannot_load(compat, error, status)
+    if isinstance(error, SourceNotFound):
+        if not old or not str(error).startswith("Model not found"):
+            return status, str(error)
+        where = "Model not found in model store" if compat is Compat.mms else "Model not found at"
+        return status, f"{where}: {url or error.source:.200}"
+    if isinstance(error, DownloadFailed) and old:
+        mms = compat is Compat.mms
+        kind = Status(status.code, "DownloadModelException") if mms else status
+        return kind, f"Failed to download {'model' if mms else 'archive'} from: {error.url}"
+    if isinstance(error, AlreadyRegistered) and compat is Compat.mms:
+        return status, f"Model {error.name} is already registered."
+    if isinstance(error, IsDefaultVersion) and old:
+        return status, f"Cannot remove default version for model {error.name}"
+    if isinstance(error, StillBusy) and old:
+        return status, f"Timed out while cleaning resources: {error.name}"
+    if isinstance(error, Overloaded) and old:
+        return Status(503, status.type, status.retry_after), str(error)
+    if isinstance(error, NotFound) and old:
+        return status, _OLD_NOT_FOUND
+    if isinstance(error, MethodNotAllowed) and old:
+        return status, _OLD_NOT_ALLOWED
+    if isinstance(error, InvalidOption) and old and "counted from 0 up" in str(error):
+        return Status(500, "InternalServerException"), str(error)  # as their own tests want it
+    return status, str(error)
+
+
+def _not_found(compat: Compat, error: ModelNotFound, status: Status, setting_default: bool) -> tuple[Status, str]:
+    if error.version is None or compat is Compat.mms:
+        return status, f"Model not found: {error.name}"
+    kind = Status(status.code, "ModelVersionNotFoundException")
+    if setting_default:
+        return kind, f"Model version {error.version} does not exist for model {error.name}"
+    return kind, f"Model version: {error.version} does not exist for model: {error.name}"
+
+
+def _cannot_load(compat: Compat, error: CannotLoad, status: Status) -> tuple[Status, str]:
+    if error.out_of_memory:
+        return Status(507, "InternalServerException"), _because(compat, "System out of memory", error.reason)
+    if compat is Compat.triton:
+        return Status(400, status.type), f"failed to load '{error.name}': {error.reason}"
+    if compat is Compat.mms:
+        return status, "Failed to start workers"
+    return status, _because(
+        compat, f"Failed to start workers for model {error.name} version: {error.version}", error.reason
+    )
+
+
+def _because(compat: Compat, message: str, reason: str) -> str:
+    return message if compat.is_old else f"{message}: {reason}"

@@ -1,0 +1,73 @@
+"""Looking at models: the facts that `describe` tells of. Reads processes, so not on an event loop."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+from headrace.model.model import Model
+from headrace.serving.describe import Facts, WorkerFacts
+from headrace.serving.lifecycle import Registration, workers_of
+from headrace.serving.registry import Entry, State
+from headrace.serving.served import Served
+from headrace.serving.service import Service
+from headrace.workers.pool import Pool
+from headrace.workers.supervision import State as WorkerState
+
+DEFAULT_TIMEOUT = 120.0
+
+
+def look(entry: Entry[Served], service: Service) -> Facts:
+    about: Registration = entry.about
+    options, served, state = about.options, entry.served, entry.state
+    inside = service.statistics()
+    model = None if served is None else served.model
+    size, delay = options.max_batch_size or 1, options.max_batch_delay
+    if model is not None:
+        size, delay = model.max_batch_size, model.max_batch_delay
+    return Facts(
+        name=entry.name,
+        version=entry.version,
+        url=url_of(entry),
+        state=str(state),
+        reason=entry.reason,
+        runtime="python",
+        min_workers=about.min_workers,
+        max_workers=about.max_workers,
+        max_batch_size=size,
+        max_batch_delay=delay,
+        at_startup=about.at_startup,
+        response_timeout=options.response_timeout,
+        startup_timeout=DEFAULT_TIMEOUT if options.startup_timeout is None else options.startup_timeout,
+        workers=() if served is None or model is None else _workers(entry, model, served.since, state),
+        pending=0 if model is None or model.closed else model.statistics().waiting,
+        room=max(0, inside.max_count - inside.inside),
+    )
+
+
+def url_of(entry: Entry[Served]) -> str:
+    about: Registration = entry.about
+    return about.url or about.wanted.source
+
+
+def _workers(entry: Entry[Served], model: Model, since: float, state: State) -> tuple[WorkerFacts, ...]:
+    crew = model.crew
+    ready = state is State.READY
+    if not isinstance(crew, Pool):  # they are streams, all in this process
+        memory = psutil.Process().memory_info().rss
+        return tuple(WorkerFacts(str(i), since, ready, os.getpid(), memory) for i in range(workers_of(entry)))
+    found = []
+    for each in crew.statuses():
+        memory, began = 0, since
+        pid = each.pid
+        if pid is not None:
+            try:
+                process = psutil.Process(pid)
+                memory, began = process.memory_info().rss, process.create_time()
+            except psutil.Error:  # it has ended meanwhile
+                pid = None
+        works = ready and pid is not None and each.state in (WorkerState.READY, WorkerState.BUSY)
+        found.append(WorkerFacts(str(each.index), min(began, time.time()), works, pid or 0, memory))
+    return tuple(found)

@@ -1,0 +1,116 @@
+"""The old servers' words, to the letter."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.errors import (
+    AlreadyRegistered,
+    CannotLoad,
+    DownloadFailed,
+    HeadraceError,
+    InvalidOption,
+    IsDefaultVersion,
+    ModelNotFound,
+    Overloaded,
+    SourceNotFound,
+    StillBusy,
+    UrlNotAllowed,
+)
+from headrace.server.compat import Compat, default_set, refused, registered, scaled, unregistered
+from headrace.server.status import MethodNotAllowed, NotFound
+
+ZERO = 'Model "m" Version: 1 registered with 0 initial workers. Use scale workers API to add workers for the model.'
+TS, MMS = Compat.torchserve, Compat.mms
+
+
+@pytest.mark.parametrize(
+    ("compat", "none", "two", "to_two"),
+    [
+        (TS, ZERO, 'Model "m" Version: 1 registered with 2 initial workers', "Workers scaled to 2 for model: m"),
+        (MMS, 'Model "m" registered', "Workers scaled", "Workers scaled"),
+    ],
+)
+def test_what_became_so_is_said_as_they_said_it(compat: Compat, none: str, two: str, to_two: str) -> None:
+    assert registered(compat, "m", "1", 0) == none
+    assert registered(compat, "m", "1", 2) == two
+    assert scaled(compat, "m", None, 2) == to_two
+
+
+def test_the_version_is_said_where_it_was_asked_for() -> None:
+    assert scaled(TS, "m", "3", 2) == "Workers scaled to 2 for model: m, version: 3"
+    assert unregistered("m") == 'Model "m" unregistered'
+    assert default_set("m", "3") == 'Default version successfully updated for model "m" to "3"'
+
+
+@pytest.mark.parametrize(
+    ("compat", "error", "code", "kind", "message"),
+    [
+        (TS, ModelNotFound("m"), 404, "ModelNotFoundException", "Model not found: m"),
+        (MMS, ModelNotFound("m"), 404, "ModelNotFoundException", "Model not found: m"),
+        (TS, ModelNotFound("m", "2"), 404, "ModelVersionNotFoundException",
+         "Model version: 2 does not exist for model: m"),
+        (TS, AlreadyRegistered("m", "1"), 409, "ConflictStatusException",
+         "Model version 1 is already registered for model m"),
+        (MMS, AlreadyRegistered("m", "1"), 409, "ConflictStatusException", "Model m is already registered."),
+        (TS, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"), 404, "ModelNotFoundException",
+         "Model not found at: x.mar"),
+        (MMS, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"), 404, "ModelNotFoundException",
+         "Model not found in model store: x.mar"),
+        (TS, SourceNotFound("empty url", ""), 404, "ModelNotFoundException", "empty url"),
+        (TS, DownloadFailed("http://a/b", "404"), 400, "DownloadArchiveException",
+         "Failed to download archive from: http://a/b"),
+        (MMS, DownloadFailed("http://a/b", "404"), 400, "DownloadModelException",
+         "Failed to download model from: http://a/b"),
+        (TS, UrlNotAllowed("http://a/b"), 404, "ModelNotFoundException",
+         "Given URL http://a/b does not match any allowed URL(s)"),
+        (TS, CannotLoad("m", "1", "why"), 500, "InternalServerException",
+         "Failed to start workers for model m version: 1"),
+        (MMS, CannotLoad("m", "1", "why"), 500, "InternalServerException", "Failed to start workers"),
+        (TS, CannotLoad("m", "1", "why", out_of_memory=True), 507, "InternalServerException", "System out of memory"),
+        (Compat.triton, CannotLoad("m", "1", "why"), 400, "InternalServerException", "failed to load 'm': why"),
+        (TS, IsDefaultVersion("m", "1"), 403, "InvalidModelVersionException",
+         "Cannot remove default version for model m"),
+        (TS, StillBusy("m", "1", 5.0), 408, "RequestTimeoutException", "Timed out while cleaning resources: m"),
+        (TS, NotFound("x"), 404, "ResourceNotFoundException",
+         "Requested resource is not found, please refer to API document."),
+        (TS, MethodNotAllowed("GET", "/", "OPTIONS"), 405, "MethodNotAllowedException",
+         "Requested method is not allowed, please refer to API document."),
+        (TS, InvalidOption("max_worker cannot be less than min_worker."), 400, "BadRequestException",
+         "max_worker cannot be less than min_worker."),
+    ],
+)  # fmt: skip
+def test_refusals_are_theirs(compat: Compat, error: HeadraceError, code: int, kind: str, message: str) -> None:
+    status, said = refused(compat, error)
+    assert (status.code, status.type, said) == (code, kind, message)
+
+
+def test_setting_a_default_that_does_not_exist_has_other_words() -> None:
+    status, said = refused(TS, ModelNotFound("m", "2"), setting_default=True)
+    assert (status.code, status.type) == (404, "ModelVersionNotFoundException")
+    assert said == "Model version 2 does not exist for model m"
+
+
+def test_the_url_is_said_as_it_was_asked_for() -> None:
+    assert (
+        refused(TS, SourceNotFound("Model not found in model store: x", "x"), url="x.mar")[1]
+        == "Model not found at: x.mar"
+    )
+
+
+@pytest.mark.parametrize(("compat", "busy", "negative"), [(Compat.headrace, 429, 400), (Compat.triton, 429, 400),
+                                                          (TS, 503, 500), (MMS, 503, 500)])  # fmt: skip
+def test_headrace_says_whose_fault_it_is_and_the_old_servers_what_they_said(
+    compat: Compat, busy: int, negative: int
+) -> None:
+    assert refused(compat, Overloaded(1, 1))[0].code == busy
+    assert refused(compat, InvalidOption("workers are counted from 0 up: min_worker is -1"))[0].code == negative
+
+
+def test_headrace_adds_why() -> None:
+    said = refused(Compat.headrace, CannotLoad("m", "1", "no such weights"))[1]
+    assert said == "Failed to start workers for model m version: 1: no such weights"
+    assert (
+        "looked in store"
+        in refused(Compat.headrace, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"))[1]
+    )

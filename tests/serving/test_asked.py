@@ -1,0 +1,57 @@
+"""Where managers may have models from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.archives.store import Store
+from headrace.errors import SourceNotFound
+from headrace.serving.asked import source_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    store = tmp_path / "store"
+    (store / "inner").mkdir(parents=True)
+    for name in ("a.onnx", "inner/b.onnx"):
+        (store / name).touch()
+    (tmp_path / "secret.onnx").touch()
+    return store
+
+
+def test_a_name_is_of_the_store_and_a_path_is_a_path(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert source_of("a.onnx", Store(store)) == str(store / "a.onnx")
+    assert source_of("inner/b.onnx", Store(store)) == str(store / "inner" / "b.onnx")
+    assert source_of("inner", Store(store)) == str(store / "inner")
+    assert source_of(str(tmp_path / "secret.onnx"), Store(store)) == str(tmp_path / "secret.onnx")
+    with pytest.raises(SourceNotFound):
+        source_of("secret.onnx", Store(store))  # the current folder is not looked in
+    assert source_of("secret.onnx", Store()) == str(tmp_path / "secret.onnx")
+
+
+@pytest.mark.parametrize("url", ["../secret.onnx", "inner/../../secret.onnx", "..", "/tmp/../etc", "a..onnx", "%2e/.."])
+def test_no_url_leads_out_of_the_store(store: Path, url: str) -> None:
+    with pytest.raises(match=r"^Relative path is not allowed in url: "):
+        source_of(url, Store(store))
+
+
+@pytest.mark.parametrize("url", ["", "nowhere", "a\0b", "x" * 5000, "//", "a.onnx/x"])
+def test_what_is_not_there_is_not_found(store: Path, url: str) -> None:
+    if url == "//":
+        assert source_of(url, Store(store))  # a folder; that it is no archive is found where it is looked at
+        return
+    with pytest.raises(SourceNotFound):
+        source_of(url, Store(store))
+
+
+def test_code_to_import_is_for_whoever_started_the_server(store: Path) -> None:
+    with pytest.raises(match="--manage-callables yes"):
+        source_of("os:system", Store(store))
+    assert source_of("os:system", Store(store), callables=True) == "os:system"
+    with pytest.raises(SourceNotFound):
+        source_of("os:system()", Store(store), callables=True)
