@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import HeadraceError, SequenceLost, SequenceRefused
+from headrace.engine.future import Guard
+from headrace.engine.source import Refused
+from headrace.errors import Closed, DeadlineExceeded, HeadraceError, SequenceLost, SequenceRefused
+from headrace.model.pending import Owner, Pending
+from headrace.model.sequence_batcher import SequenceBatcher
 from headrace.model.sequences import SequenceOptions, Sequences, Turn
 from headrace.testing import FakeClock
 
@@ -198,6 +202,48 @@ def test_who_drains_may_leave_when_its_sequences_have_ended_or_its_time_is_up() 
     desk.end(*desk.take(0))
     desk.clock.advance(1)
     assert desk.sequences.may_leave(0, desk.clock.now(), 30)
+
+
+def test_what_waits_is_counted_also_when_some_have_left() -> None:
+    guard = Guard()
+    batcher = SequenceBatcher(
+        4, SequenceOptions(max_queue=2, timeout=5.0), "m", lambda request: Turn(request.inputs[0], True)
+    )
+    requests = [Pending(Nobody(), ("a",), guard) for _ in range(4)]
+    for request in requests[:2]:
+        batcher.add(request, 1.0)
+    with pytest.raises(SequenceRefused):
+        batcher.add(requests[2], 1.0)
+    assert len(batcher) == 2
+    requests[1].cancel()
+    batcher.add(requests[2], 2.0)
+    refused: Refused = []
+    assert batcher.take(0, 1, 3.0, refused) == [requests[0]]
+    assert (len(batcher), batcher.counts.cancelled, batcher.counts.started) == (1, 1, 1)
+    batcher.ended([requests[0]], 4.0)
+    assert batcher.take(0, 1, 7.1, refused) == []  # it has waited for 5.1 s
+    assert [type(error) for _, error in refused] == [DeadlineExceeded]
+    assert len(batcher) == 0
+    assert batcher.is_empty()
+
+
+def test_an_abandoned_batcher_refuses_all_that_waits() -> None:
+    guard, refused = Guard(), []  # type: ignore[var-annotated]
+    batcher = SequenceBatcher(4, SequenceOptions(max_queue=2), "m", lambda request: Turn(request.inputs[0], True))
+    requests = [Pending(Nobody(), (name,), guard) for name in ("a", "a", "b")]
+    for request in requests:
+        batcher.add(request, 1.0)
+    batcher.abandon(Closed("x"))
+    assert batcher.take(0, 3, 2.0, refused) == []
+    assert {id(request) for request, _ in refused} == {id(request) for request in requests}
+    assert len(batcher) == 0
+
+
+class Nobody(Owner):
+    name = "m"
+
+    def on_error(self, pending: Pending) -> None:
+        pass
 
 
 # ---- a naive twin

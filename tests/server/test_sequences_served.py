@@ -34,6 +34,11 @@ class Sums:
             if body == "pid":
                 answers.append(str(os.getpid()))
                 continue
+            if body.startswith("die"):
+                if not os.path.exists(body[4:]):
+                    open(body[4:], "w").close()
+                    os._exit(3)
+                body = "0"
             if body == "parts":
                 for part in "abc":
                     send_intermediate_predict_response([part], context.request_ids, "", 200, context)
@@ -123,6 +128,13 @@ def test_with_its_worker_a_sequence_is_lost_and_begins_anew(server: RunningServe
     assert lost.status_code == 503
     assert "lost" in lost.json()["message"] or "while it ran this request" in lost.json()["message"]
     assert ask(server, 7, **{ID: name, START: "true", "X-Last": "true"}).text == "7"
+
+
+def test_what_had_begun_when_its_worker_died_is_not_run_again(server: RunningServer, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    answer = ask(server, f"die {once}", **{ID: "d", START: "true"})
+    assert (answer.status_code, once.exists()) == (503, True)
+    assert "while it ran this request" in answer.json()["message"]
 
 
 def test_models_without_sequences_are_told_nothing_of_them(server: RunningServer) -> None:

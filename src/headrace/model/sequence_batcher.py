@@ -26,12 +26,15 @@ class SequenceBatcher(Batcher):
         self._turn_of = turn_of
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.sequences.waiting())
+        counts = self.counts  # any thread may ask
+        return counts.submitted - counts.started - counts.cancelled - counts.late - counts.refused
 
     def add(self, request: Pending, now: float) -> None:
         """SequenceRefused, SequenceLost."""
         sequences = self.sequences
+        swept = sequences.swept
         sequences.add(request, self._turn_of(request), now)
+        self.counts.cancelled += sequences.swept - swept
         request.queued_at = now
         timeout = sequences.options.timeout
         if timeout is not None and request.deadline is None:

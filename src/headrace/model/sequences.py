@@ -67,6 +67,8 @@ class Sequences(Generic[T]):
 
     def __init__(self, options: SequenceOptions, name: str, has_left: Callable[[T], bool]) -> None:
         self.options, self._name, self._has_left = options, name, has_left
+        self.swept = 0
+        """Items that had left, and were taken out before their turn came."""
         self._open: dict[str, Sequence[T]] = {}
         self._idle: OrderedDict[str, Sequence[T]] = OrderedDict()  # who has been longest stands first
         self._new: deque[Sequence[T]] = deque()  # nobody's, and something of it waits
@@ -107,6 +109,7 @@ class Sequences(Generic[T]):
                     self._name, turn.id, f"{len(kept):,} of its requests wait already, and there may be no more "
                     "(maxSequenceJobQueueSize)"
                 )  # fmt: skip
+            self.swept += len(waiting) - len(kept)
             waiting.clear()
             waiting.extend(kept)
             # It stays where it stands: whoever finds it there finds this one.
