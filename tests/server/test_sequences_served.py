@@ -34,6 +34,9 @@ class Sums:
             if body == "pid":
                 answers.append(str(os.getpid()))
                 continue
+            if body == "names":
+                answers.append(context.header_key_sequence_end)
+                continue
             if body.startswith("die"):
                 if not os.path.exists(body[4:]):
                     open(body[4:], "w").close()
@@ -87,6 +90,7 @@ def test_a_running_sum_for_each_sequence(server: RunningServer) -> None:
             answer = ask(server, value, **said)
             assert (answer.status_code, answer.headers[ID]) == (200, name)
             answers.append(answer.text)
+        assert "it was ended" in ask(server, 1, **{ID: name}).json()["message"]
         return answers
 
     with ThreadPoolExecutor(8) as pool:
@@ -100,6 +104,10 @@ def test_who_names_none_has_begun_one_and_is_told_its_name(server: RunningServer
     assert name.startswith("ts-seq-")
     assert len(answer.headers.get_list(ID)) == 1
     assert [ask(server, 1, **{ID: name}).text, ask(server, 1, **{ID: name, "X-Last": "TRUE"}).text] == ["2", "3"]
+
+
+def test_a_handler_is_told_what_the_headers_are_called(server: RunningServer) -> None:
+    assert ask(server, "names").text == "X-Last"
 
 
 def test_what_is_not_open_is_a_503_in_the_old_words(server: RunningServer) -> None:

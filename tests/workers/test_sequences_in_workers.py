@@ -16,6 +16,7 @@ import pytest
 import headrace as hr
 from headrace.archives.archive import open_archive
 from headrace.errors import SequenceLost, SequenceRefused, WorkerDied
+from headrace.model.pending import Pending
 from headrace.model.sequences import SequenceOptions
 from headrace.workers import sequenced
 from headrace.workers.pool import WorkerOptions
@@ -24,6 +25,7 @@ from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
 PATIENCE = 60.0
+ID, START, END = "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"
 SUMS = """
 import json, os, time
 
@@ -81,7 +83,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 def submit(model: hr.Model, sequence: str, body: object, *headers: tuple[str, str], start: bool = False) -> Any:
     said = [("TS_Request_Sequence_Id", sequence), *headers]
     if start:
-        said.append(("ts_request_sequence_start", "true"))
+        said.append((START, "true"))
     return model.submit(("id", tuple(said), str(body).encode()))
 
 
@@ -212,18 +214,29 @@ def test_one_that_names_no_sequence_is_one_by_itself(make: Make) -> None:
     assert len(model.batcher.sequences) == 0  # type: ignore[attr-defined]
 
 
-def test_a_worker_that_goes_keeps_its_sequences_until_they_end(make: Make) -> None:
-    model = make(workers=2)
+def test_one_that_is_refused_costs_those_that_came_with_it_nothing(make: Make) -> None:
+    model = make(workers=1)
+    sent = [Pending(model, (("id", ((ID, name), (START, "true")), b"1"),), model.guard) for name in "ab"]
+    sent.insert(1, Pending(model, (("id", ((ID, "never"),), b"1"),), model.guard))
+    model.send_all(sent)
+    assert [type(each.exception(PATIENCE)) for each in sent] == [type(None), SequenceRefused, type(None)]
+
+
+def test_a_worker_that_goes_keeps_its_sequences_until_they_end(make: Make, tmp_path: Path) -> None:
+    model, gate = make(workers=2), GateFile(tmp_path)
     of = begun_on_each(model)
     leaving = model.workers[1].pid
     name = of[leaving]
     scaled = threading.Thread(target=model.scale, args=(1,))
     scaled.start()
     wait_for(lambda: model.batcher.sequences.is_draining(1))  # type: ignore[attr-defined]
-    fresh = answer(submit(model, "c", 1, start=True))
-    assert fresh[1] != leaving
+    held = submit(model, "c", 1, gate.header, start=True)
+    wait_for(gate.reached)
+    new = submit(model, "d", 1, start=True)  # the one that stays is busy
     assert answer(submit(model, name, 1))[:2] == [2, leaving]
-    assert answer(submit(model, name, 1, ("ts_request_sequence_end", "true")))[:2] == [3, leaving]
+    gate.open()
+    assert leaving not in (answer(held)[1], answer(new)[1])
+    assert answer(submit(model, name, 1, (END, "true")))[:2] == [3, leaving]
     scaled.join(PATIENCE)
     assert not scaled.is_alive()
     assert len(model.workers) == 1
@@ -263,7 +276,7 @@ def test_many_threads_each_with_a_sequence_of_its_own(make: Make) -> None:
     def client(name: str) -> None:
         for round in range(3):
             for value in range(1, 15):
-                last = (("ts_request_sequence_end", "true"),) if value == 14 else ()
+                last = ((END, "true"),) if value == 14 else ()
                 total = answer(submit(model, name, value, *last, start=value == 1))[0]
                 if total != sum(range(value + 1)):
                     wrong.append((name, round, value, total))
