@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from headrace.errors import PoisonedVar as PoisonedVar
     from headrace.errors import RequestError as RequestError
     from headrace.errors import ResponseTimeout as ResponseTimeout
+    from headrace.errors import SequenceLost as SequenceLost
+    from headrace.errors import SequenceRefused as SequenceRefused
     from headrace.errors import SetupError as SetupError
     from headrace.errors import SourceNotFound as SourceNotFound
     from headrace.errors import StillBusy as StillBusy
@@ -106,6 +108,8 @@ _ERRORS = (
     "WorkerDied",
     "ResponseTimeout",
     "StillBusy",
+    "SequenceRefused",
+    "SequenceLost",
     "BackendError",
     "OutOfMemory",
     "PoisonedVar",

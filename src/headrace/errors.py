@@ -9,7 +9,8 @@ HeadraceError
 │                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
-│                                                         WorkerDied, ResponseTimeout, StillBusy
+│                                                         WorkerDied, ResponseTimeout, StillBusy,
+│                                                         SequenceRefused, SequenceLost
 ├── BackendError        the model or its runtime failed; `__cause__` says how. OutOfMemory
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
@@ -219,6 +220,31 @@ class ResponseTimeout(Unavailable, TimeoutError):
     def __init__(self, model: str, timeout: float, stack: str = "") -> None:
         super().__init__(f"model {model} did not answer within {timeout:g} s, and was ended")
         self.model, self.timeout, self.stack = model, timeout, stack
+
+
+class SequenceRefused(Unavailable):
+    """The request belongs to a sequence that is not open, or it is one sequence or one request too many. `why` says
+    which. `model`, `sequence`: their names."""
+
+    def __init__(self, model: str, sequence: str, why: str) -> None:
+        # TorchServe's words, by which clients know it, and then what it was.
+        super().__init__(
+            f'Model "{model}" has no worker to serve inference request. Please use scale workers API to add workers. '
+            "If this is a sequence inference, please check if it is closed, or expired; or exceeds "
+            f"maxSequenceJobQueueSize. Sequence {sequence:.200}: {why}"
+        )
+        self.model, self.sequence, self.why = model, sequence, why
+
+
+class SequenceLost(Unavailable):
+    """The worker process that knew the sequence has ended, and its state is gone. Begin the sequence anew."""
+
+    def __init__(self, model: str, sequence: str) -> None:
+        super().__init__(
+            f"sequence {sequence:.200} of model {model} is lost: the worker process that had its state has ended; "
+            "begin it anew, with its first request"
+        )
+        self.model, self.sequence = model, sequence
 
 
 class StillBusy(Unavailable, TimeoutError):

@@ -79,6 +79,8 @@ PURE = [
     *("model/timeline", "model/drawing", "model/picture"),
     *(
         "model/batcher",
+        "model/sequences",
+        "model/sequence_batcher",
         "model/joining",
         "model/versions",
         "archives/manifest",

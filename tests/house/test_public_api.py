@@ -39,6 +39,8 @@ NAMES = [
     "PoisonedVar",
     "RequestError",
     "ResponseTimeout",
+    "SequenceLost",
+    "SequenceRefused",
     "Scheduler",
     "SetupError",
     "SourceNotFound",
@@ -122,7 +124,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
-            "StillBusy",
+            "StillBusy", "SequenceRefused", "SequenceLost",
         }  # fmt: skip
 
 

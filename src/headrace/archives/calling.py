@@ -21,8 +21,18 @@ class Handler:
     """Called with a list of requests, `(request_id, headers, body)` each; returns a list of as many answers."""
 
     def __init__(
-        self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any, printed: Any = None
+        self,
+        function: Any,
+        owner: Any,
+        context: Any,
+        envelope: Any,
+        decode: bool,
+        neighbour: Any,
+        printed: Any = None,
+        divided: bool = True,
     ) -> None:
+        """`divided`: a batch that fails is called again request by request, by whoever sent it."""
+        self.divided = divided
         self.function, self.owner, self.context, self.envelope, self.decode = function, owner, context, envelope, decode
         self.wire, measures = neighbour("wire"), neighbour("measures")
         self.read, self.answers = self.wire.read, self.wire.answers
@@ -59,20 +69,20 @@ class Handler:
             else:
                 values = self.handled(rows, processors)
         except (Exception, SystemExit) as error:
-            if len(requests) > 1:
+            if len(requests) > 1 and self.divided:
                 raise
             answer = self.told(error)
             if answer is None:
                 raise
-            return [answer]
+            return [answer] * len(requests)
         finally:
             self.flush()
         if len(values) == len(requests):
             return self.answers(values, processors)  # type: ignore[no-any-return]
         why = f"a list of {len(requests)} answers was expected, {len(values)} came"
-        if len(requests) > 1:
+        if len(requests) > 1 and self.divided:
             raise ValueError(f"number of batch response mismatched: {why}")
-        return [self.refused("number of batch response mismatched", why)]
+        return [self.refused("number of batch response mismatched", why)] * len(requests)
 
     def handled(self, rows: list[Any], processors: Any) -> Any:
         """What the handler returns, which is a list."""

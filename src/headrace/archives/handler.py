@@ -76,6 +76,9 @@ def load(setup: dict[str, Any]) -> Loaded:
         measures.Metrics(None, setup["model_name"]),
         _config(setup["config"]),
     )
+    named = setup.get("sequence_headers")
+    if named is not None:
+        context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end = named
     try:
         envelope = _neighbour("envelopes").made(setup["envelope"])
     except ValueError as error:
@@ -84,7 +87,7 @@ def load(setup: dict[str, Any]) -> Loaded:
     function, owner = entry_of(module, setup["handler"].partition(":")[2] or "handle", context)
     measures.flush()
     handler = _neighbour("calling").Handler(
-        function, owner, context, envelope, setup["decode_input_request"], _neighbour, printed
+        function, owner, context, envelope, setup["decode_input_request"], _neighbour, printed, named is None
     )
     return Loaded(handler, {"parameters": None, "required": (), "describes": handler.describes})
 

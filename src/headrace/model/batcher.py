@@ -158,7 +158,7 @@ class Batcher:
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
 
-    def ended(self, batch: list[Pending]) -> None:
+    def ended(self, batch: list[Pending], now: float) -> None:
         """A batch that was pulled has run."""
         counts = self.counts
         for request in batch:

@@ -31,6 +31,7 @@ from headrace.serving.handlers import runs_in_process, start_handler
 from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
 from headrace.workers.pool import WorkerOptions
+from headrace.workers.sequenced import SequenceHeaders
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
@@ -92,6 +93,8 @@ class CompileOptions:
     concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
+    sequence_headers: SequenceHeaders = field(default_factory=SequenceHeaders)
+    """What says of which sequence a request is, where models have any."""
     startup_timeout: float | None = None
     """Seconds a load may take; None: as many as it likes."""
 
@@ -104,6 +107,8 @@ class Built:
     handler: ImageClassifier | None = None
     custom: bool = False
     """Whether it runs handlers of the archive's own, which are given requests as they came."""
+    sequence_headers: SequenceHeaders | None = None
+    """What says of which sequence they are; None: each stands for itself."""
 
 
 def _nothing() -> None:
@@ -277,21 +282,20 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
             memory_limit=options.memory_limit,
             start_timeout=_start_timeout(options),
         )
-        return Built(
-            start_handler(
-                archive,
-                name,
-                worker_options,
-                options.environments,
-                workers=options.workers,
-                max_batch_size=options.max_batch_size,
-                max_batch_delay=options.max_batch_delay,
-                num_cores=options.num_cores,
-                envelope=options.service_envelope,
-                decode_input_request=options.decode_input_request,
-            ),
-            custom=True,
+        model, sequences = start_handler(
+            archive,
+            name,
+            worker_options,
+            options.environments,
+            workers=options.workers,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            num_cores=options.num_cores,
+            envelope=options.service_envelope,
+            decode_input_request=options.decode_input_request,
+            sequence_headers=options.sequence_headers,
         )
+        return Built(model, custom=True, sequence_headers=None if sequences is None else sequences.headers)
     model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:

@@ -74,7 +74,9 @@ class Answers:
         times = struct.unpack_from(f"<{count}d", payload)
         hand, read = self.hand, Reader(payload[8 * count :]).read
         pop, ended, plain = hand.pop, hand.ended, not hand.in_lists
-        joins = hand.in_lists and hand.outputs is None and not hand.divides  # runs of one request may be among these
+        joins = (
+            hand.in_lists and hand.outputs is None and not hand.is_dividing
+        )  # runs of one request may be among these
         for id, seconds in enumerate(times, frame.id):
             each = pop(id)
             try:
@@ -127,7 +129,7 @@ class Answers:
             if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
                 each.overdue.stack = str(error.__cause__)
                 error = each.overdue
-            elif len(each.requests) > 1:
+            elif len(each.requests) > 1 and hand.divides:
                 hand.divide(each, error)
                 return
             for request in each.requests:

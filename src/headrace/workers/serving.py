@@ -30,7 +30,7 @@ from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
 from headrace.workers.watch import IDLE, Watch
-from headrace.workers.window import Window
+from headrace.workers.window import MOST, Window
 
 if TYPE_CHECKING:
     from headrace.workers.worker import Worker
@@ -54,7 +54,11 @@ class Serving:
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell, self.fd = connection.bell, connection.fd
         at_once = bool(worker.pool.at_once)
-        self._window = AtOnce(worker.pool.at_once, worker.pool.tried) if at_once else Window()
+        self._window = (
+            AtOnce(worker.pool.at_once, worker.pool.tried)
+            if at_once
+            else Window(most=1 if worker.pool.is_sequenced else MOST)
+        )
         self._turn = threading.Lock()
         self._serves = False
         watched = worker.pool, worker.stream, process, hand, self._window
@@ -207,7 +211,7 @@ class Serving:
         leaving = False
         while True:
             self._bell.rung = False
-            leaving = leaving or worker.is_to_stop or worker.restarts
+            leaving = leaving or ((worker.is_to_stop or worker.restarts) and self._pool.may_leave(worker))
             inside = len(sent) + len(hand.again)
             credit = 0 if leaving else max(0, window.size - inside)
             ended, hand.ended = hand.ended, []
