@@ -67,7 +67,7 @@ ONLY_FOR_TYPES = {
     *(("server/exchange", f"headrace.server.{module}") for module in ("bridge", "door", "protocol")),
     ("server/protocol", "headrace.server.front"),
     *(("__init__", f"headrace.{module}") for module in (
-        "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
+        "client.manage", "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
         "engine.ownership", "engine.scheduler", "errors", "model.model", "tensor", "workers.compile",
     )),
 }  # fmt: skip
