@@ -38,6 +38,7 @@ _REGISTERED = re.compile(r"Model version (\S+) is already registered for model (
 _FAILED = re.compile(r"Failed to start workers for model (.+?) version: (\S+?)(?:: (.*))?$", re.DOTALL)
 _BUSY = re.compile(r"too busy: ([\d,]+) (.+?) are inside, the bound is ([\d,]+)")
 _NOT_READY = re.compile(r"model (.+):(\S+) is ([A-Z]+), not READY(?:: (.*))?$", re.DOTALL)
+_NO_SOURCE = ("Model not found at", "Model not found in", "Relative path", "empty url")
 _COULD_NOT_LOAD = ("failed to start workers", "failed to load", "system out of memory")
 
 
@@ -59,9 +60,9 @@ def error_of(code: int, kind: str, message: str, subject: Subject) -> HeadraceEr
     """The error that `{"code", "type", "message"}` stands for."""
     name, version, url = subject.name, subject.version, subject.url
     match kind:
-        case "ModelNotFoundException" if url and message.startswith("Given URL"):
-            return _made(UrlNotAllowed, message, url=url)
-        case "ModelNotFoundException" if url:
+        case "ModelNotFoundException" if message.startswith("Given URL"):
+            return _made(UrlNotAllowed, message, url=url or message.split()[2])
+        case "ModelNotFoundException" if url or message.startswith(_NO_SOURCE):
             return _made(SourceNotFound, message, source=url)
         case "ModelNotFoundException":
             return _made(ModelNotFound, message, name=name, version=None)
