@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.client.refused import NOTHING, Subject, error_of
-from headrace.errors import InvalidOption, NoAnswer, Unreachable
+from headrace.errors import Closed, InvalidOption, NoAnswer, Unreachable
 from headrace.version import __version__
 
 MOST = 64 << 20
@@ -114,7 +114,7 @@ class Wire:
 
     def _new(self, timeout: float) -> http.client.HTTPConnection:
         if self._closed:
-            raise InvalidOption("this manager was closed")
+            raise Closed("this manager was closed")
         if self._scheme == "http":
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         context = self._context or ssl.create_default_context()
