@@ -52,8 +52,8 @@ def test_a_models_life(headrace: Headrace) -> None:
     for command, said in (
         ("register net.onnx", "net:1 is READY with 1 worker"),
         ("register net.onnx --version 2 --workers 0", "net:2 is REGISTERED with 0 workers"),
-        ("scale net 2", "net:1 is READY with 2 workers"),
         ("scale net 1 --max-workers 2", "net:1 is READY with 1 worker, and at most 2"),
+        ("scale net 2", "net:1 is READY with 2 workers"),
         ("set-default net 2", "net: 2 is the default version"),
         ("unregister net 1", "net: 1 has gone"),
         ("unregister net", "net: the default version has gone"),

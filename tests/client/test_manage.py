@@ -174,7 +174,7 @@ def test_what_is_inside_ends_first_or_it_serves_on(manager: Manager, server: tup
     manager.register("client_waits:f", name="waits")
     answers: list[Any] = []
     inside = threading.Thread(
-        target=lambda: answers.append(httpx.post(f"{running.url}/predictions/waits", json=1, timeout=60).json())
+        target=lambda: answers.append(httpx.post(f"{running.url}/predictions/waits", json=1, timeout=60).text)
     )
     inside.start()
     while not (folder / "inside").exists():

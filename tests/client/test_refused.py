@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import headrace as hr
@@ -10,6 +12,13 @@ from headrace.server.compat import Compat, refused
 from headrace.server.status import InvalidToken, MethodNotAllowed, NotFound
 
 SUBJECT = Subject("net", "2", "net.mar", 30.0)
+
+
+def of(error: hr.HeadraceError) -> Subject:
+    """At register no name is looked up, and elsewhere there is no url."""
+    return replace(SUBJECT, url="") if isinstance(error, hr.ModelNotFound) else SUBJECT
+
+
 ERRORS = [
     hr.ModelNotFound("net"),
     hr.ModelNotFound("net", "2"),
@@ -32,7 +41,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__}-{error}"[:40])
 def test_it_is_the_error_the_server_had_with_what_that_knows(error: hr.HeadraceError) -> None:
     status, message = refused(Compat.headrace, error)
-    found = error_of(status.code, status.type, message, SUBJECT)
+    found = error_of(status.code, status.type, message, of(error))
     assert type(found) is type(error)
     assert str(found) == message
     if not isinstance(error, hr.TooLarge):  # a limit is said for people only
@@ -43,9 +52,7 @@ def test_it_is_the_error_the_server_had_with_what_that_knows(error: hr.HeadraceE
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__}-{error}"[:40])
 def test_it_is_of_that_kind_whatever_words_are_spoken(error: hr.HeadraceError, compat: Compat) -> None:
     status, message = refused(compat, error, url="net.mar")
-    # At register a name is not looked up, and elsewhere there is no url.
-    subject = Subject("net", "2", "" if isinstance(error, hr.ModelNotFound) else "net.mar")
-    found = error_of(status.code, status.type, message, subject)
+    found = error_of(status.code, status.type, message, of(error))
     assert type(found) is type(error)
     assert str(found) == message
 

@@ -112,8 +112,9 @@ def _unavailable(message: str) -> HeadraceError:
 def _cannot_load(code: int, message: str, subject: Subject) -> CannotLoad:
     found = _FAILED.match(message)
     name, version, reason = found.groups() if found else (subject.name, subject.version, None)
+    reason = reason or message.removeprefix("System out of memory: ")
     return _made(
-        CannotLoad, message, name=name, version=version, reason=reason or message, out_of_memory=code == 507
+        CannotLoad, message, name=name, version=version, reason=reason, out_of_memory=code == 507
     )  # fmt: skip
 
 
