@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_what_is_inside_ends_first_or_it_serves_on(manager: Manager, server: tup
     )
     inside.start()
     while not (folder / "inside").exists():
-        pass  # the worker's gate is a file
+        time.sleep(0.01)  # the worker's gate is a file
     with pytest.raises(hr.StillBusy) as caught:
         manager.unregister("waits", drain_timeout=0.1)
     assert (caught.value.name, caught.value.timeout) == ("waits", 0.1)

@@ -134,7 +134,11 @@ class Manager:
         NoAnswer after `timeout` seconds; it goes on all the same. Without: until it has ended, as a server sees to
         (`startup_timeout` of a load, `drain_timeout` of what is inside).
         """
-        until = None if timeout is None else self._now() + timeout
+        return self._follow(operation, self._now(), timeout, subject)
+
+    def _follow(
+        self, operation: Operation, began: float, timeout: float | None, subject: Subject
+    ) -> Iterator[Operation]:
         pause = FIRST_LOOK
         while True:
             yield operation
@@ -142,9 +146,9 @@ class Manager:
                 raise operation.error
             if not operation.running:
                 return
-            if until is not None and self._now() >= until:
+            if timeout is not None and self._now() - began >= timeout:
                 what = f"{operation.kind} {operation.model or ''}".strip()
-                raise NoAnswer(f"{what} (operation {operation.id})", timeout or 0.0)
+                raise NoAnswer(f"{what} (operation {operation.id})", timeout)
             self._sleep(pause)
             pause = min(LAST_LOOK, pause * 1.5)
             told = self._wire.look(f"/operations/{quote(operation.id, safe='')}")
@@ -275,8 +279,7 @@ class Manager:
         return operation_of(self._wire.look(f"/operations/{quote(where.rpartition('/')[2], safe='')}"), subject)
 
     def _until_done(self, operation: Operation, began: float, timeout: float | None, subject: Subject) -> Operation:
-        left = None if timeout is None else max(0.0, timeout - (self._now() - began))
-        *_, last = self.follow(operation, timeout=left, subject=subject)
+        *_, last = self._follow(operation, began, timeout, subject)
         return last
 
 
