@@ -154,7 +154,7 @@ class Context:
         return next((str(value) for name, value in headers.items() if name.lower() == SEQUENCE_ID), "")
 
     def set_response_content_type(self, idx: int, value: str) -> None:
-        self.set_response_header(idx, "content-type", value)
+        self._request_processor[idx].add_response_property("content-type", value)
 
     def get_response_content_type(self, idx: int) -> Any:
         return self.get_response_headers(idx).get("content-type")

@@ -150,6 +150,8 @@ class Batcher:
 
     def next_deadline(self) -> float | None:
         """When the oldest request has waited for company long enough. None if nothing waits."""
+        if not self._waiting:  # what happens most
+            return None
         self._skip_departed()
         return self._oldest() + self.max_batch_delay if self._waiting else None
 

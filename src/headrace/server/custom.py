@@ -11,6 +11,7 @@ Rule 2: an answer is somebody's code's: nothing in it breaks out of its place in
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -68,6 +69,10 @@ def reply_of(answer: Any, *, v2: bool = False) -> Reply:
 def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) -> Reply:
     if not isinstance(body, (bytes, bytearray)):
         raise BackendError(f"the body of a handler's answer is bytes, not a {type(body).__name__}")
+    if type(content_type) is str and type(status) is int and reason is None and headers == ():
+        kind = _plain_head(content_type, status) if len(content_type) < 200 else None
+        if kind is not None:
+            return Reply(bytes(body), kind, status)
     says = []
     for name, value in headers:
         name, value = str(name), str(value)
@@ -84,6 +89,12 @@ def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) 
     phrase = _one_line(str(reason)) if reason else None
     status = _status(status)
     return Reply(b"" if has_no_body(status) else bytes(body), kind, status, tuple(says), phrase)
+
+
+@lru_cache(256)
+def _plain_head(content_type: str, status: int) -> bytes | None:
+    """The content type as it is sent, where that is all there is to say: what handlers tell again and again."""
+    return None if not content_type or has_no_body(_status(status)) else _one_line(content_type)
 
 
 def _refusal(status: Any, type: Any, message: Any, *, v2: bool) -> Reply:

@@ -41,6 +41,8 @@ def start_handler(
     max_batch_size: int | None,
     max_batch_delay: float,
     num_cores: int | None,
+    envelope: str | None = None,
+    decode_input_request: bool = True,
 ) -> Model:
     """Its workers, ready. `options.python`: what the operator wants it to be run by; None: what the archive asks for.
 
@@ -52,7 +54,9 @@ def start_handler(
     timeout = _number(config, "responseTimeout", options.response_timeout, name)
     python = Environments(environments).python_of(archive, name, options.python)
     return start_workers(
-        HandlerArchive(archive, model_name=name, batch_size=size),
+        HandlerArchive(
+            archive, model_name=name, batch_size=size, envelope=envelope, decode_input_request=decode_input_request
+        ),
         replace(options, python=python, response_timeout=timeout),
         workers,
         num_cores=num_cores,

@@ -253,6 +253,11 @@ class InHand:
         self._divided[id(each.work)] = len(wanted)
         self.again.extend(Sent(0, each.work, (request,), each.taken_at) for request in wanted)
 
+    @property
+    def divides(self) -> bool:
+        """Whether members of batches are being run by themselves."""
+        return bool(self._divided)
+
     def knows(self, id: int) -> bool:
         """Whether the process was ever sent a run with this id."""
         return 0 < id <= self._next
