@@ -1,7 +1,8 @@
 """What can go wrong.
 
 HeadraceError
-├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
+├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound,
+│                                                         AccessDenied
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         CannotLoad, InvalidEnvironment,
 │                                                         AlreadyRegistered, IsDefaultVersion,
@@ -10,7 +11,7 @@ HeadraceError
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
 │                                                         WorkerDied, ResponseTimeout, StillBusy,
-│                                                         SequenceRefused, SequenceLost
+│                                                         SequenceRefused, SequenceLost, Unreachable, NoAnswer
 ├── BackendError        the model or its runtime failed; `__cause__` says how. OutOfMemory
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
@@ -63,6 +64,10 @@ class ModelNotFound(RequestError, LookupError):
         which = f"{name}:{version}" if version is not None else name
         super().__init__(f"model not found: {which}")
         self.name, self.version = name, version
+
+
+class AccessDenied(RequestError, PermissionError):
+    """A server wants a token: none was given, or another than it wants, or one that has expired."""
 
 
 class SetupError(HeadraceError):
@@ -256,6 +261,22 @@ class StillBusy(Unavailable, TimeoutError):
             f"{timeout:g} s; it serves on"
         )
         self.name, self.version, self.timeout = name, version, timeout
+
+
+class Unreachable(Unavailable, ConnectionError):
+    """Nothing answers at `url`, or nothing that speaks as a server of ours. `why` says which."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"no management API at {url}: {why}")
+        self.url, self.why = url, why
+
+
+class NoAnswer(Unavailable, TimeoutError):
+    """A server did not answer, or end what it was asked for, within `timeout` seconds. It may still be at it."""
+
+    def __init__(self, what: str, timeout: float) -> None:
+        super().__init__(f"{what}: no answer within {timeout:g} s; the server may still be at it")
+        self.what, self.timeout = what, timeout
 
 
 class BackendError(HeadraceError):
