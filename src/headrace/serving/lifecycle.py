@@ -332,8 +332,9 @@ class Lifecycle:
             model.measure()
         measures = Measures() if options.measured else None
         served = Served(
-            entry.name, entry.version, model, built.handler, measures, custom=built.custom, reasons=options.reasons
-        )
+            entry.name, entry.version, model, built.handler, measures,
+            custom=built.custom, sequence_headers=built.sequence_headers, reasons=options.reasons,
+        )  # fmt: skip
         served.group.limit = options.queue
         served.use(priorities)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"

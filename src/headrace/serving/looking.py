@@ -8,6 +8,7 @@ import time
 import psutil
 
 from headrace.model.model import Model
+from headrace.model.sequence_batcher import SequenceBatcher
 from headrace.serving import changing
 from headrace.serving.describe import Facts, WorkerFacts
 from headrace.serving.lifecycle import Registration, workers_of
@@ -26,6 +27,7 @@ def look(entry: Entry[Served], service: Service) -> Facts:
     inside = service.statistics()
     model = None if served is None else served.model
     has = changing.seen(options, about.bounds, served)
+    batcher = None if model is None else model.batcher
     return Facts(
         name=entry.name,
         version=entry.version,
@@ -46,6 +48,7 @@ def look(entry: Entry[Served], service: Service) -> Facts:
         queue=has["queue"],
         priority_levels=has["priority_levels"],
         default_priority_level=has["default_priority_level"],
+        sequences=batcher.sequences.options if isinstance(batcher, SequenceBatcher) else None,
     )
 
 

@@ -13,6 +13,7 @@ from headrace.engine.admission import Group
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
 from headrace.serving.priorities import Priorities
+from headrace.workers.sequenced import SequenceHeaders
 
 
 @dataclass(eq=False)
@@ -31,6 +32,8 @@ class Served:
     custom: bool = False
     """Handlers of its own, in worker processes: its one input is a request as it came, its outcome an answer
     (`server.custom`)."""
+    sequence_headers: SequenceHeaders | None = None
+    """What says of which sequence a request is, where they come in sequences."""
     reasons: bool = True
     """Whether clients are told why an answer of its handlers was none."""
     priorities: Priorities | None = field(default=None, init=False)
