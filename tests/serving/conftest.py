@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
+import headrace
 
 PATIENCE = 30
 
@@ -29,12 +32,23 @@ def until() -> Callable[[Callable[[], object]], None]:
 @pytest.fixture
 def add_one() -> Callable[..., None]:
     """Write an ONNX file that adds 1 to each of two columns."""
+    return add_one_
 
-    def add_one(path: Path, rows: int | str = "n") -> None:
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 2])
-        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 2])
-        one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
-        graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "g", [x], [y], [one])
-        onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
 
-    return add_one
+@pytest.fixture
+def add_two() -> Callable[..., None]:
+    """As `add_one`, and 2."""
+    return partial(add_one_, what=2.0)
+
+
+@pytest.fixture
+def digits() -> Path:
+    return Path(headrace.__file__).parent / "bundled/digits/digits.onnx"
+
+
+def add_one_(path: Path, rows: int | str = "n", what: float = 1.0) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 2])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [what])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "g", [x], [y], [one])
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)

@@ -17,6 +17,7 @@ from headrace.server.tokens import Tokens
 from headrace.server.traffic import Traffic
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.management import Management
+from headrace.serving.watcher import Watcher
 
 LAST_WORDS = 1.0
 _log = logging.getLogger("headrace.server")
@@ -35,6 +36,7 @@ class Managing:
         self._port: ManagementPort | None = None
         self._door: ManagementDoor | None = None
         self._management: Management | None = None
+        self._watcher: Watcher | None = None
         scheme = "https" if tls is not None else "http"
         self.tokens: Tokens | None = None
         if address is not None and not self._shared:
@@ -54,16 +56,18 @@ class Managing:
 
     def begin(self, lifecycle: Lifecycle, app: App, traffic: Traffic | None) -> None:
         """What there is to manage has been loaded. On a shared port `app` has its routes from now on."""
-        if self._is_off:
-            return
         options = self._options
         self._management = Management(lifecycle, callables=options.manage_callables == "yes")
+        if options.model_control == "poll":
+            self._watcher = Watcher(self._management, lifecycle.sources.store, options.model_poll_seconds)
+        if self._is_off:
+            return
         self._door = ManagementDoor(
             self._management,
             lifecycle.options,
             compat=Compat(options.compat),
             tokens=self.tokens,
-            model_api=not options.disable_model_api,
+            model_api=options.model_control == "explicit" and not options.disable_model_api,
             shared=self._shared,
         )
         managing = ManagementApp(self._door, body_timeout=options.body_timeout, traffic=traffic)
@@ -74,6 +78,8 @@ class Managing:
 
     def open(self) -> None:
         """On the loop of the server."""
+        if self._watcher is not None:
+            self._watcher.start()
         if self._port is not None:
             self._port.open()
 
@@ -84,6 +90,8 @@ class Managing:
 
     def close(self, timeout: float = 0.0) -> None:
         """No more changes; one that goes on is waited for so many seconds."""
+        if self._watcher is not None:
+            self._watcher.close()
         if self._management is not None and not self._management.close(timeout):
             _log.warning("stopped: a change of a model did not end within %.0f s", timeout)
         if self._port is not None:

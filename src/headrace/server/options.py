@@ -50,6 +50,17 @@ class ServeOptions(Checked):
     )
     enable_model_api: bool = option(False, "accepted as TorchServe's: models may be registered and unregistered anyway")
     disable_model_api: bool = option(False, "registering and unregistering are told 405")
+    model_control: str = option(
+        "explicit",
+        "how models come and go: as managers say (`explicit`), as files do in the store (`poll`), or not (`none`)",
+        choices=("explicit", "poll", "none"),
+    )
+    model_poll_seconds: float = option(15.0, "seconds between two looks at the model store", low=0.01, high=86_400)
+    snapshot: str | None = option(
+        None,
+        "file that says what is served, written after each change; where it exists at the start, what it says is "
+        "served, and `--models` says nothing",
+    )
     manage_callables: str = option(
         "no", "whether managers may register `module:function`, any code that can be imported", choices=("yes", "no")
     )

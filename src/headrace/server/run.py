@@ -40,6 +40,7 @@ from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.serving.autoscaler import Autoscaler
 from headrace.serving.interpreters import Interpreters
+from headrace.serving.keeping import Keeping
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Sources, Wanted
@@ -283,6 +284,22 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         concurrency=options.concurrency,
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
+    keeping = None if options.snapshot is None else Keeping(lifecycle, Path(options.snapshot))
+    restored = None if keeping is None else keeping.restore()
+    if restored is None:
+        _load_models(lifecycle, options, store)
+    else:
+        _log.info("the snapshot %s says what is served: %d models", options.snapshot, restored)
+        if options.models:
+            _log.warning("--models says nothing while there is a snapshot (%s)", options.snapshot)
+    if keeping is not None:
+        keeping.begin()
+    for name in interpreters.unused:
+        _log.warning("--python %s=...: no model of that name runs in worker processes, so far", name)
+    return lifecycle
+
+
+def _load_models(lifecycle: Lifecycle, options: ServeOptions, store: Store) -> None:
     asked = options.models
     if not asked:
         asked = ("all",) if store.is_configured else (f"digits={BUNDLED_DIGITS}",)
@@ -291,9 +308,6 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             lifecycle.load_all(lifecycle.sources.in_store())
         else:
             lifecycle.load(Wanted.parse(text))
-    for name in interpreters.unused:
-        _log.warning("--python %s=...: no model of that name runs in worker processes, so far", name)
-    return lifecycle
 
 
 def _folder(flag: str, path: str | None) -> Path | None:

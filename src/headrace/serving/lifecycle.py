@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.engine.scheduler import Scheduler
-from headrace.errors import CannotLoad, InvalidOption, NotEnoughCores, StillBusy
+from headrace.errors import CannotLoad, InvalidModel, InvalidOption, NotEnoughCores, StillBusy
 from headrace.model.compile import check_batching
 from headrace.model.model import Model
 from headrace.serving.loading import GRACE, wants_memory, within
@@ -52,6 +52,8 @@ class Registration:
     at_startup: bool = False
     url: str | None = None
     """What a manager called it; None: `wanted` says."""
+    is_complete: bool = False
+    """Whether it was registered to the end: loaded, where it was to be."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Lifecycle:
         self._turns = Turns()
         self._changing = threading.Lock()
         """Held for each change of a state: workers that die change it too."""
+        self.on_change: Callable[[], object] = _nothing
+        """Called after each change that was made, before whoever asked for it hears of it."""
 
     @property
     def options(self) -> CompileOptions:
@@ -117,16 +121,20 @@ class Lifecycle:
                     on_known(entry)
                 if low:
                     self._start(entry, low)
-                if at_startup:
-                    have = workers_of(entry)  # of a model in this process its options say how many
-                    entry.about = replace(about, min_workers=have, max_workers=have)
+                if at_startup and low == high:
+                    # Of a model in this process its options may have said how many.
+                    low = high = max(low, workers_of(entry))
             except BaseException as error:
                 self.failures.append(Failure(name, version, str(error)))
                 if not at_startup:
                     self._forget(entry)
                     _tell(entry, error)
+                else:
+                    entry.about = replace(about, is_complete=True)
                 raise
+            entry.about = replace(about, min_workers=low, max_workers=high, is_complete=True)
             self._forget_failures(name, version)
+            self.on_change()
         return entry
 
     def load(self, wanted: Wanted) -> Entry[Served]:
@@ -171,6 +179,7 @@ class Lifecycle:
             else:
                 self._resize(entry, entry.served.model, count, timeout)
             entry.about = replace(entry.about, min_workers=low, max_workers=high)
+            self.on_change()
         return entry
 
     def change(
@@ -217,6 +226,7 @@ class Lifecycle:
             }
             after = replace(before, **{key: value for key, value in wanted.items() if value is not None})  # type: ignore[arg-type]
             entry.about = replace(entry.about, options=after)
+            self.on_change()
         changed = {key: (getattr(before, key), value) for key, value in wanted.items() if value is not None}
         _log.info(
             "model %s:%s: %s",
@@ -238,11 +248,52 @@ class Lifecycle:
             self._resize(entry, served.model, workers, timeout)
         return True
 
+    def reload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
+        """Load it once more from where it came, beside what serves, which is let go once the new one is READY.
+
+        Whatever is wrong with the new one is raised, and the old one serves on. InvalidModel if it is another version
+        by now. The requests inside the old one are waited for `timeout` seconds; those that take longer end all the
+        same.
+        """
+        with self._turns.of(name):
+            entry = self._registry.find(name, version)
+            about: Registration = entry.about
+            located = self.sources.locate(about.wanted)
+            try:
+                if located.version != entry.version:
+                    raise InvalidModel(f"{about.wanted.source} is version {located.version} now, not {entry.version}")
+                old = entry.served
+                entry.about = replace(about, located=located)
+                try:
+                    served = None if old is None else self._build(entry, max(1, workers_of(entry)))
+                except BaseException as error:
+                    entry.about = about
+                    _tell(entry, error)
+                    raise
+            except BaseException:
+                located.close()
+                raise
+            if old is not None and served is not None:
+                if old.model.crew is not None:
+                    old.model.crew.on_change = _nothing
+                with self._changing:
+                    entry.served = served
+                    if entry.state is State.FAILED:
+                        entry.become(State.READY)
+                self._follow(entry)
+                self._retire(old, about.located, timeout)
+            else:
+                about.located.close()
+            self.on_change()
+        _log.info("model %s:%s was loaded once more", entry.name, entry.version)
+        return entry
+
     def set_default(self, name: str, version: str) -> Entry[Served]:
         """Requests that name no version go to this one from now on."""
         with self._turns.of(name):
             entry = self._registry.find(name, version)
             self._registry.set_default(entry)
+            self.on_change()
         _log.info("model %s: version %s is the default now", name, version)
         return entry
 
@@ -260,45 +311,50 @@ class Lifecycle:
             if entry.served is not None:
                 self._drain(entry, timeout)
             self._forget(entry)
+            self.on_change()
         _log.info("model %s:%s is unloaded", entry.name, entry.version)
         return entry
 
     # ---- in the model's turn
 
     def _start(self, entry: Entry[Served], workers: int) -> None:
+        self._become(entry, State.LOADING)
+        try:
+            entry.served = self._build(entry, workers)
+        except BaseException as error:
+            self._become(entry, State.FAILED, str(error))
+            raise
+        self._become(entry, State.READY)
+        self._follow(entry)
+
+    def _build(self, entry: Entry[Served], workers: int) -> Served:
+        """What answers its requests from now on. Nobody knows of it yet."""
         about: Registration = entry.about
         options = replace(about.options, workers=workers)
-        self._become(entry, State.LOADING)
         with self._turns.of(_LOADING):
             started = time.monotonic()
+            located, limit = about.located, options.startup_timeout
+            isolation = options.isolation
+            grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
+            built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
+            model = built.model
             try:
-                located, limit = about.located, options.startup_timeout
-                isolation = options.isolation
-                grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
-                built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
-                model = built.model
-                try:
-                    if model.crew is None and workers > 1 and not about.at_startup:
-                        _use_streams(model, workers)
-                except BaseException:
-                    model.close()
-                    raise
-            except BaseException as error:
-                self._become(entry, State.FAILED, str(error))
+                if model.crew is None and workers > 1 and not (about.at_startup and not about.is_complete):
+                    _use_streams(model, workers)
+            except BaseException:
+                model.close()
                 raise
         if options.measured:
             model.measure()
         measures = Measures() if options.measured else None
         served = Served(entry.name, entry.version, model, built.handler, measures, custom=built.custom)
         served.group.limit = options.queue
-        entry.served = served
-        self._become(entry, State.READY)
-        self._follow(entry)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info(
             "model %s:%s is READY after %.2f s: %r, %s",
             entry.name, entry.version, time.monotonic() - started, model, batch,
         )  # fmt: skip
+        return served
 
     def _resize(self, entry: Entry[Served], model: Model, workers: int, timeout: float | None) -> None:
         if model.crew is not None:
@@ -326,6 +382,29 @@ class Lifecycle:
                     self._become(entry, State.FAILED, reason)
         if not empty:
             raise StillBusy(entry.name, entry.version, timeout or 0.0)
+
+    def _retire(self, old: Served, located: Located, timeout: float | None) -> None:
+        """It takes no more requests: who looked before finds the new one. Those inside end, and it goes."""
+        budget = self.service.budget
+        budget.close_group(old.group)
+
+        def go() -> None:
+            try:
+                old.model.close()
+            finally:
+                located.close()
+
+        if budget.wait_until_empty(old.group, timeout):
+            go()
+            return
+        _log.warning("model %s:%s: requests to what was replaced did not end in time; it goes with them", old.name,
+                     old.version)  # fmt: skip
+
+        def wait() -> None:
+            budget.wait_until_empty(old.group)
+            go()
+
+        threading.Thread(target=wait, name=f"headrace-{old.name}-retires", daemon=True).start()
 
     def _let_go(self, entry: Entry[Served], state: State) -> None:
         """Nobody is inside."""
@@ -383,6 +462,10 @@ def workers_of(entry: Entry[Served]) -> int:
         return 0
     crew, port = served.model.crew, served.model.port
     return len(crew) if crew is not None else len(port.streams) if port is not None else 1
+
+
+def _nothing() -> None:
+    pass
 
 
 def _close(built: Built) -> None:

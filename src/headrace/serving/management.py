@@ -42,7 +42,7 @@ class Operation:
     """One change, asked for and perhaps made. `started`, `ended`: when, as seconds since 1970. `who` asked for it."""
 
     kind: str
-    """register, scale, set-default, unregister, load, unload."""
+    """register, scale, set-default, unregister, load, unload, reload."""
     model: str | None
     """None: not known before it was located."""
     version: str | None

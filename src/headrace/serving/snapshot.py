@@ -34,6 +34,9 @@ class Kept:
     max_workers: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What is not as the server's own options say."""
+    handler: str | None = None
+    url: str | None = None
+    """What a manager called its source."""
 
 
 def text_of(models: Sequence[Kept], written: str) -> str:
@@ -60,6 +63,7 @@ _TYPES: dict[str, type] = {
     "name": str, "version": str, "source": str, "default": bool, "min_workers": int, "max_workers": int,
     "settings": dict,
 }  # fmt: skip
+_MAY_BE_NULL = ("handler", "url")
 
 
 def _kept(found: Any, where: str) -> Kept:
@@ -69,7 +73,10 @@ def _kept(found: Any, where: str) -> Kept:
         value = found.get(key)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise InvalidOption(f"{where}: {key!r} must be a {kind.__name__}, it is {value!r:.100}")
-    unknown = found.keys() - _TYPES.keys()
+    for key in _MAY_BE_NULL:
+        if not isinstance(found.get(key), str | None):
+            raise InvalidOption(f"{where}: {key!r} must be a str or null, it is {found[key]!r:.100}")
+    unknown = found.keys() - _TYPES.keys() - set(_MAY_BE_NULL)
     if unknown:
         raise InvalidOption(f"{where} has {sorted(unknown)[0]!r:.100}, which nobody knows")
     return Kept(**found)

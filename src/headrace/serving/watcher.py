@@ -1,0 +1,134 @@
+"""Serves what lies in the model store, as it comes, changes and goes (`watching`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+from headrace.archives.store import Store
+from headrace.errors import HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
+from headrace.serving.management import Management
+from headrace.serving.sources import Wanted
+from headrace.serving.watching import Watching
+
+WHO = "the watched model store"
+_log = logging.getLogger("headrace.serving")
+
+
+class Watcher:
+    """A thread, from `start` to `close`, that looks every so many seconds. Changes are made by `management`."""
+
+    def __init__(self, management: Management, store: Store, every: float) -> None:
+        """What is served from the store already is known to be. InvalidOption for a store that is no folder."""
+        if store.folder is None:
+            raise InvalidOption("--model-control poll watches a model store that is a folder: give --model-store DIR")
+        self._management, self._store, self._every = management, store, every
+        self._served = _served_from(store.folder, management)
+        there = self.look()
+        self._watching = Watching({file: there[file] for file in self._served if file in there})
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="headrace-watcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._end.set()
+
+    def look(self) -> dict[str, Hashable]:
+        """What can be served, each with what tells one state of it from another."""
+        folder = self._store.folder
+        assert folder is not None, "only folders are watched"
+        return {file: _state_of(folder / file) for file in self._store.names()}
+
+    def turn(self) -> None:
+        """Look once, and have done what that calls for."""
+        seen = self._watching.look(self.look())
+        for file in seen.gone:
+            self._try(file, self._go)
+        for file in seen.changed:
+            self._try(file, self._change)
+        for file in seen.come:
+            self._try(file, self._come)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._every):
+            try:
+                self.turn()
+            except Exception:  # a store that cannot be read now may be read later
+                _log.exception("the model store %s could not be looked at", self._store)
+
+    def _try(self, file: str, do: Callable[[str], None]) -> None:
+        try:
+            do(file)
+        except HeadraceError as error:
+            _log.warning("%s of the model store: %s; it is looked at again when it has changed", file, error)
+
+    def _come(self, file: str) -> None:
+        options = self._management.lifecycle.options
+        operation = self._management.register(file, workers=options.workers, who=WHO)
+        entry = operation.future.result()
+        self._served[file] = entry.name, entry.version
+
+    def _change(self, file: str) -> None:
+        """Another version comes beside the old one; the same one is loaded once more, in its place."""
+        if file not in self._served:
+            self._come(file)
+            return
+        name, version = self._served[file]
+        lifecycle = self._management.lifecycle
+        located = lifecycle.sources.locate(Wanted(None, str(Path(self._store.folder or "") / file)))
+        located.close()
+        if (located.name, located.version) == (name, version):
+            reload = self._management.begin("reload", name, version, lambda: lifecycle.reload(name, version), who=WHO)
+            reload.future.result()
+            return
+        self._come(file)
+        if located.name == name:
+            self._management.set_default(name, located.version, who=WHO).future.result()
+        self._unregister(name, version)
+
+    def _go(self, file: str) -> None:
+        found = self._served.pop(file, None)
+        if found is not None:
+            self._unregister(*found)
+
+    def _unregister(self, name: str, version: str) -> None:
+        try:
+            self._management.unregister(name, version, who=WHO).future.result()
+        except IsDefaultVersion:
+            # Others came by another way: the newest of them is the default from now on.
+            others = [each for each in self._management.registry.versions(name) if each != version]
+            self._management.set_default(name, others[-1], who=WHO).future.result()
+            self._management.unregister(name, version, who=WHO).future.result()
+        except ModelNotFound:  # a manager was quicker
+            pass
+
+
+def _served_from(folder: Path, management: Management) -> dict[str, tuple[str, str]]:
+    """By file: the name and version."""
+    found: dict[str, tuple[str, str]] = {}
+    for entry in management.registry:
+        source = Path(entry.about.wanted.source)
+        path = source if source.is_absolute() else folder / source
+        if path.absolute().parent == folder.absolute():
+            found[path.name] = entry.name, entry.version
+    return found
+
+
+def _state_of(path: Path) -> Hashable:
+    """Of a file; or of all files in a folder."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(Path(parent, name) for parent, _, names in os.walk(path) for name in names)
+    states = []
+    for file in files:
+        try:
+            found = file.stat()
+        except OSError:  # it has gone meanwhile
+            continue
+        states.append((str(file), found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(states)

@@ -1,0 +1,302 @@
+"""What is served is kept on disk, and comes back; the same version is loaded once more; a store is watched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.archives.store import Store
+from headrace.errors import HeadraceError, InvalidModel, InvalidOption, ModelNotFound
+from headrace.serving.inflight import InFlight
+from headrace.serving.keeping import Keeping
+from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.management import Management
+from headrace.serving.registry import State
+from headrace.serving.service import Service
+from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.watcher import Watcher
+from headrace.testing import make_archive
+
+PATIENCE = 30
+AddOne = Callable[..., None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, add_one: AddOne) -> Path:
+    store = tmp_path / "store"
+    store.mkdir()
+    add_one(store / "cat.onnx")
+    add_one(store / "dog.onnx", 1)
+    return tmp_path
+
+
+@pytest.fixture
+def begin(folder: Path) -> Iterator[Callable[..., tuple[Lifecycle, Keeping]]]:
+    """A server's life, without doors: what is served and what keeps it. Each begins where the last one was killed."""
+    services: list[Service] = []
+
+    def begin(**options: Any) -> tuple[Lifecycle, Keeping]:
+        service = Service(100, None)
+        services.append(service)
+        lifecycle = Lifecycle(service, CompileOptions(**options), Sources(Store(folder / "store")))
+        return lifecycle, Keeping(lifecycle, folder / "state.json")
+
+    yield begin
+    for service in services:
+        assert service.stop(PATIENCE)
+
+
+def served(lifecycle: Lifecycle) -> dict[str, Any]:
+    registry = lifecycle.service.registry
+    return {
+        f"{entry.name}:{entry.version}": (
+            str(entry.state), registry.is_default(entry), entry.about.min_workers, entry.about.max_workers,
+            entry.about.options.max_batch_delay, entry.about.options.queue,
+        )
+        for entry in registry
+    }  # fmt: skip
+
+
+def test_what_was_served_is_served_again_with_its_settings(begin: Any, folder: Path) -> None:
+    lifecycle, keeping = begin()
+    assert keeping.restore() is None
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx", "1"), min_workers=1)
+    lifecycle.register(Wanted("cat", "dog.onnx", "2"), min_workers=1)
+    lifecycle.register(Wanted("parked", "dog.onnx"), min_workers=0, max_workers=2)
+    lifecycle.register(Wanted("gone", "dog.onnx"), min_workers=1)
+    lifecycle.change("cat", "2", max_batch_delay=0.25, queue=7)
+    lifecycle.set_default("cat", "2")
+    lifecycle.unload("gone")
+    again, keeping = begin()
+    assert keeping.restore() == 3
+    assert served(again) == served(lifecycle)
+    assert served(again)["cat:2"] == ("READY", True, 1, 1, 0.25, 7)
+    assert again.service.registry.ready("cat").group.limit == 7
+
+
+@pytest.mark.parametrize("change", ["register", "scale", "change", "set-default", "unload", "reload"])
+def test_each_change_is_on_disk_before_whoever_asked_for_it_hears(begin: Any, folder: Path, change: str) -> None:
+    lifecycle, keeping = begin()
+    lifecycle.register(Wanted("cat", "cat.onnx", "1"), min_workers=1)
+    lifecycle.register(Wanted("cat", "cat.onnx", "2"), min_workers=0)
+    keeping.begin()
+    (folder / "state.json").unlink()
+    match change:
+        case "register":
+            lifecycle.register(Wanted("dog", "dog.onnx"), min_workers=1)
+        case "scale":
+            lifecycle.scale("cat", "2", min_workers=1)
+        case "change":
+            lifecycle.change("cat", "1", queue=3)
+        case "set-default":
+            lifecycle.set_default("cat", "2")
+        case "unload":
+            lifecycle.unload("cat", "2")
+        case "reload":
+            lifecycle.reload("cat", "1")
+    found = json.loads((folder / "state.json").read_text())
+    assert len(found["models"]) == {"register": 3, "unload": 1}.get(change, 2)
+
+
+def test_what_is_half_registered_or_has_failed_to_be_is_not_in_it(begin: Any, folder: Path) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    seen: list[list[str]] = []
+
+    def look(_: object) -> None:
+        lifecycle.register(Wanted("other", "dog.onnx"), min_workers=0)  # another manager's change, meanwhile
+        seen.append([each["name"] for each in json.loads((folder / "state.json").read_text())["models"]])
+
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1, on_known=look)
+    assert seen == [["other"]]
+    (folder / "store" / "bad.onnx").write_text("no model")
+    with pytest.raises(InvalidModel):
+        lifecycle.register(Wanted("bad", "bad.onnx"), min_workers=1)
+    keeping.write()
+    assert {each["name"] for each in json.loads((folder / "state.json").read_text())["models"]} == {"cat", "other"}
+
+
+def test_what_cannot_be_loaded_any_more_is_failed_and_stays_wanted(
+    begin: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    lifecycle.register(Wanted("dog", "dog.onnx"), min_workers=1)
+    (folder / "store" / "cat.onnx").write_text("no model")
+    again, keeping = begin()
+    assert keeping.restore() == 2
+    keeping.begin()
+    registry = again.service.registry
+    assert (registry.find("cat").state, registry.find("dog").state) == (State.FAILED, State.READY)
+    assert not registry.is_healthy()
+    assert "cat:1 was served before, and cannot be now" in caplog.text
+    assert {each["name"] for each in json.loads((folder / "state.json").read_text())["models"]} == {"cat", "dog"}
+
+
+def test_a_disk_that_is_full_keeps_nobody_from_managing(
+    begin: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headrace.serving.keeping.write", full)
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    assert "cannot be written, and is not what is served" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"colour": "red"}, "has the setting 'colour'"),
+        ({"max_batch_delay": "slow"}, "'max_batch_delay' of cat:1 must be a number"),
+        ({"queue": 1.5}, "'queue' of cat:1 must be a number"),
+    ],
+)
+def test_settings_that_are_none_are_named(begin: Any, folder: Path, settings: Any, says: str) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    found = json.loads((folder / "state.json").read_text())
+    found["models"][0]["settings"] = settings
+    (folder / "state.json").write_text(json.dumps(found))
+    with pytest.raises(InvalidOption, match=says):
+        begin()[1].restore()
+
+
+def test_a_place_where_no_file_can_be_is_said_at_once(begin: Any, folder: Path) -> None:
+    lifecycle, _ = begin()
+    with pytest.raises(InvalidOption, match="a file in a folder that exists"):
+        Keeping(lifecycle, folder / "nowhere" / "state.json")
+
+
+# ---- once more
+
+
+def ask(lifecycle: Lifecycle, name: str = "cat") -> Any:
+    request = InFlight(lifecycle.service.registry.ready(name), lifecycle.service.budget.admit(0))
+    service = lifecycle.service
+    service.refuse(request)
+    opened = service.open(name, None, 0)
+    service.start(opened, (np.zeros((1, 2), np.float32),), lambda _: None)
+    return opened.result(PATIENCE)[0].tolist()
+
+
+def test_the_same_version_is_loaded_once_more_in_its_place(begin: Any, folder: Path, add_two: AddOne) -> None:
+    lifecycle, _ = begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    before = lifecycle.service.registry.ready("cat")
+    assert ask(lifecycle) == [[1, 1]]
+    add_two(folder / "store" / "cat.onnx")
+    lifecycle.reload("cat")
+    assert ask(lifecycle) == [[2, 2]]
+    assert before.model.closed
+    (folder / "store" / "cat.onnx").write_text("no model")
+    with pytest.raises(HeadraceError):
+        lifecycle.reload("cat")
+    assert ask(lifecycle) == [[2, 2]]
+    with pytest.raises(ModelNotFound):
+        lifecycle.reload("dog")
+
+
+def test_no_request_is_lost_while_a_version_is_loaded_once_more(begin: Any, folder: Path) -> None:
+    lifecycle, _ = begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    stop, wrong, count = threading.Event(), list[BaseException](), 0
+
+    def go() -> None:
+        nonlocal count
+        while not stop.is_set():
+            try:
+                assert ask(lifecycle) == [[1, 1]]
+                count += 1
+            except BaseException as error:
+                wrong.append(error)
+                return
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    for _ in range(10):
+        lifecycle.reload("cat")
+    stop.set()
+    thread.join(PATIENCE)
+    assert wrong == []
+    assert count > 10
+
+
+# ---- a watched store
+
+
+def test_models_come_change_and_go_with_their_files(begin: Any, folder: Path, add_two: AddOne, add_one: AddOne) -> None:
+    lifecycle, _ = begin()
+    store = folder / "store"
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    registry = lifecycle.service.registry
+
+    def turns() -> None:
+        watcher.turn()
+        watcher.turn()
+
+    turns()
+    assert {entry.name for entry in registry} == {"cat", "dog"}, "dog lay there, and was not served"
+    add_two(store / "cat.onnx")
+    turns()
+    assert ask(lifecycle) == [[2, 2]]
+    (store / "cat.onnx").write_text("no model")
+    turns()
+    assert ask(lifecycle) == [[2, 2]], "what is broken replaces nothing"
+    (store / "cat.onnx").unlink()
+    turns()
+    assert {entry.name for entry in registry} == {"dog"}
+    add_one(store / "cat.onnx")
+    turns()
+    assert ask(lifecycle) == [[1, 1]]
+    (store / "half.onnx").write_text("being copied")
+    watcher.turn()
+    add_one(store / "half.onnx")
+    watcher.turn()
+    assert {entry.name for entry in registry} == {"cat", "dog"}
+    watcher.turn()
+    assert {entry.name for entry in registry} == {"cat", "dog", "half"}
+    assert management.close(PATIENCE)
+
+
+def test_another_version_takes_the_place_of_the_one_before(begin: Any, folder: Path, digits: Path) -> None:
+    lifecycle, _ = begin()
+    store = folder / "store"
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    registry = lifecycle.service.registry
+    for version in "1.0", "2.0":
+        made = make_archive(
+            folder / version,
+            "digits",
+            files={"digits.onnx": digits},
+            version=version,
+            handler="image_classifier",
+            serialized_file="digits.onnx",
+        )
+        shutil.copy(made, store / "digits.mar")
+        watcher.turn()
+        watcher.turn()
+        assert registry.versions("digits") == [version]
+    assert management.close(PATIENCE)
+
+
+def test_only_folders_are_watched(begin: Any) -> None:
+    lifecycle, _ = begin()
+    with pytest.raises(InvalidOption, match="a model store that is a folder"):
+        Watcher(Management(lifecycle), Store(None), 1.0)
