@@ -166,7 +166,8 @@ def beside(folder: Path, models: int, secs: float, rounds: int, kinds: list[str]
             good(clients.mine().predict("resnet18", x))
 
         closed_loop([ask] * CALLERS, 1.0)
-        rate = closed_loop([ask] * CALLERS, 4.0)["requests_per_s"] / 2
+        # The best of some: strangers that were busy meanwhile are no smaller capacity.
+        rate = max(closed_loop([ask] * CALLERS, 1.0)["requests_per_s"] for _ in range(4)) / 2
         told: list[tuple[str, list[float], str | None]] = []
 
         def come_and_go() -> None:
@@ -479,13 +480,15 @@ def kills(folder: Path, number: int) -> str:
     told: State = {}
     maybe: State | None = None
     wrong: list[str] = []
-    changes, models, inside = 0, 0, 0
+    changes, models, inside = 0, 0, [0, 0]
     starts: list[float] = []
     for turn in range(number + 1):
         began = time.perf_counter()
-        with managed(folder, f"--snapshot={snapshot}", "--models=none") as server:
+        with managed(folder, f"--snapshot={snapshot}", "--models=onnx=onnx.onnx") as server:
             starts.append(time.perf_counter() - began)
             manager, client = Client(server.management), Client(server.url)
+            if not turn:
+                good(manager.ask("DELETE", "/models/onnx"))
             there = state_of(manager)
             if there not in (told, told if maybe is None else maybe):
                 wrong.append(f"{there}; it was {told}, or {maybe}")
@@ -506,10 +509,11 @@ def kills(folder: Path, number: int) -> str:
             try:
                 while True:
                     maybe, change = next_change(told, rng)
+                    coming = len(maybe) > len(told)
                     good(change(manager))
                     told, maybe, changes = maybe, None, changes + 1
             except (OSError, http.client.HTTPException):
-                inside += 1
+                inside[coming] += 1
             timer.join()
             server.process.wait()
     for each in wrong[:5]:
@@ -517,8 +521,8 @@ def kills(folder: Path, number: int) -> str:
     gates = [Gate(f"{number} kills; not the last complete state", "0", str(len(wrong)), not wrong)]
     return (
         f"`kill -9` within 0.6 s, while a manager registers, scales, gives versions and unregisters: {changes:,} "
-        f"changes were confirmed, {inside} were under way. {models} models that had come back were asked. "
-        f"A start takes {median(starts):.2f} s.\n\n{gates_table(gates)}"
+        f"changes were confirmed, {sum(inside)} were under way, of which {inside[True]} registered "
+        f"something. {models} models that had come back were asked. A start takes {median(starts):.2f} s.\n\n{gates_table(gates)}"
     )
 
 
