@@ -522,7 +522,8 @@ def kills(folder: Path, number: int) -> str:
     return (
         f"`kill -9` within 0.6 s, while a manager registers, scales, gives versions and unregisters: {changes:,} "
         f"changes were confirmed, {sum(inside)} were under way, of which {inside[True]} registered "
-        f"something. {models} models that had come back were asked. A start takes {median(starts):.2f} s.\n\n{gates_table(gates)}"
+        f"something. {models} models that had come back were asked. A start takes {median(starts):.2f} s."
+        f"\n\n{gates_table(gates)}"
     )
 
 
