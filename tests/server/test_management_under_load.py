@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Path:
 @contextmanager
 def managed(store: Path, *arguments: str) -> Iterator[RunningServer]:
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    doors = ("--management-address=127.0.0.1:0", f"--model-store={store}", "--models=net")
+    doors = ("--management-address=127.0.0.1:0", f"--model-store={store}", "--models=net.onnx")
     with run_server(*doors, *arguments, env=environment, cwd=store.parent) as server:
         yield server
 
