@@ -196,7 +196,7 @@ def test_a_server_that_is_killed_while_it_registers_comes_back_with_the_last_com
             ):
                 assert state_of(manager) == complete
                 for name, versions in complete.items():
-                    for version in versions:
+                    for version in versions if not name.startswith("known") else ():
                         answer = client.post(f"/predictions/{name}/{version}", content=PIXELS)
                         assert answer.status_code == 200, answer.text
                 assert not list(store.parent.glob(".models.json.*"))
@@ -212,6 +212,10 @@ def test_a_server_that_is_killed_while_it_registers_comes_back_with_the_last_com
                     params={"url": "slow.mar", "model_name": f"half{turn}", "initial_workers": 1},
                 )
                 wait_until_there(store.parent / "reached", server)
+                # What is written meanwhile is to have nothing of the half.
+                known = {"url": "net.onnx", "model_name": f"known{turn}"}
+                done(manager.post("/models", params=known))
+                complete[f"known{turn}"] = ["1"]
                 server.signal(signal.SIGKILL)
                 server.process.wait(PATIENCE)
                 with pytest.raises(httpx.TransportError):
