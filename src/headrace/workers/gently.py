@@ -4,7 +4,7 @@ An interpreter that starts and imports uses a core for a while, which whoever is
 than they are, and as they are once it is ready.
 
 Rule 1: what cannot be taken back is not done. A niceness can be lowered again where RLIMIT_NICE or CAP_SYS_NICE say so
-        (systemd: LimitNICE=0, Docker: --ulimit nice=20); that of an autogroup always can.
+        (systemd: LimitNICE=20, Docker: --ulimit nice=20); that of an autogroup always can.
 Rule 2: a system that has none of it, or does not let us, is no error: then it starts as everybody does.
 """
 
