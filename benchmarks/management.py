@@ -588,7 +588,7 @@ def listing(folder: Path, number: int) -> str:
         looks: dict[str, tuple[int, Callable[[], tuple[int, bytes]]]] = {
             "describe one": (2000, lambda: manager.ask("GET", f"/models/m{rng.randrange(number)}")),
             "list, a page of 100": (500, lambda: manager.ask("GET", "/models")),
-            f"list, all {number:,}": (300, lambda: manager.ask("GET", f"/models?limit={number + 1}")),
+            "list, all pages": (100, lambda: all_pages(manager)),
             "v2 index": (100, lambda: manager.ask("POST", "/v2/repository/index", b"{}")),
         }
         pings = Pings(client)
@@ -610,7 +610,7 @@ def listing(folder: Path, number: int) -> str:
 
             beside = pings.during(look)
             found = summary(taken)
-            if what != "v2 index":
+            if what.startswith(("describe", "list, a page")):
                 slowest = max(slowest, found["p50_ms"])
             lines.append(f"| {what} | {found['p50_ms']:.2f} | {found['p99_ms']:.2f} | {beside:.2f} |")
     gates = [
@@ -620,6 +620,14 @@ def listing(folder: Path, number: int) -> str:
         )
     ]  # fmt: skip
     return "\n".join(lines) + f"\n\nTo register one: {registering * 1e3:.2f} ms.\n\n{gates_table(gates)}"
+
+
+def all_pages(manager: Client) -> tuple[int, bytes]:
+    token: str | None = "0"
+    while token is not None:
+        answer = manager.ask("GET", f"/models?next_page_token={token}")
+        token = json.loads(good(answer)).get("nextPageToken")
+    return answer
 
 
 class Pings:
