@@ -13,7 +13,7 @@ from headrace.model import compile as in_process
 from headrace.model.compile import check_engine_and_name, check_model_options, shapes_by_name
 from headrace.model.model import Model
 from headrace.workers.loadable import Loadable
-from headrace.workers.naming import is_name, named
+from headrace.workers.naming import check_guard, is_name, named
 from headrace.workers.onnx_model import OnnxModel
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers
@@ -109,6 +109,7 @@ def compile_model(
             name=name,
             warm_up=warm_up,
         )
+    check_guard()
     if num_streams is not None or scheduler is not None:
         raise InvalidOption(
             "num_streams and scheduler are of models that run in this process (isolation='thread'); with "
