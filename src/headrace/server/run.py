@@ -282,6 +282,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             options.install_timeout,
         ),
         concurrency=options.concurrency,
+        start_timeout=options.startup_timeout,
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
     keeping = None if options.snapshot is None else Keeping(lifecycle, Path(options.snapshot))

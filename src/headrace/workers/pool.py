@@ -29,6 +29,8 @@ from headrace.workers.supervision import State
 from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
+AT_ONCE = 32
+"""Runs of a coroutine function that go on at once in one worker, where nothing else was said."""
 MOST = 256
 """Workers of one model."""
 _log = logging.getLogger("headrace.workers")
@@ -47,7 +49,7 @@ class WorkerOptions:
     idempotent: bool = True
     """Whether a run that was begun may be begun once more, where its worker died."""
     memory_limit: int | None = None
-    concurrency: int = 32
+    concurrency: int = AT_ONCE
     """Runs of a coroutine function that go on at once in one worker."""
     arena: int = SIZE
 
