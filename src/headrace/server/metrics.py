@@ -95,6 +95,16 @@ OURS = (
     Metric("headrace_streams", GAUGE, _MODEL, "streams", "runs of the model that can go on at once"),
     Metric("headrace_streams_busy", GAUGE, _MODEL, "streams", "runs of the model that go on now"),
     Metric(
+        "headrace_workers", GAUGE, (*_MODEL, "state"), "processes",
+        "worker processes by state: ready, busy, starting, backing_off (it failed, and is started soon), broken (it "
+        "fails again and again), stopping, stopped",
+    ),
+    Metric(
+        "headrace_worker_restarts_total", COUNTER, (*_MODEL, "why"), "processes",
+        "worker processes that took the place of another one, by what became of that: died, hung (no answer within its "
+        "time), not loaded, replaced (it was asked for)",
+    ),
+    Metric(
         "headrace_refusals_total", COUNTER, ("reason",), "requests",
         "requests that got no good answer, by reason: the kind of error (Overloaded, InvalidInput, ModelNotFound, …), "
         "or ClientLeft",
@@ -202,6 +212,11 @@ class Metrics:
             yield from _of_model(served.model, labels)
             crew = served.model.crew
             yield "headrace_handler_metrics_dropped_total", labels, 0 if crew is None else crew.told.dropped
+            if crew is not None:
+                for why, count in crew.restarts().items():
+                    yield "headrace_worker_restarts_total", {**labels, "why": why}, count
+                for state, count in crew.states().items():
+                    yield "headrace_workers", {**labels, "state": state.lower()}, count
             if served.measures is not None:
                 yield from _of_measures(served.measures, labels)
                 for stage in "decode", "encode":

@@ -86,7 +86,7 @@ class ServeOptions(Checked):
     )
     startup_timeout: float = option(
         120.0,
-        "seconds in which a worker has to have loaded its model; also of what managers register, where they say nothing",
+        "seconds in which a worker has to have loaded its model; the default of what managers register, too",
         low=0.01,
         high=1_000_000,
     )

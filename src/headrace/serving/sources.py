@@ -39,6 +39,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
 LATER_FILES = (".pt", ".pth", ".pt2")
 """For the handlers that need no code."""
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
@@ -195,7 +196,8 @@ class Sources:
         if self._store.is_configured and self._store.folder is None:
             return self._at(self._store.find(wanted.source), wanted)
         looked = f"{self._store} and {Path.cwd()}" if self._store.is_configured else str(Path.cwd())
-        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+        hint = "; a callable is served as module:function" if MODULE.match(wanted.source) else ""
+        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked}){hint}")
 
     def _at(self, place: Place, wanted: Wanted) -> Located:
         """The archive or model file there. `place` is let go of where it cannot be used."""

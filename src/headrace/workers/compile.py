@@ -76,12 +76,11 @@ def compile_model(
     address space, and a run that wants more fails with OutOfMemory. Where a callable is a coroutine function,
     `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: another
     environment, its folder or its interpreter (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model); it need
-    not have Headrace.
-    One that has not loaded it after `start_timeout` seconds is ended. `share_weights`: the workers of an ONNX model use
-    one copy of its weights; the log says what that costs.
+    not have Headrace. A process that has not loaded the model after `start_timeout` seconds is ended. `share_weights`:
+    the workers of an ONNX model use one copy of its weights; the log says what that costs.
 
-    Raises InvalidModel, InvalidOption, InvalidEnvironment, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
-    DeepSparse's `compile_model`, and more.
+    Raises InvalidModel, InvalidOption, InvalidEnvironment, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The
+    arguments are DeepSparse's `compile_model`, and more.
     """
     if isolation not in ISOLATIONS:
         raise InvalidOption(f"isolation is 'thread' or 'process', not {isolation!r}")
@@ -92,6 +91,10 @@ def compile_model(
             "concurrency": concurrency is not None,
             "python": python is not None,
             "share_weights": bool(share_weights),
+            "response_timeout": response_timeout != 120.0,
+            "cancel_grace": cancel_grace != 5.0,
+            "start_timeout": start_timeout != 120.0,
+            "idempotent": idempotent is not True,
         }
         if any(strange.values()):
             names = ", ".join(name for name, given in strange.items() if given)

@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 @dataclass(frozen=True)
 class Named(Loadable):
-    """`callable`: `module:function`. `file`: the script it is in, where its module was run as a file (`python -m`: as a module)."""
+    """`callable`: `module:function`. `file`: the script it is in, where it was run as one (not with `python -m`)."""
 
     callable: str
     file: str | None = None

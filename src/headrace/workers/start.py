@@ -153,7 +153,7 @@ def check(options: WorkerOptions) -> None:
     """InvalidOption for what is no number of seconds or bytes, or is none of what it can be."""
     for what in ("response_timeout", "cancel_grace", "start_timeout"):
         seconds = getattr(options, what)
-        if not is_number(seconds) or not 0 < seconds <= LONGEST:
+        if isinstance(seconds, bool) or not is_number(seconds) or not 0 < seconds <= LONGEST:
             raise InvalidOption(f"{what} is in seconds, above 0 and at most {LONGEST:,}, not {seconds!r}")
     at_once = options.concurrency
     if isinstance(at_once, bool) or not isinstance(at_once, int) or not 1 <= at_once <= MOST:
