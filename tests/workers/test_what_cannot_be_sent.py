@@ -47,11 +47,12 @@ def test_matrices_and_records_stay_what_they_are(compiled: Compile) -> None:
     for value, name in ((matrix, "matrix"), (records, "recarray")):
         assert kind(value) == name
         assert type(model(value)) is type(value)
-    assert (model(matrix) * matrix).tolist() == (matrix * matrix).tolist()
+    assert model(matrix).tolist() == matrix.tolist()
     assert model(records).b.tolist() == [2.0]
     large = np.ones((300, 300)).view(np.matrix)
-    assert type(model(large)) is np.matrix
-    assert model(large).sum() == 90_000
+    answer = model(large)
+    assert type(answer) is np.matrix
+    assert np.asarray(answer).sum() == 90_000
 
 
 def test_other_arrays_that_are_more_than_arrays_are_refused(compiled: Compile) -> None:

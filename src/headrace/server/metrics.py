@@ -26,6 +26,8 @@ from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.version import __version__
+from headrace.workers.pool import ENDINGS
+from headrace.workers.supervision import State as WorkerState
 
 Value = float | Buckets
 Sample = tuple[str, dict[str, str], Value]
@@ -212,11 +214,10 @@ class Metrics:
             yield from _of_model(served.model, labels)
             crew = served.model.crew
             yield "headrace_handler_metrics_dropped_total", labels, 0 if crew is None else crew.told.dropped
-            if crew is not None:
-                for why, count in crew.restarts().items():
-                    yield "headrace_worker_restarts_total", {**labels, "why": why}, count
-                for state, count in crew.states().items():
-                    yield "headrace_workers", {**labels, "state": state.lower()}, count
+            for why, count in (crew.restarts() if crew is not None else dict.fromkeys(ENDINGS, 0)).items():
+                yield "headrace_worker_restarts_total", {**labels, "why": why}, count
+            for state, count in (crew.states() if crew is not None else dict.fromkeys(WorkerState, 0)).items():
+                yield "headrace_workers", {**labels, "state": state.lower()}, count
             if served.measures is not None:
                 yield from _of_measures(served.measures, labels)
                 for stage in "decode", "encode":
