@@ -24,7 +24,7 @@ def refusal(error: BaseException, path: str, request_id: str, served: Served | N
     """
     status = status_of(error)
     about = of_request(request_id, None if served is None else f"{served.name}:{served.version}")
-    if status.code == 500:  # %r: the path is the client's, and may have a line break in it
+    if status.code in (500, 507):  # %r: the path is the client's, and may have a line break in it
         _log.error("%r failed", path, exc_info=error, extra=about)
     else:
         _log.debug("%r was answered with %d: %r", path, status.code, str(error), extra=about)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from headrace.model.sequences import SequenceOptions
+
 Json = dict[str, Any]
 MOST_LISTED = 100
 RETRY_SECONDS = 300
@@ -51,6 +53,8 @@ class Facts:
     """Requests inside that wait for a worker."""
     room: int
     """Requests that could come in."""
+    sequences: SequenceOptions | None = None
+    """How its requests come in sequences, if they do."""
 
 
 def _shared(facts: Facts) -> Json:
@@ -63,6 +67,16 @@ def _shared(facts: Facts) -> Json:
         "maxWorkers": facts.max_workers,
         "batchSize": facts.max_batch_size,
         "maxBatchDelay": round(facts.max_batch_delay * 1000),
+    }
+
+
+def _sequences(options: SequenceOptions | None) -> Json:
+    return {
+        "stateful": options is not None,
+        "sequenceMaxIdleMSec": 0 if options is None else round(options.max_idle * 1000),
+        "sequenceTimeoutMSec": 0 if options is None else round((options.timeout or 0) * 1000),
+        "maxNumSequence": 0 if options is None else options.max_sequences,
+        "maxSequenceJobQueueSize": 0 if options is None else options.max_queue,
     }
 
 
@@ -80,11 +94,7 @@ def torchserve(facts: Facts, customized: Any = None, *, ours: bool = True) -> Js
         "continuousBatching": False,
         "useJobTicket": False,
         "useVenv": False,
-        "stateful": False,
-        "sequenceMaxIdleMSec": 0,
-        "sequenceTimeoutMSec": 0,
-        "maxNumSequence": 0,
-        "maxSequenceJobQueueSize": 0,
+        **_sequences(facts.sequences),
         "loadedAtStartup": facts.at_startup,
         "workers": [
             {**_worker(worker), "pid": worker.pid, "gpuUsage": "N/A"} for worker in facts.workers

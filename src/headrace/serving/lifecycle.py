@@ -354,7 +354,10 @@ class Lifecycle:
         if options.measured:
             model.measure()
         measures = Measures() if options.measured else None
-        served = Served(entry.name, entry.version, model, built.handler, measures, custom=built.custom)
+        served = Served(
+            entry.name, entry.version, model, built.handler, measures,
+            custom=built.custom, sequence_headers=built.sequence_headers,
+        )  # fmt: skip
         served.group.limit = options.queue
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info(

@@ -8,6 +8,7 @@ import time
 import psutil
 
 from headrace.model.model import Model
+from headrace.model.sequence_batcher import SequenceBatcher
 from headrace.serving.describe import Facts, WorkerFacts
 from headrace.serving.lifecycle import Registration, workers_of
 from headrace.serving.registry import Entry, State
@@ -25,6 +26,7 @@ def look(entry: Entry[Served], service: Service) -> Facts:
     size, delay = options.max_batch_size or 1, options.max_batch_delay
     if model is not None:
         size, delay = model.max_batch_size, model.max_batch_delay
+    batcher = None if model is None else model.batcher
     return Facts(
         name=entry.name,
         version=entry.version,
@@ -42,6 +44,7 @@ def look(entry: Entry[Served], service: Service) -> Facts:
         workers=() if served is None or model is None else _workers(entry, model, served.since, state),
         pending=0 if model is None or model.closed else model.statistics().waiting,
         room=max(0, inside.max_count - inside.inside),
+        sequences=batcher.sequences.options if isinstance(batcher, SequenceBatcher) else None,
     )
 
 

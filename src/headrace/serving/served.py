@@ -12,6 +12,7 @@ from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.engine.admission import Group
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
+from headrace.workers.sequenced import SequenceHeaders
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Served:
     custom: bool = False
     """Handlers of its own, in worker processes: its one input is a request as it came, its outcome an answer
     (`server.custom`)."""
+    sequence_headers: SequenceHeaders | None = None
+    """What says of which sequence a request is, where they come in sequences."""
 
     def has_decoded(self, began: float) -> None:
         """One of its bodies has become inputs; `began`: monotonic."""

@@ -1,8 +1,8 @@
 """From what is to be served to what answers its requests.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of
-these, or `module:function`. A relative path is looked for in the model store first, where there is one, then from the
-current folder.
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, a file of torch's, an archive (packed or a folder), a
+URL of one of these, or `module:function`. A relative path is looked for in the model store first, where there is one,
+then from the current folder.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.archives.interpreter import checked
+from headrace.archives.manifest import EMPTY
 from headrace.archives.packed import PACKED
 from headrace.archives.store import Place, Store
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, SourceNotFound
@@ -33,13 +34,14 @@ from headrace.workers.compile import compile_model
 from headrace.workers.naming import named
 from headrace.workers.onnx_model import OnnxModel
 from headrace.workers.pool import AT_ONCE, WorkerOptions
+from headrace.workers.sequenced import SequenceHeaders
 from headrace.workers.start import runs_coroutines, start_workers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
-LATER_FILES = (".pt", ".pth", ".pt2")
-"""For the handlers that need no code."""
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
+TORCH_FILES = (".pt", ".pth", ".pt2")
+"""Served by the handler `tensor`, in an environment with torch."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
@@ -90,9 +92,14 @@ class CompileOptions:
     """What workers run, where the operator has said so."""
     environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     """What archives may have of their own."""
+    service_envelope: str | None = None
+    """What clients put around what handlers are given; None: nothing."""
+    decode_input_request: bool = True
     concurrency: int = AT_ONCE
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
+    sequence_headers: SequenceHeaders = field(default_factory=SequenceHeaders)
+    """What says of which sequence a request is, where models have any."""
     startup_timeout: float | None = None
     """Seconds a load may take, workers or not; None: as many as it likes, but workers `start_timeout`."""
     start_timeout: float = 120.0
@@ -107,6 +114,8 @@ class Built:
     handler: ImageClassifier | None = None
     custom: bool = False
     """Whether it runs handlers of the archive's own, which are given requests as they came."""
+    sequence_headers: SequenceHeaders | None = None
+    """What says of which sequence they are; None: each stands for itself."""
 
 
 def _nothing() -> None:
@@ -217,12 +226,11 @@ class Sources:
                     place.close()
 
                 return Located(name, version, partial(_build_archive, archive), close, _is_code(archive))
+            if path.suffix in TORCH_FILES:
+                archive = _as_archive(path.resolve(), wanted.handler or "tensor")
+                return Located(wanted.name or path.stem, "1", partial(_build_archive, archive), place.close, True)
             if wanted.handler is not None:
                 raise InvalidOption(f"handler {wanted.handler!r}: archives have handlers, {path.name} is none")
-            if path.suffix in LATER_FILES:
-                raise InvalidModel(
-                    f"{path.name}: only ONNX files are loaded by themselves; pack it with a handler: headrace archive"
-                )
         except BaseException:
             place.close()
             raise
@@ -242,6 +250,13 @@ def _stem(file: str) -> str:
     for ending in (*PACKED, ".onnx"):
         file = file.removesuffix(ending)
     return file
+
+
+def _as_archive(path: Path, handler: str) -> Archive:
+    """A model file by itself, where it lies, as if it were all there is of an archive."""
+    raw = {"runtime": "python", "model": {"handler": handler, "serializedFile": path.name, "modelVersion": "1"}}
+    manifest = replace(EMPTY, serialized_file=path.name, raw=raw).registered(handler=handler)
+    return Archive(path.parent, manifest, labels=None, config={})
 
 
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
@@ -280,19 +295,20 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
             memory_limit=options.memory_limit,
             start_timeout=_start_timeout(options),
         )
-        return Built(
-            start_handler(
-                archive,
-                name,
-                worker_options,
-                options.environments,
-                workers=options.workers,
-                max_batch_size=options.max_batch_size,
-                max_batch_delay=options.max_batch_delay,
-                num_cores=options.num_cores,
-            ),
-            custom=True,
+        model, sequences = start_handler(
+            archive,
+            name,
+            worker_options,
+            options.environments,
+            workers=options.workers,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            num_cores=options.num_cores,
+            envelope=options.service_envelope,
+            decode_input_request=options.decode_input_request,
+            sequence_headers=options.sequence_headers,
         )
+        return Built(model, custom=True, sequence_headers=None if sequences is None else sequences.headers)
     model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.errors import HeadraceError, InvalidModel
+from headrace.workers.sequenced import Sequencing
 
 
 class Loadable:
@@ -19,6 +20,8 @@ class Loadable:
     """Whether requests come as arrays by input, which it joins itself."""
     shared_bytes: int = 0
     """Of memory that each worker maps, and shares with others."""
+    sequences: Sequencing | None = None
+    """How its requests come in sequences; None: each stands for itself."""
     outputs_given: int | None = None
     """How many tensors a run gives; None: it is a callable, which gives anything."""
 

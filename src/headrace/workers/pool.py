@@ -20,11 +20,13 @@ from headrace.errors import HeadraceError, InvalidModel, InvalidOption
 from headrace.model.batcher import Batcher
 from headrace.model.pending import Pending
 from headrace.model.run import Run
+from headrace.model.sequence_batcher import SequenceBatcher
 from headrace.wording import count_of
 from headrace.workers.arena import SIZE, Arena
 from headrace.workers.loadable import Loadable
 from headrace.workers.process import resident_bytes
 from headrace.workers.requests import WorkerRequests
+from headrace.workers.sequenced import SequencedRequests
 from headrace.workers.sharing import Share, environment, plan
 from headrace.workers.supervision import State
 from headrace.workers.told import Told
@@ -97,8 +99,17 @@ class Pool:
         self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
         self.told = Told(name)
         """The metrics its workers tell of."""
-        self.batcher = Batcher(max_batch_size, max_batch_delay)
-        self.source = WorkerRequests(self.batcher, (), name)
+        self.batcher: Batcher
+        self.source: WorkerRequests
+        self.is_sequenced = model.sequences is not None
+        """Its workers have a state that requests depend on."""
+        if model.sequences is None:
+            self.batcher = Batcher(max_batch_size, max_batch_delay)
+            self.source = WorkerRequests(self.batcher, (), name)
+        else:
+            sequences = model.sequences
+            self.batcher = batcher = SequenceBatcher(max_batch_size, sequences.options, name, sequences.turn_of)
+            self.source = SequencedRequests(batcher, name)
         self.port = self.source.port = RemotePort(self.source, name)
         self.workers: tuple[Worker, ...] = ()
         self.tried: WeakSet[Pending] = WeakSet()
@@ -172,7 +183,7 @@ class Pool:
         until = None if timeout is None else time.monotonic() + timeout
         with self._scaling:
             for worker in self.workers:
-                if worker.share is None or worker.share == self.share_of(worker):
+                if worker.share is None or worker.share == self.share_of(worker) or self.is_sequenced:
                     continue
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
@@ -322,6 +333,13 @@ class Pool:
                 self.model.close()
             self._told.notify_all()
 
+    def may_leave(self, worker: Worker) -> bool:
+        """It is to stop, or to be replaced: whether it may, once it has finished what it has."""
+        if not self.is_sequenced or worker.stream.stopping or not self.port.attached:
+            return True
+        with self.engine.guard.lock:
+            return self.source.may_leave(worker.stream.index, self.engine.clock.now())
+
     def part_of(self, work: Run, requests: list[Pending]) -> Run:
         """Some of a batch: the others go another way. There is one work more from now on."""
         with self.engine.guard.lock:
@@ -361,7 +379,7 @@ class Pool:
         first, self._made = self._made, self._made + count
         new = [Worker(self, first + i, f"headrace-{self.port.name}-worker-{first + i}") for i in range(count)]
         for place, worker in enumerate(new, len(self.workers)):
-            worker.stream.index = place
+            worker.stream.index = worker.index if self.is_sequenced else place
         self.workers = (*self.workers, *new)
         return new
 

@@ -172,7 +172,12 @@ class Worker:
                 supervision.ready(time.monotonic())
                 pool.is_ready(self, time.monotonic() - began)
                 hand = InHand(
-                    arena, process.generation, pool.in_lists, pool.model.outputs_given, reserves=not pool.at_once
+                    arena,
+                    process.generation,
+                    pool.in_lists,
+                    pool.model.outputs_given,
+                    reserves=not pool.at_once,
+                    divides=not pool.is_sequenced,
                 )
                 self._serving = Serving(self, process, connection, hand)
                 died = self._serving.serve()
