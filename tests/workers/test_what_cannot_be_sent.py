@@ -85,6 +85,7 @@ def test_what_cannot_leave_is_not_told_as_what_the_model_raised(compiled: Compil
 
 
 def test_where_a_run_hung_is_logged_once(compiled: Compile, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "headrace.workers")
     model = compiled("hangs", response_timeout=0.5)
     with pytest.raises(hr.ResponseTimeout) as caught:
         model(1)

@@ -102,6 +102,7 @@ def test_a_worker_that_ends_while_it_loads_is_named(engine: hr.Engine) -> None:
 def test_what_takes_too_long_to_load_says_which_option_and_where_it_hangs(
     compiled: Compile, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "headrace.workers")
     with pytest.raises(hr.InvalidModel, match=r"did not load its model within 1 s \(start_timeout\)"):
         compiled("x", "hangs_at_import:f", start_timeout=1)
     assert caplog.text.count("hangs_at_import.py") == 1
