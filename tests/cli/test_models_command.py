@@ -62,6 +62,18 @@ def test_a_models_life(headrace: Headrace) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", ""), command
 
 
+def test_settings_are_changed_and_told(headrace: Headrace) -> None:
+    done = headrace("settings", "digits", "--queue", "70", "--max-batch-delay", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert "digits: queue is 70 now, it was not set" in done.stdout
+    told = headrace("settings", "digits", "--queue", "80", "--json")
+    assert json.loads(told.stdout) == {"queue": {"from": 70, "to": 80}}
+    assert headrace("settings", "digits", "--queue", "80").stdout == "digits: that is how it was\n"
+    wrong = headrace("settings", "digits", "--queue", "0")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert headrace("settings", "digits").returncode == 2
+
+
 def test_the_list_says_what_is_where(headrace: Headrace) -> None:
     headrace("register", "net.onnx", "--batch-size", "4")
     headrace("register", "net.onnx", "--version", "2", "--workers", "0")

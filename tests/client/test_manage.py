@@ -386,3 +386,22 @@ def test_an_operation_that_failed_has_its_error() -> None:
     assert operation.started is None
     assert isinstance(operation.error, hr.AlreadyRegistered)
     assert (operation.error.name, operation.error.version) == ("net", "2")
+
+
+# ---- settings
+
+
+def test_settings_are_changed_all_together_or_not_at_all(manager: Manager) -> None:
+    manager.register("net.onnx", name="net", workers=1)
+    changed = manager.change("net", batch_size=4, max_batch_delay=0.02, queue=50)
+    assert changed["batch_size"][1] == 4
+    assert changed["max_batch_delay"][1] == 20
+    assert changed["queue"] == (None, 50)
+    assert manager.change("net", batch_size=4) == {}
+    with pytest.raises(hr.InvalidOption):
+        manager.change("net", batch_size=8, queue=0)
+    assert manager.change("net", batch_size=8)["batch_size"] == (4, 8)
+    with pytest.raises(hr.InvalidOption, match="name a setting"):
+        manager.change("net")
+    with pytest.raises(hr.ModelNotFound):
+        manager.change("nobody", queue=1)

@@ -29,7 +29,7 @@ def test_torchserves_fields_are_all_there() -> None:
         "responseTimeout", "startupTimeout", "maxRetryTimeoutInSec", "clientTimeoutInMills", "parallelType",
         "parallelLevel", "deviceType", "continuousBatching", "useJobTicket", "useVenv", "stateful",
         "sequenceMaxIdleMSec", "sequenceTimeoutMSec", "maxNumSequence", "maxSequenceJobQueueSize", "workers",
-        "jobQueueStatus", "state",
+        "jobQueueStatus", "state", "settings",
     }  # fmt: skip
     assert (told["responseTimeout"], told["startupTimeout"]) == (120, 60)
     assert told["workers"] == [{**OF_WORKER, "pid": 77, "gpuUsage": "N/A"}]

@@ -147,6 +147,47 @@ def scale(
     _change(f"scale {name}", begin, management, token, wait=wait, timeout=timeout, as_json=as_json, version=version)
 
 
+@models.command()
+def settings(
+    name: Name,
+    version: Version = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows, or requests, joined into one run.")] = None,
+    max_batch_delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="A free worker waits for company.")
+    ] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests it may have inside.")] = None,
+    response_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="One run may take.")] = None,
+    priority_levels: Annotated[int | None, typer.Option(help="Levels that requests may name; 0: none.")] = None,
+    default_priority_level: Annotated[int | None, typer.Option(help="Of requests that name none.")] = None,
+    min_workers: Annotated[int | None, typer.Option(help="At least so many.")] = None,
+    max_workers: Annotated[int | None, typer.Option(help="At most so many: their number follows the load.")] = None,
+    management: Management = URL,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Change how a model serves, without a pause: all that is named, or nothing."""
+    with _manager(management, token) as manager:
+        changed = manager.change(
+            name,
+            version,
+            batch_size=batch_size,
+            max_batch_delay=max_batch_delay,
+            queue=queue,
+            response_timeout=response_timeout,
+            priority_levels=priority_levels,
+            default_priority_level=default_priority_level,
+            min_workers=min_workers,
+            max_workers=max_workers,
+        )
+    if as_json:
+        _print_json({setting: {"from": before, "to": after} for setting, (before, after) in changed.items()})
+        return
+    if not changed:
+        print(f"{name}: that is how it was")
+    for setting, (before, after) in changed.items():
+        print(f"{name}: {setting} is {after} now, it was {'not set' if before is None else before}")
+
+
 @models.command("set-default")
 def set_default(
     name: Name,

@@ -257,6 +257,47 @@ class Manager:
         self._until_done(operation, began, timeout, subject)
         return self.show(name, version)
 
+    def change(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        batch_size: int | None = None,
+        max_batch_delay: float | None = None,
+        queue: int | None = None,
+        response_timeout: float | None = None,
+        priority_levels: int | None = None,
+        default_priority_level: int | None = None,
+        min_workers: int | None = None,
+        max_workers: int | None = None,
+        timeout: float = DRAIN_TIMEOUT,
+    ) -> dict[str, tuple[Any, Any]]:
+        """Change how it serves, without a pause: all of it or nothing. None leaves a setting as it is.
+
+        Seconds, and counts; `queue`: requests it may have inside. `timeout`: how long workers that come or go are
+        waited for. What has changed, by name: from what, to what; delays in milliseconds, as the server tells them.
+        ModelNotFound, InvalidOption, CannotLoad, StillBusy.
+        """
+        said: dict[str, Any] = {
+            "batch_size": batch_size,
+            "max_batch_delay": None if max_batch_delay is None else max_batch_delay * 1000,
+            "queue": queue,
+            "response_timeout": response_timeout,
+            "priority_levels": priority_levels,
+            "default_priority_level": default_priority_level,
+            "min_workers": min_workers,
+            "max_workers": max_workers,
+        }
+        said = {name: value for name, value in said.items() if value is not None}
+        if not said:
+            raise InvalidOption("nothing is to be changed: name a setting")
+        subject = Subject(name, version or "", timeout=timeout)
+        told, _ = self._wire.change(
+            "PATCH", f"{_path(name, version)}?timeout={timeout:g}", said, subject, timeout=self._wire.timeout + timeout
+        )
+        changed = told.get("changed", {}) if isinstance(told, dict) else {}
+        return {name: (each.get("from"), each.get("to")) for name, each in changed.items()}
+
     def set_default(self, name: str, version: str) -> ModelSeen:
         """Requests that name no version go to this one from now on. ModelNotFound."""
         subject = Subject(name, version)

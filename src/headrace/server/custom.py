@@ -92,10 +92,15 @@ def _plain(fields: Fields) -> list[tuple[str, str | None, bytes]]:
     return [(name, field.content_type, field.value) for name, field in fields.items()]
 
 
-def reply_of(answer: Any, *, v2: bool = False, more: tuple[str, str] | None = None) -> Reply:
-    """BackendError for what is no answer. `v2`: refusals are told in that protocol's form. `more`: a header that it has
-    unless the handler has said another value of it."""
-    reply = _reply_of(answer, v2)
+_WITH_REASONS = ("Invalid model predict output", "number of batch response mismatched",
+                 "Unsupported model output data type.")  # fmt: skip
+"""What is said of answers that are none (`archives/calling`, `archives/wire`), before the reason."""
+
+
+def reply_of(answer: Any, *, v2: bool = False, reasons: bool = True, more: tuple[str, str] | None = None) -> Reply:
+    """BackendError for what is no answer. `v2`: refusals are told in that protocol's form; `reasons`: with why. `more`:
+    a header that it has unless the handler has said another value of it."""
+    reply = _reply_of(answer, v2, reasons)
     if more is not None:
         name = more[0].encode("latin-1")
         if not any(said.lower() == name.lower() for said, _ in reply.headers):
@@ -103,14 +108,17 @@ def reply_of(answer: Any, *, v2: bool = False, more: tuple[str, str] | None = No
     return reply
 
 
-def _reply_of(answer: Any, v2: bool) -> Reply:
+def _reply_of(answer: Any, v2: bool, reasons: bool) -> Reply:
     if type(answer) is bytes:
         return Reply(answer, None)
     if isinstance(answer, tuple):
         if len(answer) == 5:
             return _told(*answer)
         if len(answer) == 3:
-            return _refusal(*answer, v2=v2)
+            status, kind, message = answer
+            if not reasons:
+                message = next((each for each in _WITH_REASONS if str(message).startswith(each)), message)
+            return _refusal(status, kind, message, v2=v2)
     if isinstance(answer, (bytes, bytearray)):
         return Reply(bytes(answer), None)
     raise BackendError(f"the model's handler answered with a {type(answer).__name__}, which is no answer of a handler")

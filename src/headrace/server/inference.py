@@ -1,4 +1,4 @@
-"""The inference API of MMS and TorchServe: `/ping`, `/predictions/{model}[/{version}]`, and its other names.
+"""The inference API of MMS and TorchServe: `/predictions/{model}[/{version}]`, and its other names.
 
 A model with a built-in handler takes what the handler takes (a picture). A tensor model takes JSON, or the raw bytes of
 its input. A callable takes the parsed JSON, or text, or bytes, as its one argument, whatever its type. Each takes forms
@@ -18,17 +18,6 @@ from headrace.server.head import Head
 from headrace.server.reply import Reply
 from headrace.server.status import MethodNotAllowed, NotFound
 from headrace.serving.served import Served
-from headrace.serving.service import Service
-
-_HEALTHY = b'{\n  "status": "Healthy"\n}\n'
-_UNHEALTHY = b'{\n  "status": "Unhealthy"\n}\n'
-
-
-def ping(service: Service) -> Reply:
-    """200 if no model has failed, else 500: load balancers read the status."""
-    if service.registry.is_healthy():
-        return Reply(_HEALTHY)
-    return Reply(_UNHEALTHY, status=500)
 
 
 class Predictions:
@@ -70,7 +59,7 @@ class Predictions:
 
     def encode(self, served: Served, outputs: list[Any], context: tuple[str, str] | None) -> Reply:
         if served.custom:
-            return reply_of(outputs[0], more=context)
+            return reply_of(outputs[0], reasons=served.reasons, more=context)
         answer, content_type = torchserve.encode(_shown(served, outputs))
         return Reply(answer, content_type.encode())
 

@@ -45,7 +45,7 @@ class ServeOptions(Checked):
     )
     compat: str = option(
         "headrace",
-        "whose texts, statuses and shapes managers get where the old servers differ",
+        "whose texts, statuses and shapes clients and managers get where the old servers differ",
         choices=("headrace", "torchserve", "mms", "triton"),
     )
     enable_model_api: bool = option(False, "accepted as TorchServe's: models may be registered and unregistered anyway")

@@ -30,6 +30,7 @@ from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
+from headrace.server.compat import Compat
 from headrace.server.custom import is_name
 from headrace.server.descriptors import make_room
 from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
@@ -95,6 +96,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         body_timeout=options.body_timeout,
         traffic=observing.traffic,
         tokens=managing.tokens,
+        compat=Compat(options.compat),
     )
     front = Front(app, Limits.of(options))
     try:
@@ -287,6 +289,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         decode_input_request=options.decode_input_request == "yes",
         concurrency=options.concurrency,
         start_timeout=options.startup_timeout,
+        reasons=not Compat(options.compat).is_old,
         sequence_headers=_sequence_headers(options),
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))

@@ -106,6 +106,10 @@ class InvalidToken(Exception):
         super().__init__("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
 
 
+class NoWorkerToAsk(ModelNotReady):
+    """Nobody could be asked what the handler says of itself."""
+
+
 class ConnectionEnds(Exception):
     """What came is not HTTP as we take it; what comes after it cannot be read. `code` is the status that says why."""
 

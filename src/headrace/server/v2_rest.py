@@ -87,7 +87,7 @@ class Infer:
         self, served: Served, outputs: list[Any], context: v2_json.InferRequest | tuple[str, str] | None
     ) -> Reply:
         if not isinstance(context, v2_json.InferRequest):
-            return reply_of(outputs[0], v2=True, more=context)
+            return reply_of(outputs[0], v2=served.reasons, reasons=served.reasons, more=context)
         wanted = _wanted(_named(served, outputs), context.outputs)
         body = v2_json.encode_response(
             model_name=served.name, model_version=served.version, id=context.id, outputs=wanted

@@ -53,6 +53,10 @@ class Facts:
     """Requests inside that wait for a worker."""
     room: int
     """Requests that could come in."""
+    queue: int | None = None
+    """Requests it may have inside; None: only the server's own bound."""
+    priority_levels: int = 0
+    default_priority_level: int | None = None
     sequences: SequenceOptions | None = None
     """How its requests come in sequences, if they do."""
 
@@ -104,6 +108,11 @@ def torchserve(facts: Facts, customized: Any = None, *, ours: bool = True) -> Js
     if customized is not None:
         told["customizedMetadata"] = customized
     if ours:
+        told["settings"] = {"priority_levels": facts.priority_levels}
+        if facts.queue is not None:
+            told["settings"]["queue"] = facts.queue
+        if facts.default_priority_level is not None:
+            told["settings"]["default_priority_level"] = facts.default_priority_level
         told["state"] = facts.state
         if facts.reason is not None:
             told["reason"] = facts.reason

@@ -1,12 +1,13 @@
 """How an archive is run: in the server's process where nothing of it is code, else in workers of an environment it has.
 
 How its requests are joined is what the server was told, else what the archive's YAML says; how long a run may take is
-what the YAML says, else what the server was told.
+what a manager asked for of this model, else what the YAML says, else what the server was told.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from dataclasses import replace
 
 from headrace.archives.archive import Archive
@@ -43,6 +44,7 @@ def start_handler(
     max_batch_size: int | None,
     max_batch_delay: float,
     num_cores: int | None,
+    asked: Container[str] = (),
     envelope: str | None = None,
     decode_input_request: bool = True,
     sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 - it is frozen
@@ -50,13 +52,18 @@ def start_handler(
     """Its workers, ready, and how its requests come in sequences, if they do.
 
     `options.python`: what the operator wants it to be run by; None: what the archive asks for.
+    `asked`: what counts whatever the YAML says.
 
     InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
     """
     config = archive.config
     size = max_batch_size or int(_number(config, "batchSize", 1, name, whole=True))
-    delay = max_batch_delay or _number(config, "maxBatchDelay", 0, name) / 1000
-    timeout = _number(config, "responseTimeout", options.response_timeout, name)
+    delay = max_batch_delay
+    if not delay and "max_batch_delay" not in asked:
+        delay = _number(config, "maxBatchDelay", 0, name) / 1000
+    timeout = options.response_timeout
+    if "response_timeout" not in asked:
+        timeout = _number(config, "responseTimeout", timeout, name)
     python = Environments(environments).python_of(archive, name, options.python)
     sequences = sequencing_of(
         config, name, sequence_headers, lambda key, usual: _number(config, key, usual, name, least=0)

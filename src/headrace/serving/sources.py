@@ -104,6 +104,14 @@ class CompileOptions:
     """Seconds a load may take, workers or not; None: as many as it likes, but workers `start_timeout`."""
     start_timeout: float = 120.0
     """Seconds in which a worker has to have loaded its model."""
+    asked: tuple[str, ...] = ()
+    """Options that count more than what an archive's YAML says, because they were asked for of this model."""
+    priority_levels: int = 0
+    """What requests may say of their priority (`priorities`); 0: nothing."""
+    default_priority_level: int | None = None
+    """None: the one in the middle."""
+    reasons: bool = True
+    """Whether clients are told why a handler's answer was none, or only, as by the old servers, that it was."""
 
 
 @dataclass(frozen=True)
@@ -304,6 +312,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
             max_batch_size=options.max_batch_size,
             max_batch_delay=options.max_batch_delay,
             num_cores=options.num_cores,
+            asked=options.asked,
             envelope=options.service_envelope,
             decode_input_request=options.decode_input_request,
             sequence_headers=options.sequence_headers,

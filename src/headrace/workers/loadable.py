@@ -35,6 +35,10 @@ class Loadable:
         With a `folder` of its own it is run there."""
         raise NotImplementedError
 
+    def told_of_batches(self, max_batch_size: int) -> dict[str, Any]:
+        """What of `told` is another where so many are joined by now."""
+        return {}
+
     def loaded(self, about: dict[str, Any]) -> None:
         """A worker has loaded it, and says this of it. On that worker's thread. SetupError where that cannot be."""
 

@@ -96,6 +96,8 @@ class Pool:
     ) -> None:
         """`nodes`: the CPUs its workers may use, by NUMA node."""
         self.engine, self.model, self.name, self.options = engine, model, name, options
+        self.always_in_lists, self.describes = model.in_lists, False
+        """Whether one request comes as a list, too; whether what it runs can be asked what it says of itself."""
         self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
         self.told = Told(name)
         """The metrics its workers tell of."""
@@ -208,6 +210,10 @@ class Pool:
         for worker in self.workers:
             worker.wake()
 
+    @property
+    def response_timeout(self) -> float:
+        return self.options.response_timeout
+
     def restart(self) -> None:
         """Replace every process by a new one, each once it has finished what it has."""
         for worker in self.workers:
@@ -223,6 +229,11 @@ class Pool:
     def ready(self) -> int:
         """Workers that could take a request."""
         return sum(worker.supervision.state in (State.READY, State.BUSY) for worker in self.workers)
+
+    @property
+    def working(self) -> int:
+        """Workers that are not broken: they take requests, or begin (once more)."""
+        return sum(not worker.supervision.is_broken for worker in self.workers)
 
     @property
     def is_broken(self) -> bool:
@@ -284,6 +295,7 @@ class Pool:
         told = {
             "folder": os.getcwd(),
             **self.model.told(),
+            **self.model.told_of_batches(self.batcher.max_batch_size),
             "in_lists": self.in_lists,
             "path": sys.path if options.python is None else None,
             "argv": [self.name],
@@ -304,6 +316,7 @@ class Pool:
         named = about.get("parameters")
         self.parameters = None if named is None else tuple(map(str, named))
         self.required = tuple(map(str, about.get("required", ())))
+        self.describes = bool(about.get("describes"))
         self.at_once = self.options.concurrency if about.get("awaits") else 0
         return None
 

@@ -68,5 +68,8 @@ class HandlerArchive(Loadable):
             "sequence_headers": None if self.sequences is None else astuple(self.sequences.headers),
         }
 
+    def told_of_batches(self, max_batch_size: int) -> dict[str, Any]:
+        return {"batch_size": max_batch_size}
+
     def __str__(self) -> str:
         return f"the handler {self.handler or self.archive.manifest.handler} of {self.name}"
