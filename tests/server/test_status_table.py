@@ -8,6 +8,7 @@ import pytest
 
 from headrace import errors
 from headrace.errors import (
+    AccessDenied,
     AlreadyRegistered,
     ArchiveTooLarge,
     BackendError,
@@ -27,6 +28,7 @@ from headrace.errors import (
     IsDefaultVersion,
     ModelNotFound,
     ModelNotReady,
+    NoAnswer,
     NotEnoughCores,
     OutOfMemory,
     Overloaded,
@@ -41,6 +43,7 @@ from headrace.errors import (
     TooLarge,
     TooSlow,
     Unavailable,
+    Unreachable,
     UnsafeArchive,
     UrlNotAllowed,
     WorkerDied,
@@ -77,6 +80,9 @@ EXAMPLES: dict[BaseException, tuple[int, str]] = {
     AlreadyRegistered("cat", "1"): (500, "InternalServerException"),
     IsDefaultVersion("cat", "1"): (500, "InternalServerException"),
     InvalidToken(): (400, "InvalidKeyException"),
+    AccessDenied("x"): (400, "BadRequestException"),
+    Unreachable("http://x", "y"): (503, "ServiceUnavailableException"),
+    NoAnswer("x", 5.0): (503, "ServiceUnavailableException"),
     BackendError("x"): (500, "InternalServerException"),
     PoisonedVar("x", ValueError()): (500, "InternalServerException"),
     WouldDeadlock("x"): (500, "InternalServerException"),
