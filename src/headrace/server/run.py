@@ -49,6 +49,8 @@ from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.version import __version__
 from headrace.workers.sequenced import SequenceHeaders
 
+LOADS_END = 5.0
+"""Seconds that changes of models which go on at the end are waited for: a load is of no use any more."""
 GC_THRESHOLD = 10_000
 """Objects made and not freed between two collections. Python's 700 is a few requests' worth."""
 _log = logging.getLogger("headrace.server")
@@ -125,7 +127,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         app.close(wait=False)
         observing.close()
         raise
-    managing.close(timeout=server.seconds_left())
+    managing.close(timeout=min(LOADS_END, server.seconds_left()))
     stopped = service.stop(timeout=server.seconds_left())
     app.close(wait=stopped)
     observing.close()

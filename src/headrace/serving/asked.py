@@ -10,14 +10,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace.archives.store import Store
-from headrace.errors import SourceNotFound
-from headrace.serving.sources import CALLABLE
+from headrace.archives.archive import is_archive
+from headrace.archives.packed import PACKED
+from headrace.archives.store import MODEL_FILES, Store
+from headrace.errors import InvalidModel, SourceNotFound
+from headrace.serving.sources import CALLABLE, TORCH_FILES
+
+_KINDS = (*PACKED, *MODEL_FILES, *TORCH_FILES, ".zip")
 
 
-def source_of(url: str, store: Store, *, callables: bool = False) -> str:
+def _check_kind(path: Path, url: str, has_handler: bool) -> None:
+    """InvalidModel for what nobody could load, whatever is in it."""
+    if is_archive(path) or (has_handler and path.is_dir()) or (path.is_file() and path.name.endswith(_KINDS)):
+        return
+    what = "a folder without a manifest" if path.is_dir() else "a file of no kind that is loaded"
+    raise InvalidModel(f"{url:.200} is {what}: an archive, or one of {', '.join(sorted(_KINDS))}, was expected")
+
+
+def source_of(url: str, store: Store, *, callables: bool = False, has_handler: bool = False) -> str:
     """What `Sources.locate` is to look for. SourceNotFound for what is no file, folder, URL or callable, or may not be
-    asked for."""
+    asked for; InvalidModel for what nobody could load. `has_handler`: the registration names one, which a folder
+    without a manifest needs."""
     if not url:
         raise SourceNotFound("empty url", url)
     if ".." in url:
@@ -29,10 +42,15 @@ def source_of(url: str, store: Store, *, callables: bool = False) -> str:
         return url
     path = Path(url) if absolute or folder is None else folder / url
     try:
-        if path.exists():
-            return str(path.absolute())
+        there = path.exists()
+        inside = absolute or folder is None or path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
-        pass
+        there, inside = False, True
+    if not inside:
+        raise SourceNotFound(f"Relative path is not allowed in url: {url:.200} leads out of the model store", url)
+    if there:
+        _check_kind(path, url, has_handler)
+        return str(path.absolute())
     if CALLABLE.match(url):
         if callables:
             return url
