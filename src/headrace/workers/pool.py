@@ -274,6 +274,7 @@ class Pool:
         self.parameters = None if named is None else tuple(map(str, named))
         self.required = tuple(map(str, about.get("required", ())))
         self.at_once = self.options.concurrency if about.get("awaits") else 0
+        self.source.at_once = max(1, self.at_once)
         return None
 
     def cannot_load(self, payload: bytes) -> str:
@@ -295,6 +296,21 @@ class Pool:
             if not self._living:
                 self.model.close()
             self._told.notify_all()
+
+    def keep_suspects(self, worker: Worker) -> None:
+        """`worker` has died, or ended: who runs alone what is to run so (`suspects`)."""
+        suspects = self.source.suspects
+        if suspects is None:
+            return
+        with self.engine.guard.lock:
+            if worker.supervision.is_broken or worker.is_to_stop:
+                suspects.gives_up(worker)
+            else:
+                suspects.has_died(worker)
+            waits = len(suspects.waiting) > 0
+        for each in self.workers if waits else ():
+            if each is not worker:
+                each.wake()
 
     def part_of(self, work: Run, requests: list[Pending]) -> Run:
         """Some of a batch: the others go another way. There is one work more from now on."""

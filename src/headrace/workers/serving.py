@@ -67,7 +67,7 @@ class Serving:
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell, self.fd = connection.bell, connection.fd
         at_once = bool(worker.pool.at_once)
-        self._window = AtOnce(worker.pool.at_once, worker.pool.tried) if at_once else Window()
+        self._window = AtOnce(worker, hand) if at_once else Window()
         self._turn = threading.Lock()
         self._serves = False
         watched = worker.pool, worker.stream, process, hand, self._window
@@ -343,3 +343,4 @@ class Serving:
             for work, _ in ended:
                 for request in requests_of(work):
                     tried.discard(request)
+                    self._pool.source.alone.discard(request)

@@ -56,6 +56,10 @@ class Worker:
         """What holds its process to `memory_limit`: "cgroup" or "address space"."""
         self.leaves = False  # this worker alone is to stop: the pool has become smaller
         self.restarts = False  # its process is to be replaced
+        self.inside = 0
+        """Runs that are with its process, as it last looked; it is looked at where several go on at once."""
+        self.alone: Pending | None = None
+        """What runs with nothing beside it (`suspects`)."""
         self._bell = Bell()
         self._serving: Serving | None = None
         self.kill: Callable[[Any], object] = self._kill
@@ -129,6 +133,7 @@ class Worker:
             self.supervision.stopping()
             self.supervision.stopped()
             self.pool.changed()
+            self.pool.keep_suspects(self)
             # What was put back meanwhile is refused, or another's.
             exchange(self.pool.engine, self.stream, [], 0, 0)
             has_stopped(self.pool.engine, self.stream)
@@ -237,7 +242,7 @@ class Worker:
                 burial.tell(pool, self.name, why, hand, output)
             self.supervision.failed(time.monotonic(), why)
         if hand is not None:
-            burial.bury(pool, self.stream, hand, died or WorkerDied(pool.name, why or "has ended"))
+            burial.bury(pool, self, hand, died or WorkerDied(pool.name, why or "has ended"))
         pool.changed()
 
     def _wait_to_start(self) -> None:
