@@ -162,6 +162,25 @@ def test_one_that_does_not_leave_is_ended(compiled: Compile, tmp_path: Path) -> 
     assert model(str(tmp_path)) != pid
 
 
+def test_closing_without_draining_ends_what_hangs(compiled: Compile, tmp_path: Path) -> None:
+    model = compiled("gate", cancel_grace=0.1)
+    future, waits = model.submit(str(tmp_path)), model.submit(str(tmp_path))
+    (pid,) = reached(tmp_path)
+    model.close(drain=False)
+    assert not is_alive(pid)
+    for each in (future, waits):
+        with pytest.raises(hr.Closed):
+            each.result(0)
+
+
+def test_closing_without_draining_tells_what_runs_to_end(compiled: Compile, tmp_path: Path) -> None:
+    model = compiled("heeds", cancel_grace=1000.0)
+    model.submit(str(tmp_path))
+    wait_for((tmp_path / "reached").exists)
+    model.close(drain=False)
+    assert (tmp_path / "heeded").exists()
+
+
 def test_what_a_worker_writes_to_its_owner_cannot_hurt_it(compiled: Compile) -> None:
     model = compiled("writes_rubbish", idempotent=False)
     with pytest.raises(hr.WorkerDied, match="no answer"):
@@ -180,9 +199,12 @@ def test_a_model_that_cannot_be_kept_alive_says_so_and_refuses(
         with pytest.raises(hr.WorkerDied):
             model("die")
     wait_for(lambda: model.crew.is_broken)  # type: ignore[union-attr]
-    with pytest.raises(hr.ModelNotReady, match="BROKEN"):
+    with pytest.raises(hr.ModelNotReady, match="is FAILED, not READY"):
         model("a")
     assert True in told
+    with pytest.raises(hr.ModelNotReady, match="model dies_if is FAILED") as caught:
+        model("a")
+    assert 5 < caught.value.retry_after <= 15  # type: ignore[operator]
 
 
 def test_the_circuit_closes_again(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,11 +390,10 @@ def test_one_that_dies_while_it_is_to_leave_costs_nobody_an_answer(compiled: Com
     model = compiled("gate", workers=2)
     futures = [model.submit(str(tmp_path)) for _ in range(2)]
     pids = reached(tmp_path, 2)
-    leaving = model.crew.statuses()[1].pid  # type: ignore[union-attr]
-    assert leaving in pids
     scaling = threading.Thread(target=model.scale, args=(1,), kwargs={"replan": False})
     scaling.start()
     wait_for(lambda: len(model.crew.statuses()) == 1)  # type: ignore[union-attr]
+    (leaving,) = set(pids) - {model.workers[0].pid}
     os.kill(leaving, signal.SIGKILL)
     scaling.join(60)
     assert not scaling.is_alive()

@@ -123,6 +123,8 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         raise
     managing.close(timeout=server.seconds_left())
     stopped = service.stop(timeout=server.seconds_left())
+    if not stopped:
+        service.cut_short()
     app.close(wait=stopped)
     observing.close()
     unanswered = app.unanswered + front.unanswered
@@ -272,6 +274,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         workers=options.workers,
         share_weights=options.share_weights,
         response_timeout=options.response_timeout,
+        cancel_grace=options.cancel_grace,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
         interpreters=interpreters,

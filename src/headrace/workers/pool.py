@@ -31,6 +31,8 @@ from headrace.workers.worker import Worker
 
 MOST = 256
 """Workers of one model."""
+BUSY = 1.0
+"""Seconds `scale` waits for workers that are to be replaced and are busy. They are, when they are done."""
 _log = logging.getLogger("headrace.workers")
 
 
@@ -93,8 +95,11 @@ class Pool:
         self.told = Told(name)
         """The metrics its workers tell of."""
         self.batcher = Batcher(max_batch_size, max_batch_delay)
-        self.source = WorkerRequests(self.batcher, (), name)
+        self.source = WorkerRequests(self.batcher, name)
         self.port = self.source.port = RemotePort(self.source, name)
+        self.port.cut_short = self.cut_short  # type: ignore[method-assign]
+        self.version: str | None = None
+        """Which one it is served as."""
         self.workers: tuple[Worker, ...] = ()
         self.tried: WeakSet[Pending] = WeakSet()
         """Requests whose worker died once; what became of them is not known yet."""
@@ -120,7 +125,6 @@ class Pool:
         except BaseException:
             self.model.close()
             raise
-        self.source.use(self.workers)
         self._start(self.workers)
         try:
             with self._told:
@@ -137,33 +141,43 @@ class Pool:
         `timeout` seconds. `replan`: as the method, of those that stay, in the same time."""
         check_workers(workers)
         until = None if timeout is None else time.monotonic() + timeout
+        leaving: list[Worker] = []
         with self._scaling:
-            leaving, staying = self.workers[workers:], self.workers[:workers]
-            if leaving:
-                self.workers = staying
-                for worker in leaving:
-                    worker.leaves = True
-                    worker.wake()
-                for worker in leaving:
-                    worker.thread.join(None if until is None else max(0.0, until - time.monotonic()))
-                with self.engine.guard.lock:
-                    self.port.streams = tuple(worker.stream for worker in staying)
-            elif workers > len(staying):
-                new = self._make(workers - len(staying))
+            if workers < len(self.workers):
+                best = sorted(self.workers, key=Worker.worth)[:workers]
+                leaving = [worker for worker in self.workers if worker not in best]
+                self._let_go(leaving, tuple(worker for worker in self.workers if worker in best))
+            elif workers > len(self.workers):
+                new = self._make(workers - len(self.workers))
                 with self.engine.guard.lock:
                     self.port.streams = tuple(worker.stream for worker in self.workers)
-                self.source.use(self.workers)
                 self._start(new)
                 with self._told:
-                    self._told.wait_for(lambda: self.ready == len(self.workers) or not self.port.attached, timeout)
+                    self._told.wait_for(lambda: all(map(_is_up, new)) or not self.port.attached, timeout)
+        for worker in leaving:  # meanwhile others may change the number again
+            worker.thread.join(None if until is None else max(0.0, until - time.monotonic()))
         if replan:
-            self.replan(None if until is None else max(0.0, until - time.monotonic()))
+            left = None if until is None else max(0.0, until - time.monotonic())
+            self.replan(left, waits=BUSY)
 
-    def replan(self, timeout: float | None = None) -> bool:
+    def _let_go(self, leaving: Sequence[Worker], staying: tuple[Worker, ...]) -> None:
+        """Those end what they have, and go."""
+        self.workers = staying
+        with self.engine.guard.lock:
+            self.port.streams = tuple(worker.stream for worker in staying)
+            self.port.former = [each for each in self.port.former if not each.ended]
+            self.port.former += [worker.stream for worker in leaving]
+        for worker in leaving:
+            worker.leaves = True
+            worker.wake()
+
+    def replan(self, timeout: float | None = None, waits: float | None = None) -> bool:
         """Give each worker its share of the cores anew: one after the other, those whose share is another now finish
         what they have, and are replaced. No request is lost. At most `timeout` seconds; False if some are left with
-        the share they had."""
+        the share they had: those are replaced when they are done. `waits`: seconds, of that, for all of those that are
+        busy."""
         until = None if timeout is None else time.monotonic() + timeout
+        all_done = True
         with self._scaling:
             for worker in self.workers:
                 if worker.share is None or worker.share == self.share_of(worker):
@@ -180,10 +194,29 @@ class Pool:
                     ready = supervision.starts > before and supervision.state in (State.READY, State.BUSY)
                     return ready or supervision.is_broken or worker.is_to_stop or worker.has_ended
 
+                def is_going(worker: Worker = worker, before: int = before) -> bool:
+                    return worker.supervision.state is not State.BUSY or worker.supervision.starts > before
+
                 with self._told:
+                    if waits is not None:
+                        began = time.monotonic()
+                        goes = self._told.wait_for(is_going, waits if left is None else min(waits, left))
+                        waits = max(0.0, waits - (time.monotonic() - began))
+                        if not goes:
+                            all_done = False
+                            continue
                     if not self._told.wait_for(is_back, left):
                         return False
-        return True
+        return all_done
+
+    def cut_short(self, grace: float | None = None) -> None:
+        """What runs is told to end, and ended with its worker after `grace` seconds; None: `cancel_grace`."""
+        ends_at = time.monotonic() + (self.options.cancel_grace if grace is None else grace)
+        with self.engine.guard.lock:
+            workers = list(self.source.workers())
+        for worker in workers:
+            worker.ends_at = ends_at if worker.ends_at is None else min(ends_at, worker.ends_at)
+            worker.ring()
 
     def set_response_timeout(self, seconds: float) -> None:
         """For what runs now, too."""
@@ -211,6 +244,13 @@ class Pool:
     def is_broken(self) -> bool:
         """No worker works, and none has for a while: requests are refused."""
         return self.is_open and all(worker.supervision.is_broken for worker in self.workers)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a worker is started again; None while one works."""
+        if not self.is_broken:
+            return None
+        return max(0.0, min(worker.supervision.start_at for worker in self.workers) - time.monotonic())
 
     @property
     def reason(self) -> str | None:
@@ -289,8 +329,10 @@ class Pool:
             _log.error("%s\n%s", why, about["traceback"], extra={"model": self.name, "request_id": None})
         return why
 
-    def has_left(self) -> None:
+    def has_left(self, worker: Worker) -> None:
         """A worker's thread is about to end. With the last one nobody loads the model any more."""
+        with self.engine.guard.lock:
+            self.source.drop_worker(worker.stream.index)
         with self._told:
             self._living -= 1
             if not self._living:
@@ -350,10 +392,16 @@ class Pool:
     def _make(self, count: int) -> list[Worker]:
         first, self._made = self._made, self._made + count
         new = [Worker(self, first + i, f"headrace-{self.port.name}-worker-{first + i}") for i in range(count)]
-        for place, worker in enumerate(new, len(self.workers)):
-            worker.stream.index = place
+        for worker in new:
+            self.source.add_worker(worker.stream.index, worker)
         self.workers = (*self.workers, *new)
         return new
+
+
+def _is_up(worker: Worker) -> bool:
+    """Or will not be soon."""
+    supervision = worker.supervision
+    return supervision.state in (State.READY, State.BUSY) or supervision.is_broken or worker.has_ended
 
 
 def check_workers(workers: object) -> None:

@@ -18,8 +18,9 @@ from headrace.workers.suspects import Keeper, Suspects
 class WorkerRequests(Requests):
     """A model is busy while a worker has something in hand, also where that one would take more."""
 
-    def __init__(self, batcher: Batcher, instances: Sequence[Any], name: str) -> None:
-        super().__init__(batcher, instances, name)
+    def __init__(self, batcher: Batcher, name: str) -> None:
+        super().__init__(batcher, (), name)
+        self._instances = {}  # type: ignore[assignment]
         self.batches = self._batches
         self.port: RemotePort | None = None
         self.alone: WeakSet[Pending] = WeakSet()
@@ -27,6 +28,18 @@ class WorkerRequests(Requests):
         self.at_once = 1
         self.suspects: Suspects | None = None
         """Once there was one of those."""
+
+    def add_worker(self, stream: int, worker: Any) -> None:
+        """Its stream has this number, which no other ever has: those that leave still have what they took."""
+        self._instances = {**self._instances, stream: worker}  # type: ignore[assignment,dict-item]
+
+    def workers(self) -> Iterable[Any]:
+        """All that have not ended."""
+        return self._instances.values()  # type: ignore[attr-defined,no-any-return]
+
+    def drop_worker(self, stream: int) -> None:
+        left = {each: w for each, w in self._instances.items() if each != stream}  # type: ignore[attr-defined]
+        self._instances = left  # type: ignore[assignment]
 
     def _batches(self, now: float, busy: bool) -> int:
         assert self.port is not None
@@ -58,10 +71,12 @@ class WorkerRequests(Requests):
         return self.suspects
 
     def _pull_either(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | Pending | None:
-        suspects, worker = self.suspects, cast(Keeper, self._instances[stream])
+        suspects = self.suspects
         assert suspects is not None
         if suspects.abandoned:
             suspects.waiting.pull_one(now, refused)
+            return super().pull(now, busy, stream, refused)
+        worker = cast(Keeper, self._instances[stream])
         work: Run | Pending | None = None
         if len(suspects.waiting):
             work = suspects.pull(worker, now, refused)

@@ -86,6 +86,11 @@ class Serving:
         """The run with this id is not wanted any more. It is for the caller to wake the worker."""
         self._watch.cancelled.append(id)
 
+    def silent(self) -> float:
+        """Seconds since its process said anything, while it has something in hand."""
+        first = next(iter(list(self._hand.sent.values())), None)
+        return 0.0 if first is None else max(0.0, time.monotonic() - max(first.began, self._watch.since))
+
     def _has_read(self, each: Sent, nbytes: int) -> None:
         """Of its parts. It is told of many at a time."""
         each.read += nbytes
@@ -275,6 +280,10 @@ class Serving:
             if leaving and not sent:
                 connection.send(frames.encode(frames.STOP, generation=self._process.generation))
                 return None
+            if worker.ends_at is not None and sent:
+                self._watch.tell_all()
+                if time.monotonic() >= worker.ends_at:
+                    return WorkerDied(self._pool.name, "was ended, as its model was closed")
             if len(sent) >= MANY:
                 time.sleep(NAP)
             try:
@@ -293,6 +302,8 @@ class Serving:
     def _hear(self) -> tuple[bool, bool]:
         """Whether something came, and whether the process has gone. FrameError."""
         patience, connection = self._watch.patience(), self._connection
+        if self._worker.ends_at is not None:
+            patience = min(patience, max(0.0, self._worker.ends_at - time.monotonic()))
         ear = self._ear
         self._by_loop = ear is not None and ear.is_awake and time.monotonic() - self._watch.since < GRACE
         if self._caller is not None and not self._waits_for_the_only_one():

@@ -60,6 +60,8 @@ class Worker:
         """Runs that are with its process, as it last looked; it is looked at where several go on at once."""
         self.alone: Pending | None = None
         """What runs with nothing beside it (`suspects`)."""
+        self.ends_at: float | None = None
+        """What it runs is to end, and is ended with its process then: as `time.monotonic`."""
         self._bell = Bell()
         self._serving: Serving | None = None
         self.kill: Callable[[Any], object] = self._kill
@@ -81,7 +83,17 @@ class Worker:
     def is_to_stop(self) -> bool:
         return self.stream.stopping or self.leaves
 
+    def worth(self) -> tuple[int, int]:
+        """The less the better it is to keep: one that works before one that does not, and then one that answers."""
+        rank = {State.READY: 0, State.BUSY: 1, State.STARTING: 2, State.BACKING_OFF: 3}.get(self.supervision.state, 4)
+        serving = self._serving
+        return rank, 0 if serving is None else int(serving.silent())
+
     # ---- from any thread
+
+    def ring(self) -> None:
+        """There is something that only its thread does."""
+        self._bell.ring()
 
     def wake(self) -> None:
         """There is something for it."""
@@ -138,7 +150,7 @@ class Worker:
             exchange(self.pool.engine, self.stream, [], 0, 0)
             has_stopped(self.pool.engine, self.stream)
             self._bell.close()
-            self.pool.has_left()
+            self.pool.has_left(self)
 
     def _start_and_serve(self) -> None:
         pool, supervision = self.pool, self.supervision
@@ -255,8 +267,12 @@ class Worker:
                 return
             if pool.is_broken:
                 exchange(pool.engine, self.stream, [], -1, 0)
-                refuse_all(pool.engine, self.stream, ModelNotReady(pool.name, "-", "BROKEN", supervision.reason))
+                refuse_all(pool.engine, self.stream, _not_ready(pool))
             self._bell.wait(left)
+
+
+def _not_ready(pool: Pool) -> ModelNotReady:
+    return ModelNotReady(pool.name, pool.version, "FAILED", pool.reason, pool.retry_after)
 
 
 class _Stream(RemoteStream):
