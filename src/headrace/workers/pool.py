@@ -29,6 +29,7 @@ from headrace.workers.supervision import State
 from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
+WORKS = (State.READY, State.BUSY)
 MOST = 256
 """Workers of one model."""
 BUSY = 1.0
@@ -191,11 +192,12 @@ class Pool:
 
                 def is_back(worker: Worker = worker, before: int = before) -> bool:
                     supervision = worker.supervision
-                    ready = supervision.starts > before and supervision.state in (State.READY, State.BUSY)
+                    ready = supervision.starts > before and supervision.state in WORKS
                     return ready or supervision.is_broken or worker.is_to_stop or worker.has_ended
 
                 def is_going(worker: Worker = worker, before: int = before) -> bool:
-                    return worker.supervision.state is not State.BUSY or worker.supervision.starts > before
+                    """It has ended what it had."""
+                    return worker.supervision.starts > before or worker.supervision.state not in WORKS
 
                 with self._told:
                     if waits is not None:
@@ -238,7 +240,7 @@ class Pool:
     @property
     def ready(self) -> int:
         """Workers that could take a request."""
-        return sum(worker.supervision.state in (State.READY, State.BUSY) for worker in self.workers)
+        return sum(worker.supervision.state in WORKS for worker in self.workers)
 
     @property
     def is_broken(self) -> bool:
@@ -401,7 +403,7 @@ class Pool:
 def _is_up(worker: Worker) -> bool:
     """Or will not be soon."""
     supervision = worker.supervision
-    return supervision.state in (State.READY, State.BUSY) or supervision.is_broken or worker.has_ended
+    return supervision.state in WORKS or supervision.is_broken or worker.has_ended
 
 
 def check_workers(workers: object) -> None:

@@ -87,9 +87,9 @@ class Serving:
         self._watch.cancelled.append(id)
 
     def silent(self) -> float:
-        """Seconds since its process said anything, while it has something in hand."""
+        """Seconds since its process said anything, while it has something in hand; -1: it has nothing."""
         first = next(iter(list(self._hand.sent.values())), None)
-        return 0.0 if first is None else max(0.0, time.monotonic() - max(first.began, self._watch.since))
+        return -1.0 if first is None else max(0.0, time.monotonic() - max(first.began, self._watch.since))
 
     def _has_read(self, each: Sent, nbytes: int) -> None:
         """Of its parts. It is told of many at a time."""

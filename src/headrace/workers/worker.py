@@ -87,7 +87,7 @@ class Worker:
         """The less the better it is to keep: one that works before one that does not, and then one that answers."""
         rank = {State.READY: 0, State.BUSY: 1, State.STARTING: 2, State.BACKING_OFF: 3}.get(self.supervision.state, 4)
         serving = self._serving
-        return rank, 0 if serving is None else int(serving.silent())
+        return rank, -1 if serving is None else int(serving.silent())
 
     # ---- from any thread
 
