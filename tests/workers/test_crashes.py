@@ -255,6 +255,30 @@ def test_the_circuit_stays_open_while_its_worker_cannot_load(
     assert model(0) != pid
 
 
+def test_a_restart_with_what_cannot_be_loaded_leaves_the_old_one_at_work(
+    compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mark = tmp_path / "broken"
+    (tmp_path / "loads_no_more.py").write_text(
+        f"import os\nif os.path.exists({str(mark)!r}): raise RuntimeError('it is broken')\n"
+        "def pid(_): return os.getpid()\n"
+    )
+    model = compiled(None, source="loads_no_more:pid")
+    pid = model(0)
+    mark.touch()
+    model.restart()
+    wait_for(lambda: model.workers[0].reason)
+    assert "it is broken" in str(model.workers[0].reason)
+    assert any("was not replaced" in record.getMessage() for record in caplog.records)
+    assert model(0) == pid
+    mark.unlink()
+    model.restart()
+    wait_for(lambda: model.workers[0].pid != pid)
+    wait_for(lambda: model(0) != pid)
+    assert model.workers[0].reason is None
+
+
 def test_requests_are_answered_while_workers_are_killed_again_and_again(compiled: Compile) -> None:
     model = compiled("pid", workers=2)
     over = threading.Event()

@@ -341,7 +341,11 @@ class Model(Owner):
         self._workers().scale(workers, timeout, replan=replan)
 
     def restart(self) -> None:
-        """Replace each worker process by a new one, once it has finished what it has. Returns at once."""
+        """Replace each worker process by a new one, one after the other. Returns at once.
+
+        The new one is started beside the old one, which goes once that is ready, and has finished what it has. Where a
+        new one cannot load, the old ones go on: the log and `workers[…].reason` say why.
+        """
         self._workers().restart()
 
     def close(self, *, drain: bool = True) -> None:

@@ -121,6 +121,8 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         app.close(wait=False)
         observing.close()
         raise
+    if not server.has_time:
+        service.cut_short()
     managing.close(timeout=server.seconds_left())
     stopped = service.stop(timeout=server.seconds_left())
     if not stopped:
@@ -177,6 +179,10 @@ class _Server:
 
     def _left(self) -> float:
         return (self._stop_by or 0.0) - time.monotonic()
+
+    @property
+    def has_time(self) -> bool:
+        return self._left() > 0
 
     def seconds_left(self) -> float:
         """Of the time there is to drain."""

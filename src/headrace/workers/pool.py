@@ -227,10 +227,37 @@ class Pool:
             worker.wake()
 
     def restart(self) -> None:
-        """Replace every process by a new one, each once it has finished what it has."""
-        for worker in self.workers:
-            worker.restarts = True
-            worker.wake()
+        """Replace every worker by a new one, one after the other: each goes once its successor is ready, and has
+        finished what it has. One whose successor cannot load stays, and so do those after it. Returns at once."""
+        threading.Thread(target=self._restart, name=f"headrace-{self.port.name}-restart", daemon=True).start()
+
+    def _restart(self) -> None:
+        with self._scaling:
+            for old in self.workers:
+                number, self._made = self._made, self._made + 1
+                new = Worker(self, number, f"headrace-{self.port.name}-worker-{number}", old)
+                with self.engine.guard.lock:
+                    if not self.port.attached:
+                        return
+                    self.source.add_worker(number, new)
+                    self.port.streams = (*self.port.streams, new.stream)
+                self._start([new])
+
+                def is_known(new: Worker = new) -> bool:
+                    return _is_up(new) or new.supervision.state is State.BACKING_OFF or not self.port.attached
+
+                with self._told:
+                    self._told.wait_for(is_known)
+                if new.supervision.state in WORKS:
+                    self._let_go([old], tuple(new if each is old else each for each in self.workers))
+                    new.replaces = None
+                    continue
+                self._let_go([new], self.workers)
+                if self.port.attached:
+                    why = old.supervision.reason = f"it was not replaced: {new.supervision.reason}"
+                    _log.error("%s goes on: %s", old.name, why, extra={"model": self.name, "request_id": None})
+                    self.changed()
+                return
 
     # ---- what it says of itself
 
@@ -283,6 +310,7 @@ class Pool:
     def share_of(self, worker: Worker) -> Share:
         """What it may use, among as many as there are now."""
         planned = plan(self._nodes, max(1, len(self.workers)))
+        worker = worker.replaces or worker
         return planned[self.workers.index(worker) if worker in self.workers else -1]
 
     def environment(self, share: Share) -> dict[str, str]:

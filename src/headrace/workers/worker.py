@@ -46,9 +46,13 @@ class Worker:
 
     stoppable: bool = True
 
-    def __init__(self, pool: Pool, index: int, name: str) -> None:
-        self.pool, self.index, self.name = pool, index, name
+    def __init__(self, pool: Pool, number: int, name: str, replaces: Worker | None = None) -> None:
+        """`number`: no other worker of the pool ever has it. `replaces`: whose place it takes, once it is ready."""
+        self.pool, self.index, self.name, self.replaces = pool, number, name, replaces
         self.supervision = Supervision()
+        self.has_ended = False
+        if replaces is not None:
+            self.index, self.supervision.starts = replaces.index, replaces.supervision.starts
         self.pid: int | None = None
         self.share: Share | None = None
         """What its process was started with."""
@@ -65,7 +69,7 @@ class Worker:
         self._bell = Bell()
         self._serving: Serving | None = None
         self.kill: Callable[[Any], object] = self._kill
-        self.stream = _Stream(pool, index, name, self)
+        self.stream = _Stream(pool, number, name, self)
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
 
     def start(self) -> None:
@@ -74,10 +78,6 @@ class Worker:
     @property
     def thread(self) -> threading.Thread:
         return self._thread
-
-    @property
-    def has_ended(self) -> bool:
-        return self.supervision.state is State.STOPPED and self.supervision.starts > 0
 
     @property
     def is_to_stop(self) -> bool:
@@ -144,6 +144,7 @@ class Worker:
         finally:
             self.supervision.stopping()
             self.supervision.stopped()
+            self.has_ended = True
             self.pool.changed()
             self.pool.keep_suspects(self)
             # What was put back meanwhile is refused, or another's.
