@@ -6,7 +6,7 @@ EXTRA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine bench-workers sequences examples-archives digits clean
+.PHONY: help demo serve test check format settings bench bench-server bench-overhead soak bench-schedulers bench-engine bench-workers bench-archives bench-management sequences examples-archives quickstart digits clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -69,9 +69,19 @@ bench-engine: .venv/installed-test ## the engine itself beside asyncio, executor
 bench-workers: .venv/installed-test ## worker processes: no-op over HTTP beside the peers, round trips, kills, faults (about 5 minutes)
 	$(BIN)/python benchmarks/workers.py $(EXTRA)
 
+bench-archives: .venv/installed-test ## a hundred archives with handlers, loaded and unloaded ten times: nothing may be left (about 10 minutes)
+	$(BIN)/python benchmarks/archives.py $(EXTRA)
+
+bench-management: .venv/installed-test ## models that come and go beside ResNet-18, versions exchanged, kills, lists of 1,000 (about 7 minutes)
+	$(BIN)/python benchmarks/management.py $(EXTRA)
+
 sequences: .venv/installed ## hundreds of requests from one thread: completion order against submission order
 	$(BIN)/python -m pip install --quiet --editable '.[examples]'
 	$(BIN)/python examples/sequences/in_completion_order.py --plot examples/sequences/latency.png $(EXTRA)
+
+quickstart: .venv/installed ## docs/quickstart.md, command by command: two models, one of them while the server serves
+	$(BIN)/python -m pip install --quiet --editable '.[examples]'
+	$(BIN)/python examples/quickstart/run.py
 
 examples-archives: .venv/installed ## three archives made by the old servers' own tools, each served with a picture sent by curl
 	$(BIN)/python examples/archives/mms/serve_mms.py

@@ -1,13 +1,14 @@
 """What worker processes cost, and what they save.
 
-    python benchmarks/workers.py [--only http,trips,start,kills,faults,weights,restarts] [--secs 4] [--rounds 3]
+    python benchmarks/workers.py [--only http,archive,trips,start,kills,faults,weights,restarts] [--secs 4] [--rounds 3]
 
 `http`: a model that does nothing, one worker, beside the peers that are installed and beside the server's own process.
-`trips`: calls from one thread of the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only
-worker each second, under load. `faults`: the p99 of a model at a quarter of its capacity, while another one is broken,
-beside its p99 while that one is healthy and as busy, in turns. `weights`: what 4 workers of ResNet-18 have of its
-weights, each with a copy of its own and all with one, and how long a run takes. `restarts`, only when asked for: what
-is left of a thousand. Writes benchmarks/results/workers.md, where what was not run stays.
+`archive`: a no-op archive, served by us and by Multi Model Server, beside a function. `trips`: calls from one thread of
+the library. `start`: until `compile_model` returns. `kills`: `kill -9` of the only worker each second, under load.
+`faults`: the p99 of a model at a quarter of its capacity, while another one is broken, beside its p99 while that one is
+healthy and as busy, in turns. `weights`: what 4 workers of ResNet-18 have of its weights, each with a copy of its own
+and all with one, and how long a run takes. `restarts`, only when asked for: what is left of a thousand. Writes
+benchmarks/results/workers.md, where what was not run stays.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from table import markdown, measured_on  # noqa: E402
 import headrace as hr  # noqa: E402
 from headrace.testing import RunningServer, run_server  # noqa: E402
 
+ARCHIVES = ["headrace:process", "headrace-archive", "mms-archive:tuned", "mms-archive:batch"]
 NAMES = ["headrace:process", "headrace:default", "mms:tuned", "mosec:tuned", "mms:batch", "mosec:batch"]
 HANDLERS = """
 import os, signal, sys, time
@@ -77,12 +79,12 @@ SAYS = {
 OPTIONS = {"hogs": ("--memory-limit", str(1 << 30)), "short": ("--max-batch-size", "4")}
 PACE = 400.0
 """Requests a second, at most, of the model beside the steady one: about what the healthy one does."""
-ORDER = ("trips", "start", "kills", "faults", "weights", "restarts", "http")
+ORDER = ("trips", "start", "kills", "faults", "weights", "restarts", "archive", "http")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="http,trips,start,kills,faults,weights")
+    parser.add_argument("--only", default="http,archive,trips,start,kills,faults,weights")
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--faults", default=",".join(SAYS), help="which of them")
@@ -104,6 +106,8 @@ def main() -> int:
             parts.append(weights(Path(folder), options.rounds))
         if "restarts" in chosen:
             parts.append(restarts())
+    if "archive" in chosen:
+        parts.append(archive(Plan(levels=[1, 100, 200], secs=options.secs, warm_secs=2, tries=1), options.rounds))
     if "http" in chosen:
         plan = Plan(levels=[1, 100, 200], secs=options.secs, warm_secs=2, tries=1)
         rows, _ = measure(NAMES, plan, rounds=options.rounds, out=None)
@@ -124,6 +128,26 @@ def keep(ran: dict[str, str]) -> None:
     }
     sections = [f"## {name}\n\n{kept[name]}\n" for name in ORDER if name in kept]
     path.write_text("\n".join(["# Worker processes\n", *sections]))
+
+
+def archive(plan: Plan, rounds: int) -> str:
+    """One archive with a service in the old shape, by us and by Multi Model Server, beside the plain function."""
+    rows, _ = measure(ARCHIVES, plan, rounds=rounds, out=None)
+
+    def rate(server: str, connections: int) -> float:
+        same = [row for row in rows if (row["server"], row["connections"]) == (server, connections)]
+        return median(row["requests_per_s"] for row in same) if same else float("nan")
+
+    lines = [
+        "| connections | of the plain function's | gate | times Multi Model Server's best | gate |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for connections in plan.levels:
+        ours = rate("headrace-archive:default", connections)
+        best = max(rate(f"mms-archive:{variant}", connections) for variant in ("tuned", "batch"))
+        plain = rate("headrace:process", connections)
+        lines.append(f"| {connections} | {ours / plain:.2f} | 0.8 | {ours / best:.2f} | 1 |")
+    return f"{markdown(rows)}\n\n" + "\n".join(lines) + f"\n\n{measured_on(rows)}"
 
 
 def trips() -> str:

@@ -107,8 +107,21 @@ def ours(model: str, *more: str, metrics: str = "127.0.0.1:0", **spec: Any) -> S
     )
 
 
-def mms(folder: Path, variant: str, handler: str = "noop_handler", workers: int = 1) -> Spec:
-    store = _archive(folder, "mms", "model-archiver", "--model-path", HANDLERS, "--handler", f"{handler}:handle")
+def headrace_archive(folder: Path, variant: str) -> Spec:
+    store = _our_archive(folder)
+    return ours("noop=noop.mar", "--model-store", str(store))
+
+
+def mms_archive(folder: Path, variant: str) -> Spec:
+    """The archive of `headrace_archive`, as it is."""
+    return mms(folder, variant, store=_our_archive(folder))
+
+
+def mms(
+    folder: Path, variant: str, handler: str = "noop_handler", workers: int = 1, *, store: Path | None = None
+) -> Spec:
+    options = ("--model-path", HANDLERS, "--handler", f"{handler}:handle")
+    store = store or _archive(folder, "mms", "model-archiver", *options)
     port, management = free_port(), free_port()
     config = {
         "inference_address": f"http://127.0.0.1:{port}",
@@ -338,6 +351,8 @@ RESNET_SIZE = 128
 USUAL = ("tuned", "default", "batch")
 PEERS = {
     "headrace": Peer(headrace, ("default", "process", "quiet", "logs"), ("headrace",)),
+    "headrace-archive": Peer(headrace_archive, ("default",), ("headrace",)),
+    "mms-archive": Peer(mms_archive, USUAL, ("multi-model-server",), venv="mms", java=True),
     "mms": Peer(mms, USUAL, ("multi-model-server",), venv="mms", java=True),
     "torchserve": Peer(torchserve, USUAL, ("torchserve", "torch"), venv="torchserve", java=True),
     "mosec": Peer(mosec, USUAL, ("mosec",), venv="mosec"),
@@ -409,6 +424,22 @@ def _v2_body(folder: Path, shape: list[int]) -> Path:
     path = folder / "v2.json"
     path.write_text(json.dumps({"id": small["id"], "inputs": [tensor]}, separators=(",", ":")))
     return path
+
+
+def _our_archive(folder: Path) -> Path:
+    """A model store with noop.mar in it, made by `headrace archive`: a service of Multi Model Server's kind."""
+    store, model = folder / "store", folder / "model"
+    model.mkdir()
+    shutil.copy(HANDLERS / "noop_service.py", model)
+    argv = [
+        *(sys.executable, "-m", "headrace", "archive", "--model-name", "noop", "--model-path", str(model)),
+        *("--handler", "noop_service:handle", "--export-path", str(store)),
+    ]
+    store.mkdir()
+    ran = subprocess.run(argv, capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(f"headrace archive ended with {ran.returncode}: {ran.stderr[-400:]}")
+    return store
 
 
 def _archive(folder: Path, venv: str, archiver: str, *options: object) -> Path:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from headrace.client.manage import manage as manage
     from headrace.engine.completion import as_completed as as_completed
     from headrace.engine.dependencies import Var as Var
     from headrace.engine.engine import Engine as Engine
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from headrace.engine.ownership import default_engine as default_engine
     from headrace.engine.ownership import waitall as waitall
     from headrace.engine.scheduler import Scheduler as Scheduler
+    from headrace.errors import AccessDenied as AccessDenied
     from headrace.errors import AlreadyRegistered as AlreadyRegistered
     from headrace.errors import ArchiveTooLarge as ArchiveTooLarge
     from headrace.errors import BackendError as BackendError
@@ -42,18 +44,22 @@ if TYPE_CHECKING:
     from headrace.errors import IsDefaultVersion as IsDefaultVersion
     from headrace.errors import ModelNotFound as ModelNotFound
     from headrace.errors import ModelNotReady as ModelNotReady
+    from headrace.errors import NoAnswer as NoAnswer
     from headrace.errors import NotEnoughCores as NotEnoughCores
     from headrace.errors import OutOfMemory as OutOfMemory
     from headrace.errors import Overloaded as Overloaded
     from headrace.errors import PoisonedVar as PoisonedVar
     from headrace.errors import RequestError as RequestError
     from headrace.errors import ResponseTimeout as ResponseTimeout
+    from headrace.errors import SequenceLost as SequenceLost
+    from headrace.errors import SequenceRefused as SequenceRefused
     from headrace.errors import SetupError as SetupError
     from headrace.errors import SourceNotFound as SourceNotFound
     from headrace.errors import StillBusy as StillBusy
     from headrace.errors import TooLarge as TooLarge
     from headrace.errors import TooSlow as TooSlow
     from headrace.errors import Unavailable as Unavailable
+    from headrace.errors import Unreachable as Unreachable
     from headrace.errors import UnsafeArchive as UnsafeArchive
     from headrace.errors import UrlNotAllowed as UrlNotAllowed
     from headrace.errors import WorkerDied as WorkerDied
@@ -68,6 +74,7 @@ _WHERE = {
     "default_engine": "engine.ownership",
     "Engine": "engine.engine",
     "Future": "engine.future",
+    "manage": "client.manage",
     "Model": "model.model",
     "NaiveEngine": "engine.naive",
     "Scheduler": "engine.scheduler",
@@ -82,6 +89,7 @@ _ERRORS = (
     "TooLarge",
     "TooSlow",
     "ModelNotFound",
+    "AccessDenied",
     "SetupError",
     "InvalidOption",
     "AlreadyRegistered",
@@ -106,6 +114,10 @@ _ERRORS = (
     "WorkerDied",
     "ResponseTimeout",
     "StillBusy",
+    "SequenceRefused",
+    "SequenceLost",
+    "Unreachable",
+    "NoAnswer",
     "BackendError",
     "OutOfMemory",
     "PoisonedVar",

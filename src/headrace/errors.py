@@ -1,7 +1,8 @@
 """What can go wrong.
 
 HeadraceError
-├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound
+├── RequestError        the caller can mend the request:  InvalidInput, TooLarge, TooSlow, ModelNotFound,
+│                                                         AccessDenied
 ├── SetupError          the caller can mend the set-up:   InvalidOption, InvalidModel, InvalidArchive,
 │                                                         CannotLoad, InvalidEnvironment,
 │                                                         AlreadyRegistered, IsDefaultVersion,
@@ -9,7 +10,8 @@ HeadraceError
 │                                                         UrlNotAllowed, DownloadFailed,
 │                                                         BackendNotInstalled, DeviceNotFound, NotEnoughCores
 ├── Unavailable         later or elsewhere:               Overloaded, ModelNotReady, DeadlineExceeded, Closed,
-│                                                         WorkerDied, ResponseTimeout, StillBusy
+│                                                         WorkerDied, ResponseTimeout, StillBusy,
+│                                                         SequenceRefused, SequenceLost, Unreachable, NoAnswer
 ├── BackendError        the model or its runtime failed; `__cause__` says how. OutOfMemory
 ├── PoisonedVar         an operation read a Var whose last writer failed; `origin` is that failure
 ├── WouldDeadlock       the wait could never end, so it was not begun
@@ -62,6 +64,10 @@ class ModelNotFound(RequestError, LookupError):
         which = f"{name}:{version}" if version is not None else name
         super().__init__(f"model not found: {which}")
         self.name, self.version = name, version
+
+
+class AccessDenied(RequestError, PermissionError):
+    """A server wants a token: none was given, or another than it wants, or one that has expired."""
 
 
 class SetupError(HeadraceError):
@@ -226,6 +232,31 @@ class ResponseTimeout(Unavailable, TimeoutError):
         self.model, self.timeout, self.stack = model, timeout, stack
 
 
+class SequenceRefused(Unavailable):
+    """The request belongs to a sequence that is not open, or it is one sequence or one request too many. `why` says
+    which. `model`, `sequence`: their names."""
+
+    def __init__(self, model: str, sequence: str, why: str) -> None:
+        # TorchServe's words, by which clients know it, and then what it was.
+        super().__init__(
+            f'Model "{model}" has no worker to serve inference request. Please use scale workers API to add workers. '
+            "If this is a sequence inference, please check if it is closed, or expired; or exceeds "
+            f"maxSequenceJobQueueSize. Sequence {sequence:.200}: {why}"
+        )
+        self.model, self.sequence, self.why = model, sequence, why
+
+
+class SequenceLost(Unavailable):
+    """The worker process that knew the sequence has ended, and its state is gone. Begin the sequence anew."""
+
+    def __init__(self, model: str, sequence: str) -> None:
+        super().__init__(
+            f"sequence {sequence:.200} of model {model} is lost: the worker process that had its state has ended; "
+            "begin it anew, with its first request"
+        )
+        self.model, self.sequence = model, sequence
+
+
 class StillBusy(Unavailable, TimeoutError):
     """A model was to be unloaded, and what is inside did not end within `timeout` seconds. It serves on."""
 
@@ -235,6 +266,22 @@ class StillBusy(Unavailable, TimeoutError):
             f"{timeout:g} s; it serves on"
         )
         self.name, self.version, self.timeout = name, version, timeout
+
+
+class Unreachable(Unavailable, ConnectionError):
+    """Nothing answers at `url`, or nothing that speaks as a server of ours. `why` says which."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"no management API at {url}: {why}")
+        self.url, self.why = url, why
+
+
+class NoAnswer(Unavailable, TimeoutError):
+    """A server did not answer, or end what it was asked for, within `timeout` seconds. It may still be at it."""
+
+    def __init__(self, what: str, timeout: float) -> None:
+        super().__init__(f"{what}: no answer within {timeout:g} s; the server may still be at it")
+        self.what, self.timeout = what, timeout
 
 
 class BackendError(HeadraceError):

@@ -148,8 +148,7 @@ def refusal(serve: Serve, source: str | None, handler: str = "service.py:handle"
             "A.initialize failed: Zero",
         ),
         ("def handle(data, context): raise KeyError('w')", "service", "initialises it, failed: KeyError: 'w'"),
-        ("async def handle(data, context): pass", "service", "coroutine function"),
-        ("class A:\n  async def handle(s, d, c): pass", "service", "A.handle is a coroutine function"),
+        ("async def handle(data, context): yield", "service", "handle is an asynchronous generator"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(serve: Serve, source: str | None, handler: str, why: str) -> None:
@@ -200,3 +199,35 @@ def test_what_it_logs_and_prints_is_for_the_operator(serve: Serve, caplog: pytes
     model.close()
     assert "in the handler" in caplog.text
     assert "and printed" in caplog.text
+
+
+def test_handlers_may_be_coroutines_and_what_they_open_stays_open(serve: Serve) -> None:
+    source = """
+        import asyncio
+
+        class Service:
+            async def initialize(self, context):
+                self.words = asyncio.Queue()
+                self.waits = asyncio.ensure_future(self.words.get())
+
+            async def handle(self, data, context):
+                self.words.put_nowait(bytes(data[0]["body"]).decode())
+                said, self.waits = await self.waits, asyncio.ensure_future(self.words.get())
+                answers = await asyncio.gather(*[asyncio.sleep(0, said) for _ in data])
+                context.set_response_content_type(0, "text/plain")
+                return answers
+    """
+    model = serve(source, {"handler": "service"})
+    for word in (b"one", b"two"):
+        assert ask(model, word) == (word, "text/plain", 200, None, ())
+    function = """
+        async def handle(data, context):
+            if data is not None and data[0]["body"] == b"bad":
+                raise ValueError("no good")
+            return ["awaited"] if data else None
+    """
+    model = serve(function)
+    assert ask(model, b"x") == b"awaited"
+    with pytest.raises(hr.BackendError, match="no good"):
+        ask(model, b"bad")
+    assert ask(model, b"x") == b"awaited"

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.archives import wire
 from headrace.archives.context import RequestProcessor
@@ -117,3 +119,42 @@ def test_what_the_context_was_told_goes_beside_the_body() -> None:
     processor = RequestProcessor({})
     processor.report_status(404)
     assert wire.answers([b"b"], [processor]) == [(b"b", None, 404, None, ())]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
+)
+
+
+@given(JSON_VALUES)
+def test_answers_are_json_as_the_servers_wrote_it_byte_for_byte(value: Any) -> None:
+    if not isinstance(value, str):
+        assert wire.answer_of(value) == json.dumps(value, indent=2).encode()
+
+
+@given(JSON_VALUES, st.sampled_from(["", " ", "\n\t"]), st.sampled_from(["", " ", "x", "\0", "]"]))
+def test_bodies_are_read_as_json_is(value: Any, before: str, behind: str) -> None:
+    text = before + json.dumps(value) + behind
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        expected = bytearray(text.encode())
+    given = row((("Content-Type", "application/json"),), text.encode())["body"]
+    assert repr(given) == repr(expected)  # NaN is not itself
+
+
+def test_what_json_cannot_say_is_told_as_before() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (endless, deep, {(1, 2): 3}, {"a": object()}):
+        with pytest.raises(wire.Unsupported):
+            wire.answer_of(value)
+
+    class Text(str):
+        pass
+
+    assert wire.answer_of({"a": Text("b"), "c": np.float32(0.5)}) == b'{\n  "a": "b",\n  "c": 0.5\n}'

@@ -369,6 +369,25 @@ def test_many_messages_cost_one_wake_up() -> None:
     assert loop.woken == 2
 
 
+def test_what_the_loop_posts_in_a_step_of_its_own_wakes_nobody_and_is_taken_right_after_it() -> None:
+    loop, got = Loop(), list[int]()
+    box = Mailbox(loop)  # type: ignore[arg-type]
+
+    def step() -> None:
+        box.post(got.append, 1)
+        assert got == []
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        box.take_what(step)
+    assert (got, loop.woken) == ([1], 0)
+    box.post(got.append, 2)
+    assert loop.woken == 1
+    box.take_what(lambda: box.post(got.append, 3))  # what was posted before goes along
+    loop.turn()
+    assert (got, loop.woken) == ([1, 2, 3], 1)
+
+
 def test_what_a_delivery_posts_waits_for_the_loop_to_have_its_turn() -> None:
     loop, got = Loop(), list[int]()
     box = Mailbox(loop)  # type: ignore[arg-type]

@@ -53,3 +53,9 @@ def test_architecture_names_files_that_exist() -> None:
         for word in words:
             name = word.rstrip("*")
             assert (ROOT / "src/headrace" / room / f"{name}.py").exists(), f"{room}/{name}"
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """They are imported by their names alone: two of one name cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

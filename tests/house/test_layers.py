@@ -48,6 +48,8 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 
 ONLY_FOR_TYPES = {
     *(("cli/trace", f"headrace.{module}") for module in ("cli.load", "model.model", "model.timeline")),
+    *((f"cli/{name}", "headrace.client.told") for name in ("models", "showing")),
+    ("cli/models", "headrace.client.manage"),
     ("engine/ownership", "headrace.engine.engine"),
     ("engine/stream", "headrace.engine.dispatch"),
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
@@ -69,7 +71,7 @@ ONLY_FOR_TYPES = {
     *(("server/exchange", f"headrace.server.{module}") for module in ("bridge", "door", "protocol")),
     ("server/protocol", "headrace.server.front"),
     *(("__init__", f"headrace.{module}") for module in (
-        "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
+        "client.manage", "engine.completion", "engine.dependencies", "engine.engine", "engine.future", "engine.naive",
         "engine.ownership", "engine.scheduler", "errors", "model.model", "tensor", "workers.compile",
     )),
 }  # fmt: skip
@@ -81,6 +83,8 @@ PURE = [
     *("model/timeline", "model/drawing", "model/picture"),
     *(
         "model/batcher",
+        "model/sequences",
+        "model/sequence_batcher",
         "model/joining",
         "model/versions",
         "archives/manifest",
@@ -105,6 +109,7 @@ PURE = [
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing", "workers/initializers"),
     *("codecs/forms", "server/custom", "server/streaming"),
+    *("client/refused", "client/told"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

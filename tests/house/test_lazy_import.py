@@ -50,6 +50,14 @@ def test_a_callable_is_compiled_without_loading_onnx_runtime() -> None:
     assert not loaded & {"onnxruntime", "uvicorn", "torch", "PIL", "typer", "rich", "orjson", "yaml", "headrace.server"}
 
 
+def test_managing_a_server_needs_the_standard_library_alone() -> None:
+    loaded = loaded_by("import headrace as hr; hr.manage('http://127.0.0.1:8081').close()")
+    assert not loaded & (HEAVY - {"socket", "ssl", "asyncio"})
+    assert {module.split(".")[1] for module in loaded if module.startswith("headrace.")} == {
+        "client", "errors", "version", "wording",
+    }  # fmt: skip
+
+
 def test_the_server_is_not_loaded_with_the_library() -> None:
     loaded = loaded_by("import headrace.model.compile, headrace.backends._onnxruntime")
     assert not {m for m in loaded if m.startswith(("headrace.server", "headrace.serving", "headrace.codecs"))}

@@ -10,6 +10,7 @@ from headrace import errors
 
 NAMES = [
     "__version__",
+    "AccessDenied",
     "ArchiveTooLarge",
     "BackendError",
     "BackendNotInstalled",
@@ -33,12 +34,15 @@ NAMES = [
     "ModelNotFound",
     "ModelNotReady",
     "NaiveEngine",
+    "NoAnswer",
     "NotEnoughCores",
     "OutOfMemory",
     "Overloaded",
     "PoisonedVar",
     "RequestError",
     "ResponseTimeout",
+    "SequenceLost",
+    "SequenceRefused",
     "Scheduler",
     "SetupError",
     "SourceNotFound",
@@ -47,6 +51,7 @@ NAMES = [
     "TooLarge",
     "TooSlow",
     "Unavailable",
+    "Unreachable",
     "UnsafeArchive",
     "UrlNotAllowed",
     "WorkerDied",
@@ -55,6 +60,7 @@ NAMES = [
     "as_completed",
     "compile_model",
     "default_engine",
+    "manage",
     "waitall",
 ]
 
@@ -110,7 +116,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.HeadraceError) == {
         "RequestError", "SetupError", "Unavailable", "BackendError", "PoisonedVar", "WouldDeadlock", "Cancelled",
     }  # fmt: skip
-    assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound"}
+    assert below(hr.RequestError) == {"InvalidInput", "TooLarge", "TooSlow", "ModelNotFound", "AccessDenied"}
     assert below(hr.SetupError) == {
         "InvalidOption", "InvalidModel", "InvalidEnvironment", "BackendNotInstalled", "DeviceNotFound",
         "NotEnoughCores",
@@ -122,7 +128,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
     assert below(hr.InvalidOption) == {"AlreadyRegistered", "IsDefaultVersion"}
     assert below(hr.Unavailable) == {
             "Overloaded", "ModelNotReady", "DeadlineExceeded", "Closed", "WorkerDied", "ResponseTimeout",
-            "StillBusy",
+            "StillBusy", "SequenceRefused", "SequenceLost", "Unreachable", "NoAnswer",
         }  # fmt: skip
 
 
@@ -137,6 +143,9 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
         (hr.DeviceNotFound, LookupError),
         (hr.DeadlineExceeded, TimeoutError),
         (hr.StillBusy, TimeoutError),
+        (hr.NoAnswer, TimeoutError),
+        (hr.Unreachable, ConnectionError),
+        (hr.AccessDenied, PermissionError),
         (hr.WouldDeadlock, RuntimeError),
     ],
 )

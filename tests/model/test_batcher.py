@@ -275,7 +275,7 @@ def test_times_and_rows_are_summed_up() -> None:
     batch = batcher.pull(5.0, False, [])
     assert (batcher.counts.started, batcher.counts.queue_seconds) == (2, 7.0)
     batch[1].failure = BackendError("it broke")
-    batcher.ended(batch)
+    batcher.ended(batch, 6.0)
     counts = batcher.counts
     assert (counts.runs, counts.rows) == (1, 3)
     assert (counts.started, counts.completed, counts.failed) == (2, 1, 1)
@@ -337,7 +337,7 @@ class BesideAList(RuleBasedStateMachine):
         for one in batch[:failed]:
             one.failure = BackendError("it broke")
         before = self.batcher.counts.failed
-        self.batcher.ended(batch)
+        self.batcher.ended(batch, self.now)
         assert self.batcher.counts.failed == before + failed
 
     @invariant()

@@ -36,7 +36,7 @@ def test_the_seconds_all_have_waited_are_the_sum_over_time_of_how_many_waited(se
             batcher.add(Pending(owner, (), guard), now)
         for end, batch in [each for each in running if each[0] == now]:
             running.remove((end, batch))
-            batcher.ended(batch)
+            batcher.ended(batch, now)
         while len(running) < 2 and (batch := batcher.pull(now, bool(running), refused)):
             running.append((now + rng.uniform(0.01, 0.1), batch))
     assert not refused

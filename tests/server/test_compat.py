@@ -6,22 +6,39 @@ import pytest
 
 from headrace.errors import (
     AlreadyRegistered,
+    BackendError,
     CannotLoad,
     DownloadFailed,
     HeadraceError,
+    InvalidInput,
     InvalidOption,
     IsDefaultVersion,
     ModelNotFound,
+    ModelNotReady,
+    OutOfMemory,
     Overloaded,
+    ResponseTimeout,
     SourceNotFound,
     StillBusy,
     UrlNotAllowed,
+    WorkerDied,
 )
-from headrace.server.compat import Compat, default_set, refused, registered, scaled, unregistered
-from headrace.server.status import MethodNotAllowed, NotFound
+from headrace.server.compat import (
+    Compat,
+    default_set,
+    partly_up,
+    refused,
+    registered,
+    scaled,
+    unanswered,
+    unregistered,
+)
+from headrace.server.health import HEALTHY, PARTIAL, UNHEALTHY, of_all
+from headrace.server.status import MethodNotAllowed, NotFound, status_of
 
 ZERO = 'Model "m" Version: 1 registered with 0 initial workers. Use scale workers API to add workers for the model.'
 TS, MMS = Compat.torchserve, Compat.mms
+BUSY, INTERNAL = "ServiceUnavailableException", "InternalServerException"
 
 
 @pytest.mark.parametrize(
@@ -114,3 +131,49 @@ def test_headrace_adds_why() -> None:
         "looked in store"
         in refused(Compat.headrace, SourceNotFound("Model not found at: x.mar (looked in store)", "x.mar"))[1]
     )
+
+
+# ---- the inference API
+
+NO_WORKER = "has no worker to serve inference request. Please use scale workers API to add workers. If this is a"
+ANSWERS: list[tuple[BaseException, tuple[int, str, str], tuple[int, str, str]]] = [
+    (Overloaded(1, 1), (503, BUSY, f'Model "m" {NO_WORKER}'), (503, BUSY, "No worker is available to serve request")),
+    (ModelNotReady("m", "1", "REGISTERED"), (503, BUSY, f'Model "m" {NO_WORKER}'), (503, BUSY, "No worker is avail")),
+    (BackendError("x"), (503, INTERNAL, "Prediction failed"), (503, INTERNAL, "Prediction failed")),
+    (OutOfMemory("x", 1), (507, INTERNAL, "Out of resources"), (507, INTERNAL, "Out of resources")),
+    (WorkerDied("m", "ended by SIGSEGV"), (500, INTERNAL, "Worker died."), (500, INTERNAL, "Worker died.")),
+    (WorkerDied("m", "ended by SIGKILL"), (507, INTERNAL, "Worker died."), (507, INTERNAL, "Worker died.")),
+    (ResponseTimeout("m", 1.0), (500, INTERNAL, "Worker died."), (500, INTERNAL, "Worker died.")),
+    (ModelNotFound("m"), (404, "ModelNotFoundException", "Model not found: m"), (404, "ModelNotFoundException", "Mod")),
+    (InvalidInput("a list was expected"), (400, "BadRequestException", "a list"), (400, "BadRequestException", "a")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "torchserve", "mms"), ANSWERS, ids=lambda each: type(each).__name__)
+def test_what_models_are_asked_is_refused_as_they_refused_it(
+    error: BaseException, torchserve: tuple[int, str, str], mms: tuple[int, str, str]
+) -> None:
+    for compat, (code, kind, begins) in ((TS, torchserve), (MMS, mms)):
+        status, message = unanswered(compat, error, status_of(error), str(error), "m", None)
+        assert (status.code, status.type) == (code, kind)
+        assert message.startswith(begins)
+    ours = status_of(error), str(error)
+    assert unanswered(Compat.headrace, error, *ours, "m", None) == ours
+
+
+def test_triton_is_unavailable_where_it_is_too_busy() -> None:
+    error = Overloaded(1, 1)
+    status, message = unanswered(Compat.triton, error, status_of(error), str(error), "m", None)
+    assert (status.code, message) == (503, "Exceeds maximum queue size")
+
+
+def test_partly_up_has_a_status_of_its_own() -> None:
+    assert [partly_up(each)[0] for each in (Compat.headrace, TS, MMS)] == [206, 206, 210]
+
+
+@pytest.mark.parametrize(
+    ("working", "wanted", "said"),
+    [(0, 0, HEALTHY), (2, 2, HEALTHY), (3, 2, HEALTHY), (1, 2, PARTIAL), (0, 2, UNHEALTHY)],
+)
+def test_the_health_of_all_models_together(working: int, wanted: int, said: bytes) -> None:
+    assert of_all(working, wanted) == said

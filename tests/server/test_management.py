@@ -452,7 +452,7 @@ def test_what_is_not_there_is_not_found(manager: Manager, method: str, path: str
     [
         ("GET", "/", "OPTIONS"),
         ("DELETE", "/models", "POST, GET, HEAD"),
-        ("POST", "/models/digits", "GET, PUT, DELETE, OPTIONS, HEAD"),
+        ("POST", "/models/digits", "GET, PUT, PATCH, DELETE, OPTIONS, HEAD"),
         ("GET", "/v2/repository/index", "POST"),
         ("POST", "/ping", "GET, HEAD"),
     ],

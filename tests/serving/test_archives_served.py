@@ -10,14 +10,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from yaml import safe_load
 
 from headrace.archives.environments import EnvironmentOptions
 from headrace.errors import InvalidEnvironment, InvalidModel
+from headrace.model.sequences import SequenceOptions
 from headrace.server.options import BUNDLED_DIGITS
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.sequencing import sequencing_of
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Wanted
+from headrace.workers.sequenced import SequenceHeaders
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "test-environments"
 """Environments that tests have built of requirements; they are built once."""
@@ -122,6 +126,31 @@ def test_numbers_of_the_yaml_that_cannot_be_are_ignored_and_logged(archive, load
     about = told(load(archive(yaml="batchSize: many\nmaxBatchDelay: -1\nresponseTimeout: 0\n")))
     assert about["batch_size"] == 1
     assert caplog.text.count("is ignored") == 3
+
+
+def test_the_yaml_says_how_requests_come_in_sequences(archive, load, caplog):
+    yaml = "sequenceBatching: true\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 250\nmaxNumSequence: 7\n"
+    served = load(archive(yaml=yaml + "maxSequenceJobQueueSize: many\nresponseTimeout: 33\n"))
+    options = served.model.batcher.sequences.options
+    assert options == SequenceOptions(max_idle=1.5, timeout=0.25, max_sequences=7, max_queue=1)
+    assert served.sequence_headers == SequenceHeaders()
+    workers = served.model.crew.options  # nothing is done twice, nor cut off for a client that has left
+    assert (workers.idempotent, workers.cancel_grace) == (False, 33)
+    assert "maxSequenceJobQueueSize: 'many' in its YAML is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("yaml", "has"),
+    [
+        ("sequenceMaxIdleMSec: 10\n", True),
+        ("sequenceBatching: false\nsequenceMaxIdleMSec: 10\n", False),
+        ("sequenceBatching: maybe\n", False),
+        ("maxNumSequence: 10\n", False),
+    ],
+)
+def test_sequences_are_asked_for(yaml, has):
+    found = sequencing_of(safe_load(yaml), "m", SequenceHeaders(), lambda key, usual: safe_load(yaml).get(key, usual))
+    assert (found is not None) == has
 
 
 def test_pictures_for_an_onnx_model_stay_in_the_servers_process_unless_it_is_told_otherwise(load):

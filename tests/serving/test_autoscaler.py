@@ -26,6 +26,7 @@ def test_workers_come_with_the_load_and_go_with_it(tmp_path: Path, monkeypatch: 
     entry = lifecycle.register(Wanted("slow", "autoscaled:slow"), min_workers=1, max_workers=3)
     fixed = lifecycle.register(Wanted("fixed", "autoscaled:slow"), min_workers=1)
     autoscaler = Autoscaler(lifecycle, clock.now)
+    first = entry.served.model.workers[0]
     requests = []
     for value in range(40):
         request = service.open("slow", None, 0)
@@ -40,6 +41,8 @@ def test_workers_come_with_the_load_and_go_with_it(tmp_path: Path, monkeypatch: 
         clock.advance(1.0)
         autoscaler.look()
     assert workers_of(entry) == 1
+    left = entry.served.model.workers[0]
+    assert (left.pid, left.threads) == (first.pid, first.threads), "a step restarts nobody"
     assert workers_of(fixed) == 1
     lifecycle.scale("slow", min_workers=2, max_workers=2)
     assert not lifecycle.follow_load(entry, 1), "that is out of its bounds by now"

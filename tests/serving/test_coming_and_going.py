@@ -27,6 +27,7 @@ from headrace.serving.inflight import InFlight
 from headrace.serving.lifecycle import Lifecycle, workers_of
 from headrace.serving.registry import State
 from headrace.serving.service import Service
+from headrace.serving.settings import Settings
 from headrace.serving.sources import Built, CompileOptions, Located, Sources, Wanted
 from headrace.testing import Gate
 
@@ -366,14 +367,11 @@ def test_managers_at_once_are_ordered_and_every_request_has_an_end(
 # ---- changes of settings
 
 
-def test_settings_change_without_a_pause_and_say_what_they_were(
-    service: Service, lifecycle: Lifecycle, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_settings_change_without_a_pause_and_say_what_they_were(service: Service, lifecycle: Lifecycle) -> None:
     entry = put(lifecycle, "cat@1", lambda x: x)
-    caplog.set_level("INFO", "headrace.serving")
-    changed = lifecycle.change("cat", max_batch_delay=0.25, queue=3)
-    assert changed == {"max_batch_delay": (0.0, 0.25), "queue": (None, 3)}
-    assert "cat:1: max_batch_delay 0.0 -> 0.25, queue None -> 3" in caplog.text
+    changed = lifecycle.change("cat", None, Settings(max_batch_delay=0.25, queue=3))
+    assert changed.entry is entry
+    assert changed.settings == {"max_batch_delay": (0.0, 0.25), "queue": (None, 3)}
     assert entry.served.model.max_batch_delay == 0.25
     assert (entry.about.options.max_batch_delay, entry.about.options.queue) == (0.25, 3)
 
@@ -382,12 +380,12 @@ def test_a_model_has_a_bound_of_its_own_on_what_is_inside(service: Service, life
     gate = Gate()
     put(lifecycle, "cat@1", lambda x: gate() or x)
     put(lifecycle, "dog@1", lambda x: x)
-    lifecycle.change("cat", queue=2)
+    lifecycle.change("cat", None, Settings(queue=2))
     inside = [send(service, 1), send(service, 2)]
     with pytest.raises(Overloaded, match="2 requests to this model are inside"):
         send(service, 3)
     other = send(service, 4, "dog")
-    lifecycle.change("cat", queue=3)
+    lifecycle.change("cat", None, Settings(queue=3))
     inside.append(send(service, 5))
     gate.open()
     assert [request.result(PATIENCE)[0] for request in (*inside, other)] == [1, 2, 5, 4]
@@ -399,20 +397,20 @@ def test_a_setting_that_cannot_be_changes_nothing(service: Service, lifecycle: L
     before = entry.about
     for wrong in (
         {"queue": 0},
-        {"batch_size": 0},
-        {"batch_size": 4},
+        {"max_batch_size": 0},
+        {"max_batch_size": 4},
         {"response_timeout": 5.0},
         {"max_batch_delay": -1},
     ):
         with pytest.raises(InvalidOption):
-            lifecycle.change("cat", **{"queue": 7, **wrong})
+            lifecycle.change("cat", None, Settings(**{"queue": 7, **wrong}))
         assert (entry.about, entry.served.group.limit) == (before, None)
     with pytest.raises(ModelNotFound):
-        lifecycle.change("dog", queue=1)
+        lifecycle.change("dog", None, Settings(queue=1))
 
 
 def test_what_is_changed_while_it_has_no_workers_holds_when_it_has(service: Service, lifecycle: Lifecycle) -> None:
     entry = put(lifecycle, "cat@1", lambda x: x, min_workers=0)
-    lifecycle.change("cat", queue=9)
+    lifecycle.change("cat", None, Settings(queue=9))
     lifecycle.scale("cat", min_workers=1)
     assert entry.served.group.limit == 9

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from headrace.model.sequences import SequenceOptions
 from headrace.serving.describe import Facts, WorkerFacts, index, mms, moment, page, torchserve
 
 WORKER = WorkerFacts("0", 1_700_000_000.25, True, 77, 1024)
@@ -28,11 +29,19 @@ def test_torchserves_fields_are_all_there() -> None:
         "responseTimeout", "startupTimeout", "maxRetryTimeoutInSec", "clientTimeoutInMills", "parallelType",
         "parallelLevel", "deviceType", "continuousBatching", "useJobTicket", "useVenv", "stateful",
         "sequenceMaxIdleMSec", "sequenceTimeoutMSec", "maxNumSequence", "maxSequenceJobQueueSize", "workers",
-        "jobQueueStatus", "state",
+        "jobQueueStatus", "state", "settings",
     }  # fmt: skip
     assert (told["responseTimeout"], told["startupTimeout"]) == (120, 60)
     assert told["workers"] == [{**OF_WORKER, "pid": 77, "gpuUsage": "N/A"}]
     assert told["jobQueueStatus"] == {"remainingCapacity": 97, "pendingRequests": 3}
+
+
+def test_of_sequences_it_is_said_how_many_and_how_long() -> None:
+    told = torchserve(replace(FACTS, sequences=SequenceOptions(1.5, None, 20, 3)))
+    assert told["stateful"] is True
+    assert [told[key] for key in ("sequenceMaxIdleMSec", "sequenceTimeoutMSec")] == [1500, 0]
+    assert [told[key] for key in ("maxNumSequence", "maxSequenceJobQueueSize")] == [20, 3]
+    assert torchserve(FACTS)["stateful"] is False
 
 
 def test_mms_has_fewer() -> None:

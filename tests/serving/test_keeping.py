@@ -18,8 +18,10 @@ from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.management import Management
+from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State
 from headrace.serving.service import Service
+from headrace.serving.settings import Settings
 from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.serving.watcher import Watcher
 from headrace.testing import make_archive
@@ -72,7 +74,7 @@ def test_what_was_served_is_served_again_with_its_settings(begin: Any, folder: P
     lifecycle.register(Wanted("cat", "dog.onnx", "2"), min_workers=1)
     lifecycle.register(Wanted("parked", "dog.onnx"), min_workers=0, max_workers=2)
     lifecycle.register(Wanted("gone", "dog.onnx"), min_workers=1)
-    lifecycle.change("cat", "2", max_batch_delay=0.25, queue=7)
+    lifecycle.change("cat", "2", Settings(max_batch_delay=0.25, queue=7, priority_levels=3))
     lifecycle.set_default("cat", "2")
     lifecycle.unload("gone")
     again, keeping = begin()
@@ -80,6 +82,7 @@ def test_what_was_served_is_served_again_with_its_settings(begin: Any, folder: P
     assert served(again) == served(lifecycle)
     assert served(again)["cat:2"] == ("READY", True, 1, 1, 0.25, 7)
     assert again.service.registry.ready("cat").group.limit == 7
+    assert again.service.registry.ready("cat").priorities == Priorities(3, 2)
 
 
 @pytest.mark.parametrize("change", ["register", "scale", "change", "set-default", "unload", "reload"])
@@ -95,7 +98,7 @@ def test_each_change_is_on_disk_before_whoever_asked_for_it_hears(begin: Any, fo
         case "scale":
             lifecycle.scale("cat", "2", min_workers=1)
         case "change":
-            lifecycle.change("cat", "1", queue=3)
+            lifecycle.change("cat", "1", Settings(queue=3))
         case "set-default":
             lifecycle.set_default("cat", "2")
         case "unload":

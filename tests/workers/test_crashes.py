@@ -435,4 +435,4 @@ def test_one_that_dies_while_the_pool_grows_costs_nobody_an_answer(compiled: Com
     assert all(isinstance(each, int) for each in model.map(range(100)))
     growing.join(60)
     assert not growing.is_alive()
-    assert model.crew.ready == 3  # type: ignore[union-attr]
+    wait_for(lambda: model.crew.ready == 3)  # type: ignore[union-attr]

@@ -203,7 +203,7 @@ def test_what_lies_behind_a_long_run_that_a_loop_sent_is_looked_at_soon(
 ) -> None:
     """The worker's thread sleeps, with nothing in hand, when a loop sends something: it has to be woken."""
     monkeypatch.setattr("headrace.workers.watch.IDLE", 1000.0)
-    monkeypatch.setattr("headrace.workers.serving.DEAF", 0.0)
+    monkeypatch.setattr("headrace.workers.hearing.DEAF", 0.0)
     asleep: dict[int, float] = {}
     patience = Watch.patience
 

@@ -20,43 +20,69 @@ class NotAList(TypeError):
 class Handler:
     """Called with a list of requests, `(request_id, headers, body)` each; returns a list of as many answers."""
 
-    def __init__(self, function: Any, owner: Any, context: Any, envelope: Any, decode: bool, neighbour: Any) -> None:
+    def __init__(
+        self,
+        function: Any,
+        owner: Any,
+        context: Any,
+        envelope: Any,
+        decode: bool,
+        neighbour: Any,
+        printed: Any = None,
+        divided: bool = True,
+    ) -> None:
+        """`divided`: a batch that fails is called again request by request, by whoever sent it."""
+        self.divided = divided
         self.function, self.owner, self.context, self.envelope, self.decode = function, owner, context, envelope, decode
-        self.wire, self.measures = neighbour("wire"), neighbour("measures")
+        self.wire, measures = neighbour("wire"), neighbour("measures")
+        self.read, self.answers = self.wire.read, self.wire.answers
+        self.metrics, self.flush = measures.Metrics, measures.flush
         contexts, envelopes = neighbour("context"), neighbour("envelopes")
         self.processor, self.processors = contexts.RequestProcessor, contexts.RequestProcessors
         self.misformed = envelopes.Misformed
+        self.printed = printed
         self.describes = callable(getattr(owner, "describe_handle", None))
+        self.is_plain = envelope is None and not self.describes
 
     def __call__(self, requests: list[Any]) -> list[Any]:
-        context, read, decode, processor = self.context, self.wire.read, self.decode, self.processor
-        rows, ids, processors = [], {}, self.processors()
-        for index, (request_id, headers, body) in enumerate(requests):
+        context, read, decode, processor = self.context, self.read, self.decode, self.processor
+        rows: list[Any] = []
+        ids: dict[int, str] = {}
+        processors = self.processors()
+        for request_id, headers, body in requests:
             row, about = read(headers, body, decode)
+            ids[len(rows)] = request_id
             rows.append(row)
-            ids[index] = request_id
             processors.append(processor(about))
         context.request_ids, context.request_processor = ids, processors
+        printed = self.printed
+        if printed is not None:
+            printed.request_id = ids[0] if len(ids) == 1 else ""
         metrics = context.metrics
-        if type(metrics) is self.measures.Metrics:  # a handler may have put metrics of its own there
+        if type(metrics) is self.metrics:  # a handler may have put metrics of its own there
             metrics.begin(ids)
         try:
-            values = self.handled(rows, processors)
+            if self.is_plain:
+                values = self.function(rows, context)
+                if type(values) is not list:
+                    values = self.in_a_list(values, len(rows))
+            else:
+                values = self.handled(rows, processors)
         except (Exception, SystemExit) as error:
-            if len(requests) > 1:
+            if len(requests) > 1 and self.divided:
                 raise
             answer = self.told(error)
             if answer is None:
                 raise
-            return [answer]
+            return [answer] * len(requests)
         finally:
-            self.measures.flush()
+            self.flush()
         if len(values) == len(requests):
-            return self.wire.answers(values, processors)  # type: ignore[no-any-return]
+            return self.answers(values, processors)  # type: ignore[no-any-return]
         why = f"a list of {len(requests)} answers was expected, {len(values)} came"
-        if len(requests) > 1:
+        if len(requests) > 1 and self.divided:
             raise ValueError(f"number of batch response mismatched: {why}")
-        return [self.refused("number of batch response mismatched", why)]
+        return [self.refused("number of batch response mismatched", why)] * len(requests)
 
     def handled(self, rows: list[Any], processors: Any) -> Any:
         """What the handler returns, which is a list."""
@@ -68,8 +94,12 @@ class Handler:
         values = self.function(rows, context)
         if envelope is not None:
             values = envelope.close(values, context)
+        return self.in_a_list(values, len(rows))
+
+    @staticmethod
+    def in_a_list(values: Any, count: int) -> Any:
         if not isinstance(values, (list, tuple)):
-            raise NotAList(f"a list of {len(rows)} answers was expected, a {type(values).__name__} came")
+            raise NotAList(f"a list of {count} answers was expected, a {type(values).__name__} came")
         return values
 
     def told(self, error: BaseException) -> Any | None:

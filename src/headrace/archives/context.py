@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, List
 
-SEQUENCE_ID = "ts_request_sequence_id"
+SEQUENCE_HEADERS = ("ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end")
 
 
 class PredictionException(Exception):
@@ -106,6 +106,8 @@ class Context:
         self._model_yaml_config = {} if model_yaml_config is None else model_yaml_config
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None
+        self.cache: Any = {}
+        self.header_key_sequence_id, self.header_key_sequence_start, self.header_key_sequence_end = SEQUENCE_HEADERS
 
     @property
     def system_properties(self) -> dict[str, Any]:
@@ -149,12 +151,13 @@ class Context:
     def get_sequence_id(self, idx: int) -> str:
         """ "" for a request that is in no sequence."""
         headers = self._request_processor[idx].get_request_properties()
-        if SEQUENCE_ID in headers:
-            return str(headers[SEQUENCE_ID])
-        return next((str(value) for name, value in headers.items() if name.lower() == SEQUENCE_ID), "")
+        wanted = self.header_key_sequence_id
+        if wanted in headers:
+            return str(headers[wanted])
+        return next((str(value) for name, value in headers.items() if name.lower() == wanted.lower()), "")
 
     def set_response_content_type(self, idx: int, value: str) -> None:
-        self.set_response_header(idx, "content-type", value)
+        self._request_processor[idx].add_response_property("content-type", value)
 
     def get_response_content_type(self, idx: int) -> Any:
         return self.get_response_headers(idx).get("content-type")

@@ -29,6 +29,7 @@ READY_MADE = ("image_classifier", "tensor")
 _HERE = os.path.dirname(os.path.abspath(__file__))
 COMPAT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "compat")
 _log = logging.getLogger("headrace.handler")
+_loop: Any = None
 
 
 class Loaded(NamedTuple):
@@ -61,6 +62,7 @@ def load(setup: dict[str, Any]) -> Loaded:
     """What `workers/served_handler` tells. Refused, or HandlerNotLoaded."""
     folder = setup["folder"]
     _find_in(folder)
+    printed = _neighbour("printed").put_in_place()
     _log_to_stdout()
     measures = _neighbour("measures")
     context = _neighbour("context").Context(
@@ -74,6 +76,9 @@ def load(setup: dict[str, Any]) -> Loaded:
         measures.Metrics(None, setup["model_name"]),
         _config(setup["config"]),
     )
+    named = setup.get("sequence_headers")
+    if named is not None:
+        context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end = named
     try:
         envelope = _neighbour("envelopes").made(setup["envelope"])
     except ValueError as error:
@@ -82,7 +87,7 @@ def load(setup: dict[str, Any]) -> Loaded:
     function, owner = entry_of(module, setup["handler"].partition(":")[2] or "handle", context)
     measures.flush()
     handler = _neighbour("calling").Handler(
-        function, owner, context, envelope, setup["decode_input_request"], _neighbour
+        function, owner, context, envelope, setup["decode_input_request"], _neighbour, printed, named is None
     )
     return Loaded(handler, {"parameters": None, "required": (), "describes": handler.describes})
 
@@ -162,20 +167,21 @@ def entry_of(module: Any, name: str, context: Any) -> Any:
     """(what is called with (data, context), the object it is of or None), initialised."""
     function = getattr(module, name, None)
     if function is not None:
-        _refuse_coroutines(function, name)
+        function = _waiting(function, name)
         _run(lambda: function(None, context), f"calling {name}(None, context), which initialises it,")
-        return function, getattr(function, "__self__", None)
+        return function, getattr(getattr(module, name), "__self__", None)
     kind = class_of(module, name)
     made = getattr(kind, "_headrace_made", None)  # the services of Multi Model Server 0.4 are told what they are of
     owner = _run(kind if made is None else lambda: made(context), f"making a {kind.__name__}")
     handle = getattr(owner, "handle", None)
     if not callable(handle):
         raise Refused(f"the class {kind.__name__} has no method handle(data, context)")
-    _refuse_coroutines(handle, f"{kind.__name__}.handle")
+    _waiting(handle, f"{kind.__name__}.handle")
     initialize = getattr(owner, "initialize", None)
     if callable(initialize):
+        initialize = _waiting(initialize, f"{kind.__name__}.initialize")
         _run(lambda: initialize(context), f"{kind.__name__}.initialize")
-    return owner.handle, owner  # `initialize` may have exchanged it (micro-batching does)
+    return _waiting(owner.handle, f"{kind.__name__}.handle"), owner  # it may have been exchanged (micro-batching)
 
 
 def class_of(module: Any, name: str) -> Any:
@@ -193,10 +199,29 @@ def class_of(module: Any, name: str) -> Any:
     return kinds[0]
 
 
-def _refuse_coroutines(function: Any, name: str) -> None:
+def _waiting(function: Any, name: str) -> Any:
+    """The function; of a coroutine function, one that waits for it. All of a handler's run on one event loop, which
+    stands still between two batches: what they have opened there stays open."""
     functions = (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be called by its method
-    if any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for f in functions):
-        raise Refused(f"{name} is a coroutine function; asynchronous handlers are not served in this version")
+    if any(inspect.isasyncgenfunction(f) for f in functions):
+        raise Refused(f"{name} is an asynchronous generator; a handler returns a list of answers")
+    if not any(inspect.iscoroutinefunction(f) for f in functions):
+        return function
+
+    def waits(*arguments: Any) -> Any:
+        return _event_loop().run_until_complete(function(*arguments))
+
+    return waits
+
+
+def _event_loop() -> Any:
+    global _loop
+    if _loop is None:
+        import asyncio
+
+        _loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(_loop)
+    return _loop
 
 
 def _run(call: Any, what: str) -> Any:

@@ -150,30 +150,24 @@ def _show(path: str) -> None:
     from rich.table import Table
 
     from headrace.archives.inspecting import inspect
+    from headrace.cli.showing import plain
     from headrace.wording import count_of
 
     found = inspect(path)
     console = Console()
-    about = Table(title=_plain(f"{path}: {found.kind}"), title_justify="left", show_header=False)
+    about = Table(title=plain(f"{path}: {found.kind}"), title_justify="left", show_header=False)
     if found.manifest is None or found.manifest.raw is None:
         about.add_row("manifest", "none: name and handler come with the registration")
     else:
         for key, value in _flat(found.manifest.raw):
-            about.add_row(_plain(key), _plain(value))
+            about.add_row(plain(key), plain(value))
     console.print(about)
     files = Table(title=f"{count_of(len(found.files), 'file')}, {found.nbytes:,} bytes", title_justify="left")
     files.add_column("file", overflow="fold")
     files.add_column("bytes", justify="right")
     for name, nbytes in found.files:
-        files.add_row(_plain(name), f"{nbytes:,}")
+        files.add_row(plain(name), f"{nbytes:,}")
     console.print(files)
-
-
-def _plain(text: str) -> str:
-    """What others have written, for a terminal: nothing in it colours, moves or clears."""
-    from rich.markup import escape
-
-    return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
 
 
 def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, str]]:

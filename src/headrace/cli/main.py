@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.archive import archive
+from headrace.cli.models import models
 from headrace.cli.options import command_of
 from headrace.cli.trace import trace
 from headrace.errors import InvalidOption, SetupError
@@ -65,6 +66,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 app.command("archive")(archive)
 app.command("trace")(trace)
+app.add_typer(models, name="models")
 
 
 def _version(asked: bool) -> None:

@@ -116,6 +116,15 @@ class Mailbox:
                 self._armed = False  # else what is posted later would pile up here
                 self._items.clear()
 
+    def take_what(self, step: Callable[[], object]) -> None:
+        """Call `step()`, and take what is posted meanwhile right after it, without a wake-up. On the loop's thread,
+        where no task runs."""
+        self._armed = True
+        try:
+            step()
+        finally:
+            self._drain()
+
     def expect(self, number: int = 1) -> None:
         """So many tasks of the loop are about to wait for a message. Each counts itself out of `waiting` when it has
         it."""

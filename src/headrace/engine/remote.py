@@ -208,6 +208,15 @@ def hand_back(engine: Dispatch, stream: RemoteStream, works: Sequence[tuple[Work
     deliver(gone)
 
 
+def lose(engine: Dispatch, stream: RemoteStream) -> None:
+    """What it ran in has ended: what only that could have done is refused."""
+    refused: Refused = []
+    with engine.guard.lock:
+        stream.port.source.lose(stream.index, refused)  # type: ignore[attr-defined]
+        engine._tell_drained(stream.port)
+    engine._follow_up((), refused)
+
+
 def refuse_all(engine: Dispatch, stream: RemoteStream, error: BaseException) -> None:
     """Nobody is there to do what waits."""
     refused: Refused = []

@@ -150,13 +150,15 @@ class Batcher:
 
     def next_deadline(self) -> float | None:
         """When the oldest request has waited for company long enough. None if nothing waits."""
+        if not self._waiting:  # what happens most
+            return None
         self._skip_departed()
         return self._oldest() + self.max_batch_delay if self._waiting else None
 
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
 
-    def ended(self, batch: list[Pending]) -> None:
+    def ended(self, batch: list[Pending], now: float) -> None:
         """A batch that was pulled has run."""
         counts = self.counts
         for request in batch:

@@ -83,6 +83,26 @@ class Crew(Protocol):
     def told(self) -> Any:
         """The metrics its workers tell of (`workers.told`)."""
 
+    @property
+    def always_in_lists(self) -> bool:
+        """Whether it is given a list even of one request."""
+
+    @property
+    def describes(self) -> bool:
+        """Whether what it runs can be asked what it says of itself."""
+
+    @property
+    def ready(self) -> int:
+        """Workers that could take a request."""
+
+    @property
+    def working(self) -> int:
+        """Workers that are not broken."""
+
+    @property
+    def response_timeout(self) -> float:
+        """Seconds."""
+
     def __len__(self) -> int: ...
 
     def statuses(self) -> Sequence[Any]:
@@ -388,12 +408,12 @@ class Model(Owner):
     @property
     def may_join(self) -> bool:
         """Whether several requests may go in one run: it was loaded so that they may."""
-        return self._joins_rows or self._in_lists
+        return self._joins_rows or self._in_lists or self.always_in_lists
 
     @property
     def always_in_lists(self) -> bool:
         """Whether what it runs is given a list even of one request."""
-        return False
+        return self.crew is not None and self.crew.always_in_lists
 
     @property
     def batcher(self) -> Batcher:

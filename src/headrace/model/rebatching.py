@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from headrace.model.model import Model
 
 
-def rebatch(model: Model, max_batch_size: int | None, max_batch_delay: float | None) -> None:
+def check_rebatch(model: Model, max_batch_size: int | None, max_batch_delay: float | None) -> tuple[int, float]:
+    """The bounds it would have; None leaves one as it is. InvalidOption for what cannot be."""
     size = model.max_batch_size if max_batch_size is None else max_batch_size
     delay = model.max_batch_delay if max_batch_delay is None else max_batch_delay
     check_batching(size, delay)
@@ -35,6 +36,11 @@ def rebatch(model: Model, max_batch_size: int | None, max_batch_delay: float | N
             f"max_batch_size=1, but {model.name} is given lists of requests, and with 1 it would be given one: load "
             "it with another max_batch_size"
         )
+    return size, delay
+
+
+def rebatch(model: Model, max_batch_size: int | None, max_batch_delay: float | None) -> None:
+    size, delay = check_rebatch(model, max_batch_size, max_batch_delay)
     batcher, port = model.batcher, model.port
     with model.guard.lock:
         batcher.max_batch_size, batcher.max_batch_delay = size, delay

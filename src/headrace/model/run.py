@@ -72,7 +72,7 @@ class Run(Stop):
                     requests.working_set.learn(kind_of(came), nbytes_of(came), own, gave)
 
     def complete(self, now: float) -> None:
-        self._requests.batcher.ended(self.batch)
+        self._requests.batcher.ended(self.batch, now)
         for request in self.batch:
             request.finish(now)
 

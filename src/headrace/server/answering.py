@@ -21,6 +21,7 @@ from headrace.errors import TooLarge, TooSlow
 from headrace.server.asgi import ClientLeft, Request
 from headrace.server.door import HEAVY, Route
 from headrace.server.overdue import Overdue
+from headrace.server.priority import level_said
 from headrace.server.reply import Reply
 from headrace.serving.inflight import InFlight
 from headrace.serving.service import Service
@@ -114,6 +115,12 @@ class Answering:
             self.service.refuse(inside)
             raise
         inputs, names, context = decoded
+        if served.priorities is not None:
+            try:
+                inside.priority = served.priorities.of(level_said(head, context))
+            except BaseException:
+                self.service.refuse(inside)
+                raise
         outputs = await self._answer(
             request, inside, inputs, names, lambda part: door.encode(served, [part], context), begin
         )

@@ -12,6 +12,7 @@ from typing import Protocol
 from headrace.errors import Closed, InvalidInput
 from headrace.server.answering import Answering
 from headrace.server.asgi import ClientLeft, PartsSent, Receive, Request, Scope, Send, send_reply
+from headrace.server.compat import Compat
 from headrace.server.door import Route
 from headrace.server.refusing import ends_the_connection, refusal
 from headrace.server.reply import Reply, next_number
@@ -42,10 +43,12 @@ class App:
         body_timeout: float = 60.0,
         traffic: Traffic | None = None,
         tokens: Tokens | None = None,
+        compat: Compat = Compat.headrace,
     ) -> None:
         """`traffic` is told of every request; None: nobody wants to know. `tokens`: without one nobody is answered, but
-        of health and of what there is to ask."""
+        of health and of what there is to ask. `compat`: whose words refusals are told in."""
         self.service, self.traffic, self.tokens = service, traffic, tokens
+        self.compat = compat
         self.management: Beside | None = None
         """Another app that answers some paths of this port."""
         self._answering = Answering(service, max_body_size, body_timeout)
@@ -71,7 +74,8 @@ class App:
         self._answering.close(wait=wait)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = None
+        request: Request | None = None
+        found: Route | None = None
         number = next_number()
         request_id = id_of(number)
         path, head, close = scope["path"], scope["method"] == "HEAD", False
@@ -84,12 +88,13 @@ class App:
             if found is not None:
                 reply = await self._answering.through(request, found, number, parts.begin)
             else:
-                reply = tell(self.service, scope["method"], path)
+                reply = tell(self.service, scope["method"], path, self.compat)
         except ClientLeft:
             self._tell(scope, request, None, request_id)
             return
         except Exception as error:
-            reply, close = refusal(error, path, request_id, _served(request)), ends_the_connection(error)
+            reply = refusal(error, path, request_id, _served(request), compat=self.compat, route=found)
+            close = ends_the_connection(error)
             if parts.reply is not None:
                 self._tell(scope, request, parts.reply, request_id, error, parts.sent)
                 raise BrokenOff from None  # the client must not take what it has for all of it

@@ -10,18 +10,28 @@ import enum
 
 from headrace.errors import (
     AlreadyRegistered,
+    BackendError,
     CannotLoad,
+    Closed,
+    DeadlineExceeded,
     DownloadFailed,
     InvalidOption,
     IsDefaultVersion,
     ModelNotFound,
+    OutOfMemory,
     Overloaded,
+    ResponseTimeout,
     SourceNotFound,
     StillBusy,
+    Unavailable,
+    WorkerDied,
 )
-from headrace.server.status import MethodNotAllowed, NotFound, Status, status_of_managing
+from headrace.server.status import MethodNotAllowed, NotFound, NoWorkerToAsk, Status, status_of_managing
 
 PROCESSING = "Processing worker updates..."
+SCALING = "Workers scaling in progress..."
+_FAILED = "InternalServerException"
+_PLEASE_SCALE = "Please use scale workers API to add workers."
 _OLD_NOT_FOUND = "Requested resource is not found, please refer to API document."
 _OLD_NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 
@@ -64,6 +74,55 @@ def default_set(name: str, version: str) -> str:
     return f'Default version successfully updated for model "{name}" to "{version}"'
 
 
+def changed(name: str, version: str) -> str:
+    return f'Settings of model "{name}" Version: {version} changed'
+
+
+def partly_up(compat: Compat) -> tuple[int, bytes]:
+    """(status, reason phrase) where the time was up before all workers were."""
+    return (210, b"Partial Success") if compat is Compat.mms else (206, b"Partial Content")
+
+
+def no_worker(compat: Compat, name: str, version: str | None) -> str:
+    """Too many requests, or no worker: they do not tell these apart."""
+    if compat is Compat.mms:
+        return f"No worker is available to serve request for model: {name}. Consider increasing job queue size."
+    which = f'Model "{name}' + (f'" Version {version}' if version else "")  # the second quote is theirs
+    return (
+        f'{which}" has no worker to serve inference request. {_PLEASE_SCALE} If this is a sequence inference, please '
+        "check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+    )
+
+
+def unanswered(
+    compat: Compat, error: BaseException, status: Status, message: str, name: str, version: str | None
+) -> tuple[Status, str]:
+    """(status and type, message) of a request to a model that was not answered as it wished. `status`, `message`: our
+    own; `name`: of the model, as far as it is known; `version`: that was asked for."""
+    if not compat.is_old:
+        if isinstance(error, Overloaded) and compat is Compat.triton:
+            return Status(503, status.type, status.retry_after), "Exceeds maximum queue size"
+        return status, message
+    if isinstance(error, ModelNotFound):
+        return _not_found(compat, error, status, False)
+    if isinstance(error, NotFound):
+        return status, _OLD_NOT_FOUND
+    if isinstance(error, MethodNotAllowed):
+        return status, _OLD_NOT_ALLOWED
+    if isinstance(error, OutOfMemory):
+        return Status(507, _FAILED), "Out of resources"
+    if isinstance(error, BackendError):
+        return Status(503, _FAILED), "Prediction failed"
+    if isinstance(error, WorkerDied | ResponseTimeout):
+        killed = isinstance(error, WorkerDied) and "SIGKILL" in error.how
+        return Status(507 if killed else 500, _FAILED), "Worker died."
+    if isinstance(error, Closed | DeadlineExceeded):
+        return status, message
+    if isinstance(error, Unavailable):
+        return Status(503, "ServiceUnavailableException", status.retry_after), no_worker(compat, name, version)
+    return status, message
+
+
 def refused(
     compat: Compat, error: BaseException, *, setting_default: bool = False, url: str = ""
 ) -> tuple[Status, str]:
@@ -73,6 +132,11 @@ def refused(
     old = compat.is_old
     if isinstance(error, ModelNotFound):
         return _not_found(compat, error, status, setting_default)
+    if isinstance(error, NoWorkerToAsk):
+        said = f'Model "{error.name}" has no worker to serve describe request. {_PLEASE_SCALE}'
+        return status, said if old else f"{said} It is {error.state}."
+    if isinstance(error, BackendError) and old:
+        return Status(503, _FAILED), "Prediction failed"
     if isinstance(error, CannotLoad):
         return _cannot_load(compat, error, status)
     if isinstance(error, SourceNotFound):

@@ -10,6 +10,7 @@ from headrace.errors import TooLarge
 from headrace.server.head import Head
 from headrace.server.heads import Known
 from headrace.server.parts import gather
+from headrace.server.priority import level_said
 from headrace.server.reply import next_number
 from headrace.server.streaming import Streaming
 from headrace.server.tokens import INFERENCE
@@ -152,15 +153,24 @@ class Exchange:
         front.service.start(inside, inside.inputs, self.deliver, inside.names)
 
     def prepare(self) -> InFlight:
-        """The first half of `start`; whoever calls it counts it by `expect`, and has it run."""
+        """The first half of `start`; whoever calls it counts it by `expect`, and has it run. InvalidInput."""
         inside = self.inside
         assert inside is not None
+        if inside.served.special:
+            self._look_at(inside)
         (inside.inputs, inside.names, self.context), self.decoded = self.decoded, None
         inside.receiver = self.deliver
-        if inside.served.custom:
-            inside.listener = self
         self.stage = RUNNING
         return inside
+
+    def _look_at(self, inside: InFlight) -> None:
+        """Of a model whose requests must be looked at. InvalidInput: its priority is no level."""
+        served, head = inside.served, self.head
+        assert head is not None
+        if served.priorities is not None:
+            inside.priority = served.priorities.of(level_said(head, self.decoded[2]))
+        if served.custom:
+            inside.listener = self
 
     def deliver(self, _: InFlight) -> None:
         """On the stream."""

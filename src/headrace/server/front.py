@@ -16,6 +16,7 @@ from headrace.errors import Closed
 from headrace.model.model import Model
 from headrace.server.app import App
 from headrace.server.asgi import Receive, Scope, Send
+from headrace.server.compat import Compat
 from headrace.server.door import Route
 from headrace.server.exchange import READY, Exchange
 from headrace.server.heads import Heads
@@ -57,12 +58,13 @@ class Front:
         self.told: frozenset[str] = frozenset()
         """Paths that are answered without asking the app."""
         self.tokens: Tokens | None = None
+        self.compat = Compat.headrace
         self._hot = isinstance(app, App)
         self.unsent_limit = UNSENT
         if isinstance(app, App):
             self.unsent_limit = max(UNSENT, app.service.statistics().max_bytes or 0)
             self.service, self.codec, self.traffic, self.told = app.service, app.codec, app.traffic, TOLD
-            self.tokens = app.tokens
+            self.tokens, self.compat = app.tokens, app.compat
         self.connections: set[Connection] = set()
         self.choked: dict[Connection, int] = {}
         """Those whose clients do not read, with the bytes that waited for them at the last look."""
@@ -168,7 +170,12 @@ class Front:
         together: dict[Model, list[InFlight]] = {}
         for exchange in ready:
             if exchange.stage == READY:
-                request = exchange.prepare()
+                try:
+                    request = exchange.prepare()
+                except Exception as error:  # what it says of its priority is no level
+                    exchange.connection.refuse(exchange, error)
+                    exchange.connection.flush()
+                    continue
                 together.setdefault(request.served.model, []).append(request)
         for model, requests in together.items():
             self.box.expect(len(requests))

@@ -72,6 +72,10 @@ class Head:
             told = self._told = (*came, *more)
         return told
 
+    def said(self, wanted: bytes) -> bytes | None:
+        """Of a header that few look for: its value as it came, of several with one name the first."""
+        return next((value for name, value in self._headers if name.lower() == wanted), None)
+
     @property
     def is_plain(self) -> bool:
         """Whether the body is simply there, as long as was said."""

@@ -1,4 +1,4 @@
-"""The inference API of MMS and TorchServe: `/ping`, `/predictions/{model}[/{version}]`, and its other names.
+"""The inference API of MMS and TorchServe: `/predictions/{model}[/{version}]`, and its other names.
 
 A model with a built-in handler takes what the handler takes (a picture). A tensor model takes JSON, or the raw bytes of
 its input. A callable takes the parsed JSON, or text, or bytes, as its one argument, whatever its type. Each takes forms
@@ -12,23 +12,12 @@ from typing import Any
 from headrace.codecs import torchserve
 from headrace.codecs.forms import MULTIPART, form_kind, parse_form
 from headrace.codecs.torchserve import Form
-from headrace.server.custom import is_heavy, reply_of, request_of
+from headrace.server.custom import decoded, is_heavy, reply_of
 from headrace.server.door import HEAVY, Route
 from headrace.server.head import Head
 from headrace.server.reply import Reply
 from headrace.server.status import MethodNotAllowed, NotFound
 from headrace.serving.served import Served
-from headrace.serving.service import Service
-
-_HEALTHY = b'{\n  "status": "Healthy"\n}\n'
-_UNHEALTHY = b'{\n  "status": "Unhealthy"\n}\n'
-
-
-def ping(service: Service) -> Reply:
-    """200 if no model has failed, else 500: load balancers read the status."""
-    if service.registry.is_healthy():
-        return Reply(_HEALTHY)
-    return Reply(_UNHEALTHY, status=500)
 
 
 class Predictions:
@@ -46,9 +35,9 @@ class Predictions:
 
     def decode(
         self, served: Served, body: bytes, head: Head, route: Route, number: int
-    ) -> tuple[tuple[Any, ...], None, None]:
+    ) -> tuple[tuple[Any, ...], None, tuple[str, str] | None]:
         if served.custom:
-            return (request_of(body, head, route, number),), None, None
+            return decoded(served, body, head, route, number)
         handler, specs = served.handler, served.model.inputs
         if handler is not None:
             # What curl calls a form without fields, of a picture's bytes, is the picture.
@@ -68,9 +57,9 @@ class Predictions:
             tensors = torchserve.tensors_from_json(value, specs)
         return tuple(tensors.values()), None, None
 
-    def encode(self, served: Served, outputs: list[Any], context: None) -> Reply:
+    def encode(self, served: Served, outputs: list[Any], context: tuple[str, str] | None) -> Reply:
         if served.custom:
-            return reply_of(outputs[0])
+            return reply_of(outputs[0], reasons=served.reasons, more=context)
         answer, content_type = torchserve.encode(_shown(served, outputs))
         return Reply(answer, content_type.encode())
 
@@ -80,7 +69,7 @@ class Explanations(Predictions):
 
     def decode(
         self, served: Served, body: bytes, head: Head, route: Route, number: int
-    ) -> tuple[tuple[Any, ...], None, None]:
+    ) -> tuple[tuple[Any, ...], None, tuple[str, str] | None]:
         if not served.custom:
             raise NotFound(f"model {served.name} has no explanations: a model with a handler of its own may have some")
         return super().decode(served, body, head, route, number)

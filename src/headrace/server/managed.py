@@ -10,6 +10,7 @@ from urllib.parse import quote
 from headrace.server.description import HEADERS, Json, answered, json_of, path_parameter
 from headrace.server.schemas import SCHEMAS, reference
 from headrace.server.status import codes_of_managing
+from headrace.serving.settings import SAID, Setting
 
 _TEXT: Json = {"type": "string"}
 _WHOLE: Json = {"type": "integer", "format": "int32"}
@@ -43,11 +44,12 @@ class Managed:
 _MODEL, _VERSION = "/models/{model}", "/models/{model}/{version}"
 _REGISTER = (
     *("url", "model_name", "model_version", "handler", "runtime", "batch_size", "max_batch_delay", "initial_workers"),
-    *("synchronous", "response_timeout", "startup_timeout"),
+    *("max_workers", "synchronous", "response_timeout", "startup_timeout"),
 )
 _SCALE = (
     *("min_worker", "min_workers", "max_worker", "max_workers", "number_gpu", "timeout", "synchronous"),
 )  # fmt: skip
+_CHANGE = ("synchronous", "timeout")
 _REPOSITORY = "/v2/repository/models/{model}"
 ROUTES = (
     Managed("POST", "/models", "register", "Register a model", "Status", _REGISTER, "Register",
@@ -56,8 +58,13 @@ ROUTES = (
     Managed("GET", _MODEL, "describe", "What there is to say of the default version", "Described", ("customized",)),
     Managed("GET", _VERSION, "describe", "The same of one version, or of `all`", "Described", ("customized",)),
     Managed("PUT", _MODEL, "scale", "Change how many workers it has", "Status", (*_SCALE, "model_version"),
-            change=True, later=True),
-    Managed("PUT", _VERSION, "scale", "The same of one version", "Status", _SCALE, change=True, later=True),
+            change=True, later=True, more=(206, 210)),
+    Managed("PUT", _VERSION, "scale", "The same of one version", "Status", _SCALE, change=True, later=True,
+            more=(206, 210)),
+    Managed("PATCH", _MODEL, "change", "Change settings of the default version while it serves", "Changed", _CHANGE,
+            "Settings", change=True, later=True, more=(206, 210)),
+    Managed("PATCH", _VERSION, "change", "The same of one version", "Changed", _CHANGE, "Settings", change=True,
+            later=True, more=(206, 210)),
     Managed("DELETE", _MODEL, "unregister", "Unregister the default version", "Status", ("timeout",), change=True),
     Managed("DELETE", _VERSION, "unregister", "Unregister one version", "Status", ("timeout",), change=True),
     Managed("PUT", f"{_VERSION}/set-default", "set_default", "Make a version the default one", change=True),
@@ -148,14 +155,16 @@ def _operation(each: Managed) -> Json:
         operation["parameters"] = [_in_query(name, each) for name in each.parameters]
     if each.body is not None:
         schema = reference("IndexRequest" if each.body == "Index?" else each.body)
-        operation["requestBody"] = {"required": False, "content": json_of(schema)}
+        operation["requestBody"] = {"required": each.method == "PATCH", "content": json_of(schema)}
     return operation
 
 
 def _in_query(name: str, each: Managed) -> Json:
     about, schema = _ABOUT[name]
-    if name == "timeout" and each.method == "DELETE":
+    if name == "timeout" and each.method in ("DELETE", "PATCH"):
         about, schema = "Seconds for what is inside to end", _SECONDS
+    if name == "synchronous" and each.method == "PATCH":
+        schema = {"type": "string", "enum": ["true", "false"], "default": "true"}
     return {"name": name, "in": "query", "required": False, "description": about, "schema": schema}
 
 
@@ -174,7 +183,7 @@ _ABOUT: dict[str, tuple[str, Json]] = {
     "min_worker": ("At least so many workers", _LENIENT),
     "min_workers": ("The same", _LENIENT),
     "max_worker": ("At most so many; else as many as at least", _LENIENT),
-    "max_workers": ("The same", _LENIENT),
+    "max_workers": ("At most so many workers; else as many as at least", _LENIENT),
     "number_gpu": ("Ignored, as by TorchServe", _LENIENT),
     "timeout": ("Seconds for what is inside the workers that go; what is not above 0 is the default", _LENIENT),
     "limit": ("Models on a page, from 0 to 100", _LENIENT),
@@ -202,24 +211,41 @@ _SHOWN = _of(
         "maxWorkers": _WHOLE, "batchSize": _WHOLE, "maxBatchDelay": _WHOLE, "loadedAtStartup": {"type": "boolean"},
         "workers": _list(_WORKER),
     },
-    state=_TEXT, reason=_TEXT, customizedMetadata={},
+    state=_TEXT, reason=_TEXT, customizedMetadata=_TEXT,
+    settings=_of({"priority_levels": _WHOLE}, queue=_WHOLE, default_priority_level=_WHOLE),
     jobQueueStatus=_of({"remainingCapacity": {"type": "integer"}, "pendingRequests": {"type": "integer"}}),
 )  # fmt: skip
+_CHANGES: Json = {"type": "object", "additionalProperties": {"type": "object", "required": ["from", "to"]}}
 _OPERATION = _of(
     {"id": _TEXT, "kind": _TEXT, "state": {"type": "string", "enum": ["running", "done", "failed"]}, "started": _TEXT},
-    model=_TEXT, version=_TEXT, ended=_TEXT, error=reference("Error"),
+    model=_TEXT, version=_TEXT, ended=_TEXT, error=reference("Error"), changed=_CHANGES,
 )  # fmt: skip
 _NUMBER: Json = {"oneOf": [_WHOLE, {"type": "string", "pattern": "^[0-9]{1,9}$"}], "nullable": True}
 _YES: Json = {"oneOf": [{"type": "boolean"}, {"type": "string", "enum": ["true", "false"]}], "nullable": True}
 _MAYBE_TEXT: Json = {"type": "string", "nullable": True}
 _OF_BODY: dict[str, Json] = {
     **dict.fromkeys(
-        ("batch_size", "max_batch_delay", "initial_workers", "response_timeout", "startup_timeout"), _NUMBER
+        ("batch_size", "max_batch_delay", "initial_workers", "response_timeout", "startup_timeout", "max_workers"),
+        _NUMBER,
     ),
     "synchronous": _YES,
 }
+
+
+def _setting(each: Setting) -> Json:
+    kind = "integer" if each.scale is None else "number"
+    return {"type": kind, "minimum": each.low, "maximum": each.high, "description": each.unit}
+
+
 _SCHEMAS: dict[str, Any] = {
     "Status": _of({"status": _TEXT}),
+    "Changed": _of({"status": _TEXT}, changed=_CHANGES),
+    "Settings": {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: _setting(each) for name, each in SAID.items()},
+    },
     "Models": _of({"models": _list(_of({"modelName": _TEXT, "modelUrl": _TEXT}))}, nextPageToken=_TEXT),
     "Described": {"oneOf": [_list(_SHOWN), _SHOWN]},
     "Operation": _OPERATION,

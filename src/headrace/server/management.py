@@ -20,19 +20,20 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from headrace.errors import HeadraceError, InvalidInput, InvalidOption, ModelNotReady, Overloaded
+from headrace.errors import HeadraceError, InvalidInput, InvalidOption, Overloaded
 from headrace.server import compat as says
-from headrace.server import inference, managed, routes, v2_repository
+from headrace.server import health, managed, patch, routes, v2_repository
 from headrace.server.compat import Compat, refused
+from headrace.server.custom import reply_of
 from headrace.server.head import Head
 from headrace.server.managed import Managed
 from headrace.server.parameters import Parameters
 from headrace.server.refusing import error_reply, refusal
 from headrace.server.reply import Reply
-from headrace.server.status import InvalidToken, MethodNotAllowed, NotFound, Status
+from headrace.server.status import InvalidToken, MethodNotAllowed, NotFound, NoWorkerToAsk, Status
 from headrace.server.tokens import API, MANAGEMENT, Tokens
-from headrace.serving import describe
-from headrace.serving.lifecycle import UNLOAD_TIMEOUT
+from headrace.serving import describe, self_description, settings
+from headrace.serving.lifecycle import UNLOAD_TIMEOUT, is_partly_up
 from headrace.serving.looking import look, url_of
 from headrace.serving.management import RUNNING, Management, Operation
 from headrace.serving.registry import Entry, State
@@ -156,6 +157,9 @@ class ManagementDoor:
         workers = given.integer("initial_workers") or 0
         if workers < 0:
             raise InvalidOption(f"workers are counted from 0 up: initial_workers is {workers}")
+        most = given.integer("max_workers", "max_worker")
+        if most is not None and most < workers:
+            raise InvalidOption("max_worker cannot be less than min_worker.")
         operation = self.management.register(
             url,
             name=given.text("model_name"),
@@ -163,6 +167,7 @@ class ManagementDoor:
             handler=given.text("handler"),
             options=self._options_of(given),
             workers=workers,
+            max_workers=most,
             who=asked.who,
         )
         if workers and not given.is_true("synchronous", True):
@@ -184,7 +189,7 @@ class ManagementDoor:
         if response is not None:
             minutes = self.compat is Compat.mms and not given.is_in_body("response_timeout")
             seconds = _at_least(1, "response_timeout", response) * (60 if minutes else 1)
-            options = replace(options, response_timeout=float(min(seconds, 1_000_000)))
+            options = replace(options, response_timeout=float(min(seconds, 1_000_000)), asked=("response_timeout",))
         startup = given.integer("startup_timeout")
         limit = STARTUP_TIMEOUT if startup is None else float(_at_least(0, "startup_timeout", startup))
         return replace(options, startup_timeout=min(limit, 1_000_000.0))
@@ -212,8 +217,37 @@ class ManagementDoor:
         )
         if not given.is_true("synchronous", False):
             return self._later(operation)
-        await _until(operation.future)
-        return self._status(says.scaled(self.compat, asked.name, version, low))
+        entry: Entry[Served] = await _until(operation.future)
+        return self._partly(entry) or self._status(says.scaled(self.compat, asked.name, version, low))
+
+    async def change(self, asked: Asked) -> Reply:
+        waits, timeout = asked.parameters.of_ours("synchronous", "timeout")
+        wanted = settings.read(patch.read(asked.body))
+        self.registry.find(asked.name, asked.version)
+        operation = self.management.change(
+            asked.name,
+            asked.version,
+            wanted,
+            timeout=UNLOAD_TIMEOUT if timeout is None else timeout,
+            who=asked.who,
+        )
+        if not waits:
+            return self._later(operation)
+        entry: Entry[Served] = await _until(operation.future)
+        partly = wanted.scales and is_partly_up(entry)
+        status = says.SCALING if partly else says.changed(entry.name, entry.version)
+        reply = written({"status": status, "changed": operation.changed})
+        if partly:
+            reply.status, reply.reason = says.partly_up(self.compat)
+        return reply
+
+    def _partly(self, entry: Entry[Served]) -> Reply | None:
+        """What is told where the time was up before all of the workers were. None: they are."""
+        if not is_partly_up(entry):
+            return None
+        reply = self._status(says.SCALING)
+        reply.status, reply.reason = says.partly_up(self.compat)
+        return reply
 
     async def set_default(self, asked: Asked) -> Reply:
         assert asked.version is not None
@@ -249,26 +283,38 @@ class ManagementDoor:
     async def describe(self, asked: Asked) -> Reply:
         every = asked.version == "all" and self.compat is not Compat.mms
         entries = self.registry.entries(asked.name) if every else [self.registry.find(asked.name, asked.version)]
-        customized = asked.parameters.is_true("customized", False) and not every
-        if customized and (entries[0].served is None or entries[0].state is not State.READY):
-            entry = entries[0]
-            raise ModelNotReady(entry.name, entry.version, entry.state, entry.reason)
+        about: list[str | None] = [None] * len(entries)
+        if asked.parameters.is_true("customized", False) and not every and self.compat is not Compat.mms:
+            told = await self._customized(asked)
+            if isinstance(told, Reply):
+                return told
+            about = [told]
 
         def look_at() -> Reply:
             seen = [look(entry, self.service) for entry in entries]
             if self.compat is Compat.mms:
                 return written(describe.mms(seen[0]))
             ours = not self.compat.is_old
-            about = [self._customized(entries[0])] if customized else [None] * len(seen)
             return written([describe.torchserve(facts, each, ours=ours) for facts, each in zip(seen, about)])
 
-        long = customized or len(entries) > LONG or any(entry.served is not None for entry in entries)
+        long = len(entries) > LONG or any(entry.served is not None for entry in entries)
         return await self._look(look_at, long=long)
 
-    def _customized(self, entry: Entry[Served]) -> Any:
-        """What its handler says of itself. Of what cannot be asked, nothing."""
-        ask, served = self.management.describe_handle, entry.served
-        return None if ask is None or served is None else ask(served)
+    async def _customized(self, asked: Asked) -> Reply | str | None:
+        """What its handler says of itself, as text, as in TorchServe; or the answer that refuses to. Of what cannot be
+        asked, nothing. Where nobody waits any more it is withdrawn."""
+        entry = self.registry.find(asked.name, asked.version)
+        if entry.served is None or entry.state is not State.READY:
+            raise NoWorkerToAsk(entry.name, entry.version, entry.state, entry.reason)
+        begun = self_description.ask(self.service, asked.name, asked.version, asked.who)
+        if begun is None:
+            return None
+        inside, outcome = begun
+        try:
+            reply = reply_of(await _until(outcome), reasons=not self.compat.is_old)
+        finally:
+            inside.depart()
+        return reply.body.decode(errors="replace") if reply.status < 300 else reply
 
     async def v1_ready(self, asked: Asked) -> Reply:
         entry = self.registry.find(asked.name)
@@ -287,7 +333,7 @@ class ManagementDoor:
         return await self._look(look_at, long=True)
 
     async def ping(self, asked: Asked) -> Reply:
-        return inference.ping(self.service)
+        return health.ping(self.service, self.compat)
 
     async def api(self, asked: Asked) -> Reply:
         document = managed.document(__version__)
@@ -327,6 +373,8 @@ class ManagementDoor:
         told |= {"state": operation.state, "started": describe.moment(operation.started)}
         if operation.ended is not None:
             told["ended"] = describe.moment(operation.ended)
+        if operation.changed is not None:
+            told["changed"] = operation.changed
         error = operation.error
         if error is not None:
             status, message = refused(self.compat, error, setting_default=operation.kind == "set-default")

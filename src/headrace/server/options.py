@@ -45,7 +45,7 @@ class ServeOptions(Checked):
     )
     compat: str = option(
         "headrace",
-        "whose texts, statuses and shapes managers get where the old servers differ",
+        "whose texts, statuses and shapes clients and managers get where the old servers differ",
         choices=("headrace", "torchserve", "mms", "triton"),
     )
     enable_model_api: bool = option(False, "accepted as TorchServe's: models may be registered and unregistered anyway")
@@ -100,6 +100,23 @@ class ServeOptions(Checked):
     )
     concurrency: int = option(
         32, "runs of a coroutine function that go on at once in one worker process", low=1, high=256
+    )
+    service_envelope: str | None = option(
+        None,
+        "what clients put around the inputs of handlers: body, json, kserve or kservev2; none: nothing",
+        choices=("body", "json", "kserve", "kservev2"),
+    )
+    decode_input_request: str = option(
+        "yes", "whether handlers are given JSON and text as such (`no`: all bodies as bytes)", choices=("yes", "no")
+    )
+    sequence_id_header: str = option(
+        "ts_request_sequence_id", "header that names the sequence a request belongs to, for models that have sequences"
+    )
+    sequence_start_header: str = option(
+        "ts_request_sequence_start", "header that says `true` in the first request of a sequence"
+    )
+    sequence_end_header: str = option(
+        "ts_request_sequence_end", "header that says `true` in the last request of a sequence"
     )
     python: tuple[str, ...] = option(
         (),

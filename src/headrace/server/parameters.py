@@ -91,6 +91,17 @@ class Parameters:
         value = self._query.get(name)
         return default if value is None else value.lower() == "true"
 
+    def of_ours(self, flag: str, seconds: str) -> tuple[bool, float | None]:
+        """A query that is all our own, and so strict: whether `flag` is true (it is, where nothing is said), and
+        `seconds`. InvalidInput for anything else."""
+        for name in self._query:
+            if name not in (flag, seconds):
+                raise InvalidInput(f"the query takes {flag} and {seconds}, not {name!r:.60}")
+        said = self._query.get(flag, "true").lower()
+        if said not in ("true", "false"):
+            raise InvalidInput(f"{flag} is true or false, not {said!r:.60}")
+        return said == "true", self.seconds(seconds) if seconds in self._query else None
+
     def seconds(self, name: str) -> float | None:
         """One of our own: strict. Above 0, and less than a million."""
         if name not in self:

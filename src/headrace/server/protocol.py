@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
             if head.expects is not None:
                 self.go_on(exchange)
         elif exchange.path in front.told:
-            self.answer(exchange, tell(front.service, exchange.method, exchange.path))
+            self.answer(exchange, tell(front.service, exchange.method, exchange.path, front.compat))
         else:
             exchange.bridge = Bridge(exchange, self._target, headers)
 
@@ -408,7 +408,10 @@ class Connection(asyncio.Protocol):
         exchange.drop()
         if ends_the_connection(error) or exchange.head is None:
             exchange.last = self._ended = True
-        reply = refusal(error, exchange.path, request_id(exchange.number), exchange.served)
+        reply = refusal(
+            error, exchange.path, request_id(exchange.number), exchange.served,
+            compat=self.front.compat, route=exchange.route,
+        )  # fmt: skip
         if exchange.stream is None:
             self.answer(exchange, reply, error)
         else:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import orjson
 
 from headrace.codecs.forms import parse_urlencoded
-from headrace.server import inference, v2_rest
+from headrace.server import health, v2_rest
+from headrace.server.compat import Compat
 from headrace.server.description import Declared, Json, describe, describe_model
 from headrace.server.door import Route
 from headrace.server.inference import Explanations, Predictions
@@ -74,7 +75,7 @@ ROUTES = (
     Declared(f"{_OF_VERSION}/infer", ("POST",), "Infer by one version", door=_infer),
     Declared(f"{_V2}/explain", ("POST",), "Explain: of models with a handler of their own", door=Explain(),
              explains=True),
-    Declared("/ping", _READ, "Whether every model is ready", tell=lambda service, *_: inference.ping(service),
+    Declared("/ping", _READ, "Whether every model is ready", tell=lambda service, *_: health.ping(service),
              answer="Health", more=(500,)),
     Declared("/v2", _READ, "The server's name and version", tell=lambda *_: v2_rest.server_metadata(), answer="Server"),
     Declared("/v2/health/live", _READ, "Whether it runs", tell=lambda *_: v2_rest.live(), answer="Live"),
@@ -119,8 +120,8 @@ def route(path: str, query: bytes = b"") -> Route | None:
     return Route(declared.door, name, version, headers, said)
 
 
-def tell(service: Service, method: str, path: str) -> Reply:
-    """What needs no model's work. NotFound, MethodNotAllowed."""
+def tell(service: Service, method: str, path: str, compat: Compat = Compat.headrace) -> Reply:
+    """What needs no model's work, in the words of that server. NotFound, MethodNotAllowed."""
     found = _find(_TELLS, path.rstrip("/") or "/")
     if found is None:
         other = _find(_DOORS, path)
@@ -132,6 +133,8 @@ def tell(service: Service, method: str, path: str) -> Reply:
     allowed = (*declared.methods, "HEAD") if "GET" in declared.methods else declared.methods
     if method not in allowed:
         raise MethodNotAllowed(method, path, ", ".join(allowed))
+    if declared.path == "/ping":
+        return health.ping(service, compat)
     assert declared.tell is not None
     return declared.tell(service, name, version)
 

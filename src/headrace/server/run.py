@@ -30,6 +30,8 @@ from headrace.engine.topology import memory_limit
 from headrace.errors import InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
+from headrace.server.compat import Compat
+from headrace.server.custom import is_name
 from headrace.server.descriptors import make_room
 from headrace.server.front import LAST_WORDS, TURNED_AWAY, Front
 from headrace.server.hangup import hangups
@@ -45,6 +47,7 @@ from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.version import __version__
+from headrace.workers.sequenced import SequenceHeaders
 
 GC_THRESHOLD = 10_000
 """Objects made and not freed between two collections. Python's 700 is a few requests' worth."""
@@ -93,6 +96,7 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         body_timeout=options.body_timeout,
         traffic=observing.traffic,
         tokens=managing.tokens,
+        compat=Compat(options.compat),
     )
     front = Front(app, Limits.of(options))
     try:
@@ -290,7 +294,11 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
             None if options.environments is None else Path(options.environments),
             options.install_timeout,
         ),
+        service_envelope=options.service_envelope,
+        decode_input_request=options.decode_input_request == "yes",
         concurrency=options.concurrency,
+        reasons=not Compat(options.compat).is_old,
+        sequence_headers=_sequence_headers(options),
     )
     lifecycle = Lifecycle(service, compile_options, Sources(store, cache=cache, bounds=bounds))
     keeping = None if options.snapshot is None else Keeping(lifecycle, Path(options.snapshot))
@@ -323,6 +331,17 @@ def _folder(flag: str, path: str | None) -> Path | None:
     if path is not None and not Path(path).is_dir():
         raise InvalidOption(f"{flag} {path} is not a folder")
     return None if path is None else Path(path)
+
+
+def _sequence_headers(options: ServeOptions) -> SequenceHeaders:
+    """InvalidOption for what is no header's name, or one name for two of them."""
+    names = options.sequence_id_header, options.sequence_start_header, options.sequence_end_header
+    for flag, name in zip(("--sequence-id-header", "--sequence-start-header", "--sequence-end-header"), names):
+        if not is_name(name):
+            raise InvalidOption(f"{flag} is the name of a header: letters, digits, - and _, not {name!r}")
+    if len({name.lower() for name in names}) < len(names):
+        raise InvalidOption(f"the three headers of sequences have different names, not {', '.join(names)}")
+    return SequenceHeaders(*names)
 
 
 def _tell_what_comes_later(options: ServeOptions) -> None:

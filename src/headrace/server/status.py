@@ -26,9 +26,12 @@ from headrace.errors import (
     ModelNotFound,
     ModelNotReady,
     NotEnoughCores,
+    OutOfMemory,
     Overloaded,
     RequestError,
     ResponseTimeout,
+    SequenceLost,
+    SequenceRefused,
     SourceNotFound,
     StillBusy,
     TooLarge,
@@ -59,7 +62,10 @@ TABLE: dict[type[BaseException], Status] = {
     DeadlineExceeded: Status(504, "RequestTimeoutException"),
     ResponseTimeout: Status(504, "RequestTimeoutException"),
     WorkerDied: Status(503, "ServiceUnavailableException", retry_after=1),
+    SequenceRefused: Status(503, "ServiceUnavailableException", retry_after=1),
+    SequenceLost: Status(503, "ServiceUnavailableException", retry_after=1),
     Unavailable: Status(503, "ServiceUnavailableException", retry_after=1),
+    OutOfMemory: Status(507, "InternalServerException"),
     BackendError: Status(500, "InternalServerException"),
     HeadraceError: Status(500, "InternalServerException"),
 }
@@ -101,6 +107,10 @@ class InvalidToken(Exception):
         super().__init__("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
 
 
+class NoWorkerToAsk(ModelNotReady):
+    """Nobody could be asked what the handler says of itself."""
+
+
 class ConnectionEnds(Exception):
     """What came is not HTTP as we take it; what comes after it cannot be read. `code` is the status that says why."""
 
@@ -140,8 +150,8 @@ _WHY = {
     500: "The model failed, or the server did",
     503: "Not ready, stopping, or too many connections: try again later",
     504: "The deadline has passed",
-    507: "There is not enough memory to load it",
     505: "HTTP/1.1 and HTTP/1.0 are spoken here",
+    507: "There is not enough memory to load it, or for what was asked of it",
 }
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from headrace.codecs import v2_json
 from headrace.errors import BackendError, InvalidInput
-from headrace.server.custom import is_heavy, reply_of, request_of
+from headrace.server.custom import decoded, is_heavy, reply_of
 from headrace.server.door import HEAVY, Route
 from headrace.server.head import Head
 from headrace.server.reply import Reply
@@ -75,17 +75,19 @@ class Infer:
 
     def decode(
         self, served: Served, body: bytes, head: Head, route: Route, number: int
-    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest | None]:
+    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest | tuple[str, str] | None]:
         if served.custom:  # as in TorchServe: what it means is the handler's, or its envelope's, affair
-            return (request_of(body, head, route, number),), None, None
+            return decoded(served, body, head, route, number)
         asked = v2_json.decode_request(body, served.model.inputs)
         inputs, names = _arguments(served, asked)
         asked.inputs = {}  # the request holds them from here on, and lets go of them when it has run
         return inputs, names, asked
 
-    def encode(self, served: Served, outputs: list[Any], context: v2_json.InferRequest | None) -> Reply:
-        if context is None:
-            return reply_of(outputs[0], v2=True)
+    def encode(
+        self, served: Served, outputs: list[Any], context: v2_json.InferRequest | tuple[str, str] | None
+    ) -> Reply:
+        if not isinstance(context, v2_json.InferRequest):
+            return reply_of(outputs[0], v2=served.reasons, reasons=served.reasons, more=context)
         wanted = _wanted(_named(served, outputs), context.outputs)
         body = v2_json.encode_response(
             model_name=served.name, model_version=served.version, id=context.id, outputs=wanted
@@ -98,7 +100,7 @@ class Explain(Infer):
 
     def decode(
         self, served: Served, body: bytes, head: Head, route: Route, number: int
-    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest | None]:
+    ) -> tuple[tuple[Any, ...], tuple[str, ...] | None, v2_json.InferRequest | tuple[str, str] | None]:
         if not served.custom:
             raise NotFound(f"model {served.name} has no explanations: a model with a handler of its own may have some")
         return super().decode(served, body, head, route, number)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from headrace.model.sequences import SequenceOptions
+
 Json = dict[str, Any]
 MOST_LISTED = 100
 RETRY_SECONDS = 300
@@ -51,6 +53,12 @@ class Facts:
     """Requests inside that wait for a worker."""
     room: int
     """Requests that could come in."""
+    queue: int | None = None
+    """Requests it may have inside; None: only the server's own bound."""
+    priority_levels: int = 0
+    default_priority_level: int | None = None
+    sequences: SequenceOptions | None = None
+    """How its requests come in sequences, if they do."""
 
 
 def _shared(facts: Facts) -> Json:
@@ -63,6 +71,16 @@ def _shared(facts: Facts) -> Json:
         "maxWorkers": facts.max_workers,
         "batchSize": facts.max_batch_size,
         "maxBatchDelay": round(facts.max_batch_delay * 1000),
+    }
+
+
+def _sequences(options: SequenceOptions | None) -> Json:
+    return {
+        "stateful": options is not None,
+        "sequenceMaxIdleMSec": 0 if options is None else round(options.max_idle * 1000),
+        "sequenceTimeoutMSec": 0 if options is None else round((options.timeout or 0) * 1000),
+        "maxNumSequence": 0 if options is None else options.max_sequences,
+        "maxSequenceJobQueueSize": 0 if options is None else options.max_queue,
     }
 
 
@@ -80,11 +98,7 @@ def torchserve(facts: Facts, customized: Any = None, *, ours: bool = True) -> Js
         "continuousBatching": False,
         "useJobTicket": False,
         "useVenv": False,
-        "stateful": False,
-        "sequenceMaxIdleMSec": 0,
-        "sequenceTimeoutMSec": 0,
-        "maxNumSequence": 0,
-        "maxSequenceJobQueueSize": 0,
+        **_sequences(facts.sequences),
         "loadedAtStartup": facts.at_startup,
         "workers": [
             {**_worker(worker), "pid": worker.pid, "gpuUsage": "N/A"} for worker in facts.workers
@@ -94,6 +108,11 @@ def torchserve(facts: Facts, customized: Any = None, *, ours: bool = True) -> Js
     if customized is not None:
         told["customizedMetadata"] = customized
     if ours:
+        told["settings"] = {"priority_levels": facts.priority_levels}
+        if facts.queue is not None:
+            told["settings"]["queue"] = facts.queue
+        if facts.default_priority_level is not None:
+            told["settings"]["default_priority_level"] = facts.default_priority_level
         told["state"] = facts.state
         if facts.reason is not None:
             told["reason"] = facts.reason

@@ -1,19 +1,22 @@
 """How an archive is run: in the server's process where nothing of it is code, else in workers of an environment it has.
 
 How its requests are joined is what the server was told, else what the archive's YAML says; how long a run may take is
-what the YAML says, else what the server was told.
+what a manager asked for of this model, else what the YAML says, else what the server was told.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from dataclasses import replace
 
 from headrace.archives.archive import Archive
 from headrace.archives.environments import EnvironmentOptions, Environments
 from headrace.engine.timeouts import is_number
 from headrace.model.model import Model
+from headrace.serving.sequencing import sequencing_of
 from headrace.workers.pool import WorkerOptions
+from headrace.workers.sequenced import SequenceHeaders, Sequencing
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
@@ -41,33 +44,61 @@ def start_handler(
     max_batch_size: int | None,
     max_batch_delay: float,
     num_cores: int | None,
-) -> Model:
-    """Its workers, ready. `options.python`: what the operator wants it to be run by; None: what the archive asks for.
+    asked: Container[str] = (),
+    envelope: str | None = None,
+    decode_input_request: bool = True,
+    sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 - it is frozen
+) -> tuple[Model, Sequencing | None]:
+    """Its workers, ready, and how its requests come in sequences, if they do.
+
+    `options.python`: what the operator wants it to be run by; None: what the archive asks for.
+    `asked`: what counts whatever the YAML says.
 
     InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
     """
     config = archive.config
     size = max_batch_size or int(_number(config, "batchSize", 1, name, whole=True))
-    delay = max_batch_delay or _number(config, "maxBatchDelay", 0, name) / 1000
-    timeout = _number(config, "responseTimeout", options.response_timeout, name)
+    delay = max_batch_delay
+    if not delay and "max_batch_delay" not in asked:
+        delay = _number(config, "maxBatchDelay", 0, name) / 1000
+    timeout = options.response_timeout
+    if "response_timeout" not in asked:
+        timeout = _number(config, "responseTimeout", timeout, name)
     python = Environments(environments).python_of(archive, name, options.python)
-    return start_workers(
-        HandlerArchive(archive, model_name=name, batch_size=size),
-        replace(options, python=python, response_timeout=timeout),
+    sequences = sequencing_of(
+        config, name, sequence_headers, lambda key, usual: _number(config, key, usual, name, least=0)
+    )
+    options = replace(options, python=python, response_timeout=timeout)
+    if sequences is not None:  # what was begun has changed a state: it is not done twice, nor cut off for who has left
+        options = replace(options, idempotent=False, cancel_grace=timeout)
+    model = start_workers(
+        HandlerArchive(
+            archive,
+            model_name=name,
+            batch_size=size,
+            sequences=sequences,
+            envelope=envelope,
+            decode_input_request=decode_input_request,
+        ),
+        options,
         workers,
         num_cores=num_cores,
         max_batch_size=size,
         max_batch_delay=delay,
         name=name,
     )
+    return model, sequences
 
 
-def _number(config: dict[str, object], key: str, default: float, name: str, *, whole: bool = False) -> float:
+def _number(
+    config: dict[str, object], key: str, default: float, name: str, *, whole: bool = False, least: float | None = None
+) -> float:
     """What the YAML says of `key`. What it cannot be is logged and ignored, as TorchServe does."""
     value = config.get(key)
     if value is None:
         return default
-    least = 1 if whole else 0 if key == "maxBatchDelay" else 1e-3
+    if least is None:
+        least = 1 if whole else 0 if key == "maxBatchDelay" else 1e-3
     if not is_number(value) or not isinstance(value, int | float) or value < least or (whole and value != int(value)):
         _log.warning(
             "model %s: %s: %r in its YAML is ignored: a number from %g up is expected", name, key, value, least

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import HeadraceError, InvalidOption
+from headrace.serving.changing import OVER_YAML
 from headrace.serving.lifecycle import Lifecycle, Registration
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
 from headrace.serving.snapshot import Kept, read, sweep, text_of, write
 from headrace.serving.sources import CompileOptions, Wanted
 
-SETTINGS = ("max_batch_size", "max_batch_delay", "queue", "response_timeout", "startup_timeout")
+SETTINGS = (
+    *("max_batch_size", "max_batch_delay", "queue", "response_timeout", "startup_timeout"),
+    *("priority_levels", "default_priority_level"),
+)
 """Of CompileOptions: what a model may have of its own."""
 _log = logging.getLogger("headrace.serving")
 
@@ -79,7 +83,7 @@ class Keeping:
         settings = {
             name: getattr(about.options, name)
             for name in SETTINGS
-            if getattr(about.options, name) != getattr(usual, name)
+            if getattr(about.options, name) != getattr(usual, name) or name in about.options.asked
         }
         return Kept(
             entry.name, entry.version, source, is_default, about.min_workers, about.max_workers, settings,
@@ -89,6 +93,7 @@ class Keeping:
     def _restore(self, kept: Kept) -> None:
         lifecycle = self._lifecycle
         options = replace(lifecycle.options, **_of_their_types(kept, self._path))
+        options = replace(options, asked=tuple(name for name in OVER_YAML if name in kept.settings))
         try:
             lifecycle.register(
                 Wanted(kept.name, kept.source, kept.version, kept.handler),

@@ -22,13 +22,14 @@ from typing import Any
 
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import CannotLoad, InvalidModel, InvalidOption, NotEnoughCores, StillBusy
-from headrace.model.compile import check_batching
 from headrace.model.model import Model
+from headrace.serving import changing
 from headrace.serving.loading import GRACE, wants_memory, within
 from headrace.serving.measures import Measures
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
+from headrace.serving.settings import Settings
 from headrace.serving.sources import NAME, Built, CompileOptions, Located, Sources, Wanted
 from headrace.serving.turns import Turns
 
@@ -37,6 +38,7 @@ UNLOAD_TIMEOUT = 120.0
 MOST_FAILURES = 100
 """Failed loads that are remembered."""
 _log = logging.getLogger("headrace.serving")
+NO_SETTINGS = Settings()
 _LOADING = object()  # the key of the one turn for loading
 
 
@@ -54,6 +56,19 @@ class Registration:
     """What a manager called it; None: `wanted` says."""
     is_complete: bool = False
     """Whether it was registered to the end: loaded, where it was to be."""
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Of its number of workers."""
+        return self.min_workers, self.max_workers
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A version, and what became another of its `Settings`: from what, to what."""
+
+    entry: Entry[Served]
+    settings: dict[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -163,22 +178,7 @@ class Lifecycle:
         low, high = _bounds(min_workers, max_workers)
         with self._turns.of(name):
             entry = self._registry.find(name, version)
-            count = _within(workers_of(entry), low, high)
-            if not count:
-                if entry.served is not None:
-                    self._drain(entry, timeout)
-                    self._let_go(entry, State.REGISTERED)
-                elif entry.state is State.FAILED:
-                    self._become(entry, State.REGISTERED)
-            elif entry.served is None:
-                try:
-                    self._start(entry, count)
-                except BaseException as error:
-                    _tell(entry, error)
-                    raise
-            else:
-                self._resize(entry, entry.served.model, count, timeout)
-            entry.about = replace(entry.about, min_workers=low, max_workers=high)
+            self._scale(entry, low, high, timeout)
             self.on_change()
         return entry
 
@@ -186,58 +186,41 @@ class Lifecycle:
         self,
         name: str,
         version: str | None = None,
+        settings: Settings = NO_SETTINGS,
         *,
-        batch_size: int | None = None,
-        max_batch_delay: float | None = None,
-        queue: int | None = None,
-        response_timeout: float | None = None,
-    ) -> dict[str, tuple[Any, Any]]:
-        """Change how it serves, without a pause; None leaves a setting as it is. Seconds, and counts.
+        timeout: float | None = UNLOAD_TIMEOUT,
+    ) -> Changed:
+        """Change how it serves, without a pause and without losing a request: all of it, or nothing.
 
-        What has changed: from what, to what. InvalidOption for what cannot be; then nothing has changed.
+        Workers come and go as by `scale`; `max_workers` is never left below `min_workers`. InvalidOption for what
+        cannot be; StillBusy, CannotLoad where the number of workers could not be changed: then nothing else was.
         """
-        if queue is not None and queue < 1:
-            raise InvalidOption(f"a model has room for at least one request, not for {queue}")
-        if response_timeout is not None and not 0 < response_timeout <= 1e6:
-            raise InvalidOption(f"response_timeout is in seconds, above 0, not {response_timeout!r}")
-        if batch_size is not None or max_batch_delay is not None:
-            check_batching(batch_size, 0.0 if max_batch_delay is None else max_batch_delay)
         with self._turns.of(name):
             entry = self._registry.find(name, version)
-            before: CompileOptions = entry.about.options
+            about: Registration = entry.about
             served = entry.served
-            if served is not None:
-                model = served.model
-                if response_timeout is not None and model.crew is None:
-                    raise InvalidOption(
-                        f"{name} runs in this process: nothing ends a run there, so it has no time limit"
-                    )
-                if batch_size is not None or max_batch_delay is not None:
-                    model.rebatch(batch_size, max_batch_delay)
-                if queue is not None:
-                    served.group.limit = queue
-                if response_timeout is not None and model.crew is not None:
-                    model.crew.set_response_timeout(response_timeout)
-            wanted = {
-                "max_batch_size": batch_size,
-                "max_batch_delay": max_batch_delay,
-                "queue": queue,
-                "response_timeout": response_timeout,
-            }
-            after = replace(before, **{key: value for key, value in wanted.items() if value is not None})  # type: ignore[arg-type]
-            entry.about = replace(entry.about, options=after)
+            before = changing.seen(about.options, about.bounds, served)
+            options = changing.checked(entry.name, about.options, served, settings)
+            low = about.min_workers if settings.min_workers is None else settings.min_workers
+            high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
+            _bounds(low, high)
+            entry.about = replace(about, options=options)  # with which it is loaded, if it is to be
+            if settings.scales:
+                try:
+                    self._scale(entry, low, high, timeout)
+                except BaseException:
+                    entry.about = about
+                    raise
+            if served is not None and served is entry.served:
+                changing.use(served, options, settings)
+            after = changing.seen(options, entry.about.bounds, entry.served)
             self.on_change()
-        changed = {key: (getattr(before, key), value) for key, value in wanted.items() if value is not None}
-        _log.info(
-            "model %s:%s: %s",
-            entry.name,
-            entry.version,
-            ", ".join(f"{key} {a} -> {b}" for key, (a, b) in changed.items()),
-        )
-        return changed
+        return Changed(entry, {key: (before[key], after[key]) for key in before if before[key] != after[key]})
 
     def follow_load(self, entry: Entry[Served], workers: int, timeout: float | None = UNLOAD_TIMEOUT) -> bool:
-        """Have so many workers, if that is still within its bounds when it is its turn. False if it is not."""
+        """Have so many workers, if that is still within its bounds when it is its turn. False if it is not. Those that
+        stay go on as they are: steps are many, and a share of the cores that is a little off costs less than a restart.
+        """
         with self._turns.of(entry.name):
             about: Registration = entry.about
             served = entry.served
@@ -245,7 +228,7 @@ class Lifecycle:
                 return False
             if not max(1, about.min_workers) <= workers <= about.max_workers:
                 return False
-            self._resize(entry, served.model, workers, timeout)
+            self._resize(entry, served.model, workers, timeout, replan=False)
         return True
 
     def reload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
@@ -331,6 +314,7 @@ class Lifecycle:
         """What answers its requests from now on. Nobody knows of it yet."""
         about: Registration = entry.about
         options = replace(about.options, workers=workers)
+        priorities = changing.priorities(options)
         with self._turns.of(_LOADING):
             started = time.monotonic()
             located, limit = about.located, options.startup_timeout
@@ -347,8 +331,12 @@ class Lifecycle:
         if options.measured:
             model.measure()
         measures = Measures() if options.measured else None
-        served = Served(entry.name, entry.version, model, built.handler, measures, custom=built.custom)
+        served = Served(
+            entry.name, entry.version, model, built.handler, measures,
+            custom=built.custom, sequence_headers=built.sequence_headers, reasons=options.reasons,
+        )  # fmt: skip
         served.group.limit = options.queue
+        served.use(priorities)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info(
             "model %s:%s is READY after %.2f s: %r, %s",
@@ -356,10 +344,30 @@ class Lifecycle:
         )  # fmt: skip
         return served
 
-    def _resize(self, entry: Entry[Served], model: Model, workers: int, timeout: float | None) -> None:
+    def _scale(self, entry: Entry[Served], low: int, high: int, timeout: float | None) -> None:
+        count = _within(workers_of(entry), low, high)
+        if not count:
+            if entry.served is not None:
+                self._drain(entry, timeout)
+                self._let_go(entry, State.REGISTERED)
+            elif entry.state is State.FAILED:
+                self._become(entry, State.REGISTERED)
+        elif entry.served is None:
+            try:
+                self._start(entry, count)
+            except BaseException as error:
+                _tell(entry, error)
+                raise
+        else:
+            self._resize(entry, entry.served.model, count, timeout)
+        entry.about = replace(entry.about, min_workers=low, max_workers=high)
+
+    def _resize(
+        self, entry: Entry[Served], model: Model, workers: int, timeout: float | None, *, replan: bool = True
+    ) -> None:
         if model.crew is not None:
             if workers != len(model.crew):
-                model.scale(workers, timeout=timeout)
+                model.scale(workers, timeout=timeout, replan=replan)
         elif workers != workers_of(entry):
             _use_streams(model, workers, timeout)
 
@@ -463,6 +471,12 @@ def workers_of(entry: Entry[Served]) -> int:
         return 0
     crew, port = served.model.crew, served.model.port
     return len(crew) if crew is not None else len(port.streams) if port is not None else 1
+
+
+def is_partly_up(entry: Entry[Served]) -> bool:
+    """Whether less workers than the least are ready: some still start."""
+    crew = None if entry.served is None else entry.served.model.crew
+    return crew is not None and crew.ready < entry.about.min_workers
 
 
 def _nothing() -> None:

@@ -8,6 +8,8 @@ import time
 import psutil
 
 from headrace.model.model import Model
+from headrace.model.sequence_batcher import SequenceBatcher
+from headrace.serving import changing
 from headrace.serving.describe import Facts, WorkerFacts
 from headrace.serving.lifecycle import Registration, workers_of
 from headrace.serving.registry import Entry, State
@@ -24,9 +26,8 @@ def look(entry: Entry[Served], service: Service) -> Facts:
     options, served, state = about.options, entry.served, entry.state
     inside = service.statistics()
     model = None if served is None else served.model
-    size, delay = options.max_batch_size or 1, options.max_batch_delay
-    if model is not None:
-        size, delay = model.max_batch_size, model.max_batch_delay
+    has = changing.seen(options, about.bounds, served)
+    batcher = None if model is None else model.batcher
     return Facts(
         name=entry.name,
         version=entry.version,
@@ -36,15 +37,24 @@ def look(entry: Entry[Served], service: Service) -> Facts:
         runtime="python",
         min_workers=about.min_workers,
         max_workers=about.max_workers,
-        max_batch_size=size,
-        max_batch_delay=delay,
+        max_batch_size=has["max_batch_size"] or 1,
+        max_batch_delay=has["max_batch_delay"],
         at_startup=about.at_startup,
-        response_timeout=options.response_timeout,
+        response_timeout=has["response_timeout"],
         startup_timeout=DEFAULT_TIMEOUT if options.startup_timeout is None else options.startup_timeout,
         workers=() if served is None or model is None else _workers(entry, model, served.since, state),
         pending=0 if model is None or model.closed else model.statistics().waiting,
-        room=max(0, inside.max_count - inside.inside),
+        room=_room(inside.max_count - inside.inside, served),
+        queue=has["queue"],
+        priority_levels=has["priority_levels"],
+        default_priority_level=has["default_priority_level"],
+        sequences=batcher.sequences.options if isinstance(batcher, SequenceBatcher) else None,
     )
+
+
+def _room(left: int, served: Served | None) -> int:
+    limit = None if served is None else served.group.limit
+    return max(0, left if served is None or limit is None else min(left, limit - served.group.inside))
 
 
 def url_of(entry: Entry[Served]) -> str:

@@ -26,6 +26,7 @@ from headrace.serving.asked import source_of
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT, Lifecycle
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
+from headrace.serving.settings import Settings, line, told
 from headrace.serving.sources import CompileOptions, Wanted
 
 THREADS = 8
@@ -42,13 +43,15 @@ class Operation:
     """One change, asked for and perhaps made. `started`, `ended`: when, as seconds since 1970. `who` asked for it."""
 
     kind: str
-    """register, scale, set-default, unregister, load, unload, reload."""
+    """register, scale, change, set-default, unregister, load, unload, reload."""
     model: str | None
     """None: not known before it was located."""
     version: str | None
     who: str
     detail: str = ""
-    """What else was asked: the url, how many workers."""
+    """What else was asked: the url, how many workers. Of settings that were changed: from what, to what."""
+    changed: dict[str, dict[str, Any]] | None = None
+    """The same, of settings, once they are."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = RUNNING
     error: BaseException | None = None
@@ -77,8 +80,6 @@ class Management:
         self.lifecycle, self.service = lifecycle, lifecycle.service
         self.registry = lifecycle.service.registry
         self.callables = callables
-        self.describe_handle: Callable[[Served], object] | None = None
-        """What the handler of a version says of itself, where handlers can be asked; called on a thread."""
         self._threads, self._most = threads, most_waiting
         self._told = threading.Condition()
         self._waiting: deque[_Job] = deque()
@@ -98,16 +99,23 @@ class Management:
         handler: str | None = None,
         options: CompileOptions | None = None,
         workers: int = 0,
+        max_workers: int | None = None,
         who: str = "",
     ) -> Operation:
-        """Have the model at `url` registered, with so many workers. Overloaded."""
+        """Have the model at `url` registered, with so many workers, or as many as its load wants up to `max_workers`.
+        Overloaded."""
         key = name or PurePosixPath(url).name.partition(".")[0]
 
         def work() -> Entry[Served]:
             source = source_of(url, self.lifecycle.sources.store, callables=self.callables)
             wanted = Wanted(name, source, version, handler)
             return self.lifecycle.register(
-                wanted, options=options, min_workers=workers, url=url, on_known=lambda entry: _know(operation, entry)
+                wanted,
+                options=options,
+                min_workers=workers,
+                max_workers=max_workers,
+                url=url,
+                on_known=lambda entry: _know(operation, entry),
             )
 
         operation = Operation("register", name, version, who, f"{url!r:.200}, {workers} workers")
@@ -130,6 +138,25 @@ class Management:
 
         asked = f"{min_workers} to {min_workers if max_workers is None else max_workers} workers"
         return self._begin(Operation("scale", name, version, who, asked), work, None)
+
+    def change(
+        self,
+        name: str,
+        version: str | None,
+        settings: Settings,
+        *,
+        timeout: float | None = UNLOAD_TIMEOUT,
+        who: str = "",
+    ) -> Operation:
+        """Have it serve by other settings; `Operation.changed` says which are others then."""
+
+        def work() -> Entry[Served]:
+            changed = self.lifecycle.change(name, version, settings, timeout=timeout)
+            operation.changed, operation.detail = told(changed.settings), line(changed.settings)
+            return changed.entry
+
+        operation = Operation("change", name, version, who, settings.asked)
+        return self._begin(operation, work, None)
 
     def set_default(self, name: str, version: str, *, who: str = "") -> Operation:
         return self.begin("set-default", name, version, lambda: self.lifecycle.set_default(name, version), who=who)

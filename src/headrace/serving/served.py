@@ -12,9 +12,11 @@ from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.engine.admission import Group
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
+from headrace.serving.priorities import Priorities
+from headrace.workers.sequenced import SequenceHeaders
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Served:
     name: str
     version: str
@@ -30,6 +32,22 @@ class Served:
     custom: bool = False
     """Handlers of its own, in worker processes: its one input is a request as it came, its outcome an answer
     (`server.custom`)."""
+    sequence_headers: SequenceHeaders | None = None
+    """What says of which sequence a request is, where they come in sequences."""
+    reasons: bool = True
+    """Whether clients are told why an answer of its handlers was none."""
+    priorities: Priorities | None = field(default=None, init=False)
+    special: bool = field(default=False, init=False)
+    """Whether a request must be looked at before it is run: it is `custom`, or there are `priorities`. Of most models
+    it is not so, and then this is all that a request pays."""
+
+    def __post_init__(self) -> None:
+        self.special = self.custom
+
+    def use(self, priorities: Priorities | None) -> None:
+        """For requests that come from now on."""
+        self.priorities = priorities
+        self.special = self.custom or priorities is not None
 
     def has_decoded(self, began: float) -> None:
         """One of its bodies has become inputs; `began`: monotonic."""

@@ -1,8 +1,8 @@
 """From what is to be served to what answers its requests.
 
-What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, an archive (packed or a folder), a URL of one of
-these, or `module:function`. A relative path is looked for in the model store first, where there is one, then from the
-current folder.
+What is served is written `[NAME=]SOURCE`. SOURCE is an ONNX file, a file of torch's, an archive (packed or a folder), a
+URL of one of these, or `module:function`. A relative path is looked for in the model store first, where there is one,
+then from the current folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from headrace.archives.cache import Cache
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions, checked
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.archives.manifest import EMPTY
 from headrace.archives.packed import PACKED
 from headrace.archives.store import Place, Store
 from headrace.errors import HeadraceError, InvalidArchive, InvalidModel, InvalidOption, SourceNotFound
@@ -30,11 +31,12 @@ from headrace.serving.handlers import runs_in_process, start_handler
 from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
 from headrace.workers.pool import WorkerOptions
+from headrace.workers.sequenced import SequenceHeaders
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
-LATER_FILES = (".pt", ".pth", ".pt2")
-"""For the handlers that need no code."""
+TORCH_FILES = (".pt", ".pth", ".pt2")
+"""Served by the handler `tensor`, in an environment with torch."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 _log = logging.getLogger("headrace.serving")
 
@@ -86,11 +88,24 @@ class CompileOptions:
     """What workers run, where the operator has said so."""
     environments: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     """What archives may have of their own."""
+    service_envelope: str | None = None
+    """What clients put around what handlers are given; None: nothing."""
+    decode_input_request: bool = True
     concurrency: int = 32
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
+    sequence_headers: SequenceHeaders = field(default_factory=SequenceHeaders)
+    """What says of which sequence a request is, where models have any."""
     startup_timeout: float | None = None
     """Seconds a load may take; None: as many as it likes."""
+    asked: tuple[str, ...] = ()
+    """Options that count more than what an archive's YAML says, because they were asked for of this model."""
+    priority_levels: int = 0
+    """What requests may say of their priority (`priorities`); 0: nothing."""
+    default_priority_level: int | None = None
+    """None: the one in the middle."""
+    reasons: bool = True
+    """Whether clients are told why a handler's answer was none, or only, as by the old servers, that it was."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,8 @@ class Built:
     handler: ImageClassifier | None = None
     custom: bool = False
     """Whether it runs handlers of the archive's own, which are given requests as they came."""
+    sequence_headers: SequenceHeaders | None = None
+    """What says of which sequence they are; None: each stands for itself."""
 
 
 def _nothing() -> None:
@@ -210,12 +227,11 @@ class Sources:
                     place.close()
 
                 return Located(name, version, partial(_build_archive, archive), close, _is_code(archive))
+            if path.suffix in TORCH_FILES:
+                archive = _as_archive(path.resolve(), wanted.handler or "tensor")
+                return Located(wanted.name or path.stem, "1", partial(_build_archive, archive), place.close, True)
             if wanted.handler is not None:
                 raise InvalidOption(f"handler {wanted.handler!r}: archives have handlers, {path.name} is none")
-            if path.suffix in LATER_FILES:
-                raise InvalidModel(
-                    f"{path.name}: only ONNX files are loaded by themselves; pack it with a handler: headrace archive"
-                )
         except BaseException:
             place.close()
             raise
@@ -235,6 +251,13 @@ def _stem(file: str) -> str:
     for ending in (*PACKED, ".onnx"):
         file = file.removesuffix(ending)
     return file
+
+
+def _as_archive(path: Path, handler: str) -> Archive:
+    """A model file by itself, where it lies, as if it were all there is of an archive."""
+    raw = {"runtime": "python", "model": {"handler": handler, "serializedFile": path.name, "modelVersion": "1"}}
+    manifest = replace(EMPTY, serialized_file=path.name, raw=raw).registered(handler=handler)
+    return Archive(path.parent, manifest, labels=None, config={})
 
 
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
@@ -269,19 +292,21 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
             memory_limit=options.memory_limit,
             start_timeout=_start_timeout(options),
         )
-        return Built(
-            start_handler(
-                archive,
-                name,
-                worker_options,
-                options.environments,
-                workers=options.workers,
-                max_batch_size=options.max_batch_size,
-                max_batch_delay=options.max_batch_delay,
-                num_cores=options.num_cores,
-            ),
-            custom=True,
+        model, sequences = start_handler(
+            archive,
+            name,
+            worker_options,
+            options.environments,
+            workers=options.workers,
+            max_batch_size=options.max_batch_size,
+            max_batch_delay=options.max_batch_delay,
+            num_cores=options.num_cores,
+            asked=options.asked,
+            envelope=options.service_envelope,
+            decode_input_request=options.decode_input_request,
+            sequence_headers=options.sequence_headers,
         )
+        return Built(model, custom=True, sequence_headers=None if sequences is None else sequences.headers)
     model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
     config = archive.config.get("handler", {})
     try:

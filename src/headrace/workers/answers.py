@@ -74,6 +74,9 @@ class Answers:
         times = struct.unpack_from(f"<{count}d", payload)
         hand, read = self.hand, Reader(payload[8 * count :]).read
         pop, ended, plain = hand.pop, hand.ended, not hand.in_lists
+        joins = (
+            hand.in_lists and hand.outputs is None and not hand.is_dividing
+        )  # runs of one request may be among these
         for id, seconds in enumerate(times, frame.id):
             each = pop(id)
             try:
@@ -82,9 +85,12 @@ class Answers:
                 value = read()
                 if each is None:
                     continue
-                if plain and each.offset < 0 and each.room < 0 and type(value) is not Raised:
+                if joins:
+                    plain = type(value) is list and len(value) == 1 == len(each.requests)
+                answer = value[0] if plain and joins else value
+                if plain and each.offset < 0 and each.room < 0 and type(answer) is not Raised:
                     request = each.requests[0]
-                    request.outcome = [value]  # as `_give` and `finish`, without the calls
+                    request.outcome = [answer]  # as `_give` and `finish`, without the calls
                     if not request._done:
                         try:
                             request.outcome = request.answer(request.outcome)
@@ -123,7 +129,7 @@ class Answers:
             if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
                 each.overdue.stack = str(error.__cause__)
                 error = each.overdue
-            elif len(each.requests) > 1:
+            elif len(each.requests) > 1 and hand.divides:
                 hand.divide(each, error)
                 return
             for request in each.requests:
@@ -156,13 +162,14 @@ class Answers:
         """And whether its arrays may be views of it."""
         if not parcel.in_arena:
             return np.frombuffer(payload, np.uint8, parcel.nbytes, at), False
-        if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, parcel.nbytes):
+        nbytes = parcel.nbytes
+        if parcel.offset != each.room or not self.arena.extents.holds(parcel.offset, nbytes):
             raise FrameError("an answer that lies where it was not allowed to")
-        if parcel.nbytes > self.hand.answer_room:  # the next one need not ask
-            self.hand.answer_room = min(parcel.nbytes + parcel.nbytes // 4, self.arena.size // 8)
-        lent = self.arena.lend(parcel.offset, parcel.nbytes) if parcel.arrays else None
+        if nbytes > self.hand.answer_room:  # the next one need not ask
+            self.hand.answer_room = min(nbytes + nbytes // 4, self.arena.size // 8)
+        lent = self.arena.lend(parcel.offset, nbytes) if parcel.arrays else None
         if lent is None:
-            return self.arena.view(parcel.offset, parcel.nbytes), False
+            return self.arena.view(parcel.offset, nbytes), False
         each.room = -1  # it comes back with the last view
         return lent, True
 

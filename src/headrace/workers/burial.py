@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, MutableSet
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.remote import exchange, hand_back
+from headrace.engine.remote import exchange, hand_back, lose
 from headrace.errors import HeadraceError, ResponseTimeout, WorkerDied
 from headrace.model.pending import Pending
 from headrace.model.run import Run
@@ -27,6 +27,8 @@ _log = logging.getLogger("headrace.workers")
 def bury(pool: Pool, worker: Worker, hand: InHand, error: HeadraceError) -> None:
     """What was with the process is told `error`, or waits again."""
     ended, stream = hand.ended, worker.stream
+    if pool.is_sequenced:
+        lose(pool.engine, stream)
     may_try = pool.options.idempotent and not isinstance(error, ResponseTimeout)
     begun, inside = hand.arena.begun(), [*hand.sent.values(), *hand.again]
     alone = pool.source.alone

@@ -39,7 +39,7 @@ from typing import Any
 
 HOLD = 100e-6
 """Seconds."""
-SHORT = 20e-6
+SHORT = 50e-6
 """Seconds: the runs whose answers are held."""
 LOOK = 0.002
 """Seconds between two looks at whether a run keeps answers of others."""

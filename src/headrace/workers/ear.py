@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from headrace.engine.mailbox import Mailbox
+
 
 class Ear:
     """It has a descriptor of its own, so that the socket may be closed at any moment: only the loop's thread may tell
@@ -16,7 +18,7 @@ class Ear:
         self.loop = loop
         self._fd = os.dup(fd)
         try:
-            loop.add_reader(self._fd, hear)
+            loop.add_reader(self._fd, Mailbox.here().take_what, hear)  # answers are told in the same turn of the loop
         except BaseException:
             os.close(self._fd)
             raise

@@ -52,12 +52,20 @@ class InHand:
     """Of one process. What has ended is in `ended`, for whoever gives the outcomes: each with the seconds it took."""
 
     def __init__(
-        self, arena: Arena, generation: int, in_lists: bool, outputs: int | None = None, *, reserves: bool = True
+        self,
+        arena: Arena,
+        generation: int,
+        in_lists: bool,
+        outputs: int | None = None,
+        *,
+        reserves: bool = True,
+        divides: bool = True,
     ) -> None:
         """`in_lists`: several requests are one run. `outputs`: the tensors a run gives each of them; None: anything.
+        `divides`: a batch that fails is run again, request by request.
         `reserves`: room for an answer goes along with each run, which keeps it as long as it goes on."""
         self.arena, self.generation, self.in_lists, self.outputs = arena, generation, in_lists, outputs
-        self._reserves = reserves
+        self._reserves, self.divides = reserves, divides
         self.sent: dict[int, Sent] = {}
         """In the order in which they are run."""
         self.again: deque[Sent] = deque()
@@ -253,6 +261,11 @@ class InHand:
             return
         self._divided[id(each.work)] = len(wanted)
         self.again.extend(Sent(0, each.work, (request,), each.taken_at) for request in wanted)
+
+    @property
+    def is_dividing(self) -> bool:
+        """Whether members of batches are being run by themselves."""
+        return bool(self._divided)
 
     def knows(self, id: int) -> bool:
         """Whether the process was ever sent a run with this id."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.errors import HeadraceError, InvalidModel
+from headrace.workers.sequenced import Sequencing
 
 
 class Loadable:
@@ -19,6 +20,8 @@ class Loadable:
     """Whether requests come as arrays by input, which it joins itself."""
     shared_bytes: int = 0
     """Of memory that each worker maps, and shares with others."""
+    sequences: Sequencing | None = None
+    """How its requests come in sequences; None: each stands for itself."""
     outputs_given: int | None = None
     """How many tensors a run gives; None: it is a callable, which gives anything."""
 
@@ -31,6 +34,10 @@ class Loadable:
         """What a worker is told of it, as JSON: which `loader` of `child.LOADERS`, and what that one wants to know.
         With a `folder` of its own it is run there."""
         raise NotImplementedError
+
+    def told_of_batches(self, max_batch_size: int) -> dict[str, Any]:
+        """What of `told` is another where so many are joined by now."""
+        return {}
 
     def loaded(self, about: dict[str, Any]) -> None:
         """A worker has loaded it, and says this of it. On that worker's thread. SetupError where that cannot be."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import threading
 import time
@@ -20,6 +21,8 @@ RATE = 100.0
 BURST = 500.0
 LONGEST = 8192
 KEPT = 40
+MARKED = re.compile("\x1e([0-9a-zA-Z-]{1,64})\x1e")
+"""What `archives/printed` begins a line with that belongs to a request."""
 _log = logging.getLogger("headrace.workers")
 
 
@@ -111,7 +114,9 @@ class Output:
             self.last.extend(_readable(line) for line in text.rsplit(b"\n", KEPT)[-KEPT:] if line)
 
     def _log(self, text: str) -> None:
-        _log.info("%s: %s", self._who, text, extra={"model": self._model, "request_id": None})
+        marked = MARKED.match(text)
+        about = {"model": self._model, "request_id": None if marked is None else marked[1]}
+        _log.info("%s: %s", self._who, text if marked is None else text[marked.end() :], extra=about)
 
 
 def _readable(line: bytes) -> str:

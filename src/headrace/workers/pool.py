@@ -19,11 +19,13 @@ from headrace.errors import HeadraceError, InvalidModel, InvalidOption
 from headrace.model.batcher import Batcher
 from headrace.model.pending import Pending
 from headrace.model.run import Run
+from headrace.model.sequence_batcher import SequenceBatcher
 from headrace.wording import count_of
 from headrace.workers.arena import SIZE, Arena
 from headrace.workers.loadable import Loadable
 from headrace.workers.process import resident_bytes
 from headrace.workers.requests import WorkerRequests
+from headrace.workers.sequenced import SequencedRequests
 from headrace.workers.sharing import Share, environment, plan
 from headrace.workers.supervision import State
 from headrace.workers.told import Told
@@ -92,11 +94,22 @@ class Pool:
     ) -> None:
         """`nodes`: the CPUs its workers may use, by NUMA node."""
         self.engine, self.model, self.name, self.options = engine, model, name, options
+        self.always_in_lists, self.describes = model.in_lists, False
+        """Whether one request comes as a list, too; whether what it runs can be asked what it says of itself."""
         self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
         self.told = Told(name)
         """The metrics its workers tell of."""
-        self.batcher = Batcher(max_batch_size, max_batch_delay)
-        self.source = WorkerRequests(self.batcher, name)
+        self.batcher: Batcher
+        self.source: WorkerRequests
+        self.is_sequenced = model.sequences is not None
+        """Its workers have a state that requests depend on."""
+        if model.sequences is None:
+            self.batcher = Batcher(max_batch_size, max_batch_delay)
+            self.source = WorkerRequests(self.batcher, name)
+        else:
+            sequences = model.sequences
+            self.batcher = batcher = SequenceBatcher(max_batch_size, sequences.options, name, sequences.turn_of)
+            self.source = SequencedRequests(batcher, name)
         self.port = self.source.port = RemotePort(self.source, name)
         self.port.cut_short = self.cut_short  # type: ignore[method-assign]
         self.version: str | None = None
@@ -181,7 +194,7 @@ class Pool:
         all_done = True
         with self._scaling:
             for worker in self.workers:
-                if worker.share is None or worker.share == self.share_of(worker):
+                if worker.share is None or worker.share == self.share_of(worker) or self.is_sequenced:
                     continue
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
@@ -226,6 +239,10 @@ class Pool:
         for worker in self.workers:
             worker.wake()
 
+    @property
+    def response_timeout(self) -> float:
+        return self.options.response_timeout
+
     def restart(self) -> None:
         """Replace every worker by a new one, one after the other: each goes once its successor is ready, and has
         finished what it has. One whose successor cannot load stays, and so do those after it. Returns at once."""
@@ -268,6 +285,11 @@ class Pool:
     def ready(self) -> int:
         """Workers that could take a request."""
         return sum(worker.supervision.state in WORKS for worker in self.workers)
+
+    @property
+    def working(self) -> int:
+        """Workers that are not broken: they take requests, or begin (once more)."""
+        return sum(not worker.supervision.is_broken for worker in self.workers)
 
     @property
     def is_broken(self) -> bool:
@@ -323,6 +345,7 @@ class Pool:
         told = {
             "folder": os.getcwd(),
             **self.model.told(),
+            **self.model.told_of_batches(self.batcher.max_batch_size),
             "in_lists": self.in_lists,
             "path": sys.path if options.python is None else None,
             "argv": [self.name],
@@ -343,6 +366,7 @@ class Pool:
         named = about.get("parameters")
         self.parameters = None if named is None else tuple(map(str, named))
         self.required = tuple(map(str, about.get("required", ())))
+        self.describes = bool(about.get("describes"))
         self.at_once = self.options.concurrency if about.get("awaits") else 0
         self.source.at_once = max(1, self.at_once)
         return None
@@ -383,6 +407,13 @@ class Pool:
         for each in self.workers if waits else ():
             if each is not worker:
                 each.wake()
+
+    def may_leave(self, worker: Worker) -> bool:
+        """It is to stop, or to be replaced: whether it may, once it has finished what it has."""
+        if not self.is_sequenced or worker.stream.stopping or not self.port.attached:
+            return True
+        with self.engine.guard.lock:
+            return self.source.may_leave(worker.stream.index, self.engine.clock.now())
 
     def part_of(self, work: Run, requests: list[Pending]) -> Run:
         """Some of a batch: the others go another way. There is one work more from now on."""

@@ -45,6 +45,13 @@ class WorkerRequests(Requests):
         assert self.port is not None
         return self.batcher.batches(now, self.port.in_hand > 0)
 
+    def may_leave(self, stream: int, now: float) -> bool:
+        """Whether a worker that is to go may: whether there is nothing that only it can do. With the lock held."""
+        return True
+
+    def lose(self, stream: int, refused: Refused) -> None:
+        """Its process has ended. With the lock held."""
+
     def refuse_waiting(self, error: BaseException, refused: Refused) -> None:
         """Everything that waits, and has not left."""
         self.batcher._refuse_all(error, refused)

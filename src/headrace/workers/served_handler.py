@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from headrace.archives.archive import Archive
@@ -12,6 +12,7 @@ from headrace.archives.envelopes import NAMES
 from headrace.errors import InvalidArchive, InvalidOption
 from headrace.version import __version__
 from headrace.workers.loadable import Loadable
+from headrace.workers.sequenced import Sequencing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class HandlerArchive(Loadable):
     envelope: str | None = None
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
+    sequences: Sequencing | None = None
 
     def __post_init__(self) -> None:
         if not (self.handler or self.archive.manifest.handler):
@@ -63,7 +65,11 @@ class HandlerArchive(Loadable):
             "decode_input_request": self.decode_input_request,
             "limit_max_image_pixels": self.limit_max_image_pixels,
             "server_version": __version__,
+            "sequence_headers": None if self.sequences is None else astuple(self.sequences.headers),
         }
+
+    def told_of_batches(self, max_batch_size: int) -> dict[str, Any]:
+        return {"batch_size": max_batch_size}
 
     def __str__(self) -> str:
         return f"the handler {self.handler or self.archive.manifest.handler} of {self.name}"

@@ -1,19 +1,15 @@
 """A worker's process at work: turns, each of which takes answers in, gives outcomes, takes work and sends it.
 
 Rule 1: one turn at a time, under `_turn`. They are the worker's own thread's, and while that sleeps whoever's has
-        something for it: an event loop's, which then hears the answers too (`ear`), or a caller's. Nobody but the
+        something for it: an event loop's, or a caller's, which then hear the answers too (`hearing`). Nobody but the
         worker's thread ever waits for a turn.
 Rule 2: a turn is one step of the engine (`engine.remote.exchange`) and one system call for what it sends.
-Rule 3: nobody else has to hear: what a loop leaves for GRACE seconds, and what comes when its caller has left, the
-        worker's thread takes in; at the latest when it looks whether the process hangs. What ends the process, and
-        whatever is to be looked at again, is the thread's alone.
+Rule 3: what ends the process, and whatever is to be looked at again, is the worker's thread's alone.
 Rule 4: whatever the process says is checked against what it was sent: what is no answer is its end.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import select
 import threading
 import time
@@ -24,18 +20,17 @@ from headrace.engine.future import as_a_stream
 from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending
-from headrace.model.run import Run
 from headrace.workers import frames, messages
 from headrace.workers.answers import Answers
 from headrace.workers.at_once import AtOnce, WatchAtOnce
 from headrace.workers.caller import Caller
 from headrace.workers.connection import Connection
-from headrace.workers.ear import Ear
+from headrace.workers.hearing import GRACE, Hearing
 from headrace.workers.in_hand import InHand, Sent
 from headrace.workers.process import Process
 from headrace.workers.requests import requests_of
 from headrace.workers.watch import IDLE, Watch
-from headrace.workers.window import Window
+from headrace.workers.window import MOST, Window
 
 if TYPE_CHECKING:
     from headrace.workers.worker import Worker
@@ -45,14 +40,6 @@ MANY = 8
 does not fight event loops and callers for the interpreter."""
 NAP = 100e-6
 """Seconds."""
-GRACE = 0.002
-"""Seconds after an answer during which the next ones are left to the loop that hears them. It may be blocked."""
-MISSED = 8
-"""Answers in a row that a loop has left to the worker's thread after which it is not asked to hear for a while."""
-DEAF = 1.0
-"""Seconds."""
-LARGE = 1 << 20
-"""Bytes of an answer from which on copying it is nothing for a loop."""
 GONE = "has gone"
 
 
@@ -67,17 +54,14 @@ class Serving:
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell, self.fd = connection.bell, connection.fd
         at_once = bool(worker.pool.at_once)
-        self._window = AtOnce(worker, hand) if at_once else Window()
+        self._window = AtOnce(worker, hand) if at_once else Window(most=1 if worker.pool.is_sequenced else MOST)
         self._turn = threading.Lock()
         self._serves = False
         watched = worker.pool, worker.stream, process, hand, self._window
         self._watch = WatchAtOnce(*watched, connection) if at_once else Watch(*watched)
         self._looks_always = at_once  # one may take too long while others answer
-        self._ear: Ear | None = None  # what has an event loop hear what comes
-        self._caller: Caller | None = None  # who hears what comes, and waits for it
-        self._by_loop = False  # the worker's thread leaves it to its loop for GRACE seconds
+        self._hearing = Hearing(connection, hand, self._watch)
         self._may_sleep = worker.pool.options.response_timeout > 2 * IDLE  # while others send
-        self._missed, self._deaf_until = 0, 0.0
         self._broken: frames.FrameError | None = None  # what a loop heard
 
     # ---- from any thread
@@ -106,39 +90,26 @@ class Serving:
             return False
         try:
             hand = self._hand
-            if not self._is_free or (hand.sent and self._ear is None):
+            if not self._is_free or (hand.sent and self._hearing.ear is None):
                 return False
             self._exchange([])
-            self._caller = None
-            if len(hand.sent) == 1 and self._ear is None and self._is_awaited_here():
-                self._caller = Caller.here()
-            elif hand.sent:
-                self._listen_here()
-            self._connection.leave(self._by_loop or self._caller is not None)
+            self._hearing.choose(self._hear_on_loop)
             if len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE:
                 return False  # the worker's thread sleeps longer than what lies behind a long run may wait
             return self._is_free and self._stream.alarm is None and self._may_sleep
         finally:
             self._turn.release()
 
-    def _is_awaited_here(self) -> bool:
-        work = next(iter(self._hand.sent.values())).work
-        return not isinstance(work, Run) and work.heard_by == threading.get_ident()
-
     def is_lent_to(self, caller: Caller) -> bool:
-        return self._caller is caller
+        return self._hearing.caller is caller
 
     def lend_to(self, caller: Caller, request: Pending) -> None:
         """The caller waits for `request`: where nothing else is with the process, it hears what comes from now on."""
         if not self._turn.acquire(False):
             return
         try:
-            sent = self._hand.sent
-            if self._caller is not None or self._ear is not None or len(sent) != 1 or not self._is_free:
-                return
-            if next(iter(sent.values())).work is request:
-                self._caller = caller
-                self._connection.leave(True)
+            if self._is_free:
+                self._hearing.lend_to(caller, request)
         finally:
             self._turn.release()
 
@@ -147,11 +118,11 @@ class Serving:
         if not self._turn.acquire(False):  # the worker's thread is at something, and will find that it is left alone
             return False
         try:
-            if self._caller is not caller or not self._serves or not self._hear_a_turn():
+            if self._hearing.caller is not caller or not self._serves or not self._hear_a_turn():
                 return False
             if not request._done:
                 return True
-            self._caller = None
+            self._hearing.caller = None
             if self._hand.sent:  # others' meanwhile
                 self._connection.leave(False)
                 self._bell.ring()
@@ -161,7 +132,7 @@ class Serving:
 
     def caller_has_left(self) -> None:
         """It hears no more, whatever comes."""
-        self._caller = None
+        self._hearing.caller = None
         self._bell.ring()
 
     @property
@@ -179,33 +150,16 @@ class Serving:
         if works:
             self._connection.send(self._frames_of(works))
 
-    def _listen_here(self) -> None:
-        """Have the loop that runs here, if one does, hear what the process answers."""
-        loop = asyncio._get_running_loop()
-        if loop is None or (self._ear is not None and self._ear.loop is loop):
-            return
-        if self._hand.answer_room > LARGE or time.monotonic() < self._deaf_until:
-            return
-        self._stop_listening()
-        with contextlib.suppress(NotImplementedError, OSError):
-            self._ear = Ear(loop, self._connection.fd, self._hear_on_loop)
-            self._missed = 0
-
-    def _stop_listening(self) -> None:
-        ear, self._ear = self._ear, None
-        if ear is not None:
-            ear.close()
-
     def _hear_on_loop(self) -> None:
         """On an event loop's thread: the process has said something."""
         if not self._turn.acquire(False):
             return
         try:
-            if not self._serves or self._ear is None:
+            if not self._serves or self._hearing.ear is None:
                 return
-            self._missed = 0
+            self._hearing.loop_has_heard()
             if not self._hear_a_turn():
-                self._stop_listening()
+                self._hearing.stop_listening()
         finally:
             self._turn.release()
 
@@ -243,7 +197,7 @@ class Serving:
                 return self._take_turns()
             finally:
                 self._serves = False
-                self._stop_listening()
+                self._hearing.stop_listening()
                 self._connection.close()
 
     def _frames_of(self, works: list[Any]) -> bytes:
@@ -258,7 +212,7 @@ class Serving:
         leaving = False
         while True:
             self._bell.rung = False
-            leaving = leaving or worker.is_to_stop or worker.restarts
+            leaving = leaving or ((worker.is_to_stop or worker.restarts) and self._pool.may_leave(worker))
             inside = len(sent) + len(hand.again)
             credit = 0 if leaving else max(0, window.size - inside)
             ended, hand.ended = hand.ended, []
@@ -301,36 +255,21 @@ class Serving:
 
     def _hear(self) -> tuple[bool, bool]:
         """Whether something came, and whether the process has gone. FrameError."""
-        patience, connection = self._watch.patience(), self._connection
+        patience, hearing = self._watch.patience(), self._hearing
         if self._worker.ends_at is not None:
             patience = min(patience, max(0.0, self._worker.ends_at - time.monotonic()))
-        ear = self._ear
-        self._by_loop = ear is not None and ear.is_awake and time.monotonic() - self._watch.since < GRACE
-        if self._caller is not None and not self._waits_for_the_only_one():
-            self._caller = None
-        connection.leave(self._by_loop or self._caller is not None)
+        hearing.leave()
         self._turn.release()
         try:
-            events = connection.listen(min(patience, GRACE) if self._by_loop else patience)
+            events = hearing.listen(patience)
         finally:
             self._turn.acquire()
         if self._broken is not None:
             raise self._broken
-        if not (events or self._by_loop):  # whoever was to hear may have left without a word
-            events = [(connection.fd, select.EPOLLIN)]
         came, gone = self._take_in(events)
-        if came and self._ear is not None:
-            self._missed += 1
-            if self._missed >= MISSED or self._hand.answer_room > LARGE:  # the loop is busy, or blocked
-                self._stop_listening()
-                self._deaf_until = time.monotonic() + DEAF
+        if came:
+            hearing.thread_has_heard()
         return came, gone
-
-    def _waits_for_the_only_one(self) -> bool:
-        """Whether the caller does that hears what comes. If it does not, or another's is with the process as well, it
-        is for the worker's thread to hear."""
-        sent = self._hand.sent
-        return len(sent) == 1 and not any(request._done for request in next(iter(sent.values())).requests)
 
     def _take_in(self, events: list[tuple[int, int]]) -> tuple[bool, bool]:
         came, gone = self._connection.hear(events)

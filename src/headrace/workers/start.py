@@ -24,6 +24,7 @@ from headrace.workers.at_once import MOST
 from headrace.workers.loadable import Loadable
 from headrace.workers.onnx_model import OnnxModel
 from headrace.workers.pool import Pool, WorkerOptions, check_workers
+from headrace.workers.sequenced import SequencedModel
 from headrace.workers.shared_weights import tell
 from headrace.workers.sharing import environment, plan
 
@@ -79,7 +80,8 @@ def start_workers(
     except BaseException:
         engine.detach(pool.port)
         raise
-    return Model(
+    kind = Model if what.sequences is None else SequencedModel
+    return kind(
         loaded,
         scheduler=Scheduler.single_stream,
         placements=(),

@@ -34,6 +34,7 @@ class Watch:
         self.since = 0.0
         """When it last said something."""
         self._seen_stopped = False
+        self._idle_look = 0.0  # when the next one at an idle process is due
         self.cancelled: deque[int] = deque()
         """Ids of runs that are not wanted any more, and that it was not told of."""
 
@@ -68,6 +69,10 @@ class Watch:
 
     def idle(self) -> HeadraceError | None:
         """The same, where it has nothing to do: whether it was stopped all the same, at two looks in a row."""
+        now = time.monotonic()
+        if now < self._idle_look:  # the thread was woken for something else: a look opens a file
+            return None
+        self._idle_look = now + IDLE / 2
         before, self._seen_stopped = self._seen_stopped, self._process.is_stopped()
         return self._was_stopped(STOPPED) if before and self._seen_stopped else None
 

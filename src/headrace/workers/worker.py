@@ -26,6 +26,7 @@ from headrace.workers.arena import Arena
 from headrace.workers.caller import hear
 from headrace.workers.cgroup import Group, limited
 from headrace.workers.connection import Bell, Connection
+from headrace.workers.gently import Gently
 from headrace.workers.in_hand import InHand
 from headrace.workers.output import Output
 from headrace.workers.process import STACK, Process, said_of_memory
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 END = 5.0
 """Seconds a process has to end after it was told to."""
+GENTLE = 0.25
+"""Of the time it has to get ready: so long it gives way to others."""
 _log = logging.getLogger("headrace.workers")
 
 
@@ -164,6 +167,7 @@ class Worker:
         output: Output | None = None
         hand: InHand | None = None
         group: Group | None = None
+        gently: Gently | None = None
         died: HeadraceError | None = None
         began = time.monotonic()
         try:
@@ -172,13 +176,15 @@ class Worker:
                 share = self.share = pool.share_of(self)
                 fds = pool.model.descriptors
                 process = Process(pool.options.python, pool.environment(share), arena, supervision.starts, fds)
+                if not pool.is_open or pool.ready:  # else its requests wait for it
+                    gently = Gently(process.pid)
                 if pool.options.memory_limit is not None:
                     group = limited(process.pid, pool.options.memory_limit, f"{self.name}-{supervision.starts}")
                     self.limit_kind = "address space" if group is None else "cgroup"
                 self.pid = process.pid
                 output = Output(process.outputs, pool.name, self.name)
                 connection = Connection(process, self._bell)
-                why = self._load(connection, process, arena)
+                why = self._load(connection, process, arena, gently)
             except OSError as error:
                 why = f"could not be started: {error}"
             if why is None:
@@ -187,7 +193,12 @@ class Worker:
                 supervision.ready(time.monotonic())
                 pool.is_ready(self, time.monotonic() - began)
                 hand = InHand(
-                    arena, process.generation, pool.in_lists, pool.model.outputs_given, reserves=not pool.at_once
+                    arena,
+                    process.generation,
+                    pool.in_lists,
+                    pool.model.outputs_given,
+                    reserves=not pool.at_once,
+                    divides=not pool.is_sequenced,
                 )
                 self._serving = Serving(self, process, connection, hand)
                 died = self._serving.serve()
@@ -213,17 +224,25 @@ class Worker:
         if arena is not None:
             arena.close()
 
-    def _load(self, connection: Connection, process: Process, arena: Arena) -> str | None:
+    def _load(self, connection: Connection, process: Process, arena: Arena, gently: Gently | None) -> str | None:
         """Have it load its callable. None, or why it could not."""
         pool = self.pool
         connection.send(frames.encode(frames.SETUP, pool.setup(self, arena), generation=process.generation))
-        until = time.monotonic() + pool.options.start_timeout
+        began, timeout = time.monotonic(), pool.options.start_timeout
+        until, gentle_until = began + timeout, began + GENTLE * timeout
         while True:
             self._bell.rung = False
             if self.is_to_stop:
                 process.kill()
                 return "was told to stop while it started"
-            left = until - time.monotonic()
+            now = time.monotonic()
+            left = until - now
+            if gently is not None:
+                if now < gentle_until:
+                    left = gentle_until - now
+                else:
+                    gently.end()
+                    gently = None
             if left <= 0:
                 process.show_stack()
                 time.sleep(STACK)
@@ -232,6 +251,8 @@ class Worker:
             came, gone = connection.wait(left)
             for frame in came:
                 if frame.kind == frames.READY:
+                    if gently is not None:
+                        gently.end()
                     return pool.loaded(frame.payload)
                 if frame.kind == frames.FAILED:
                     return pool.cannot_load(frame.payload)

@@ -1,0 +1,143 @@
+"""What can be changed of a model while it serves: how it is said, checked, and told of. Pure.
+
+Rule 1: it is strict: a name that is not known, a value of another type, one thing said twice under two names are
+        refused with what was expected. What is changed live must not be changed by a slip.
+Rule 2: what is not said stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from headrace.errors import InvalidInput
+
+MOST_SECONDS = 1_000_000.0
+MOST_COUNT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """None: as it is. Seconds, and counts."""
+
+    max_batch_size: int | None = None
+    max_batch_delay: float | None = None
+    queue: int | None = None
+    """Requests the model may have inside."""
+    response_timeout: float | None = None
+    priority_levels: int | None = None
+    default_priority_level: int | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+
+    @property
+    def of_options(self) -> dict[str, Any]:
+        """Those that are options of the model, by their names there."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in told.items() if value is not None and not name.endswith("_workers")}
+
+    @property
+    def asked(self) -> str:
+        """For the log: what was said, where nothing came of it."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        there = {name: value for name, value in values.items() if value is not None}
+        return ", ".join(f"{_SAID_OF[name]} {_shown(_in_unit(name, value))}" for name, value in there.items())
+
+    @property
+    def scales(self) -> bool:
+        return self.min_workers is not None or self.max_workers is not None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one is said. `low`: the least; `scale`: seconds in its unit, where it is a time."""
+
+    name: str
+    """In `Settings`."""
+    low: int
+    unit: str
+    scale: float | None = None
+    high: float = MOST_COUNT
+
+
+SAID: dict[str, Setting] = {
+    "batch_size": Setting("max_batch_size", 1, "rows joined into one run"),
+    "max_batch_delay": Setting("max_batch_delay", 0, "milliseconds", 1e-3, 3_600_000.0),
+    "queue": Setting("queue", 1, "requests inside at once"),
+    "response_timeout": Setting("response_timeout", 0, "seconds", 1.0, MOST_SECONDS),
+    "priority_levels": Setting("priority_levels", 0, "levels"),
+    "default_priority_level": Setting("default_priority_level", 1, "a level"),
+    "min_workers": Setting("min_workers", 0, "workers"),
+    "max_workers": Setting("max_workers", 0, "workers"),
+}
+OTHER_NAMES = {
+    "job_queue_size": "queue",
+    "priorities": "priority_levels",
+    "priority": "default_priority_level",
+    "min_worker": "min_workers",
+    "max_worker": "max_workers",
+}
+"""The old servers', and short ones."""
+_SAID_OF = {setting.name: said for said, setting in SAID.items()}
+
+
+def read(said: Mapping[str, object]) -> Settings:
+    """InvalidInput for what is not said so, or says nothing."""
+    found: dict[str, Any] = {}
+    for name, value in said.items():
+        known = OTHER_NAMES.get(name, name)
+        setting = SAID.get(known)
+        if setting is None:
+            raise InvalidInput(f"there is no setting {name!r:.60}; there are {', '.join(SAID)}")
+        if setting.name in found:
+            raise InvalidInput(f"{known} came twice: {name} is another name for it")
+        found[setting.name] = _value(name, setting, value)
+    if not found:
+        raise InvalidInput(f"nothing is to be changed; what can be: {', '.join(SAID)}")
+    return Settings(**found)
+
+
+def _value(name: str, setting: Setting, value: object) -> int | float:
+    whole = setting.scale is None
+    wanted = f"{name} is a {'whole number' if whole else 'number'} ({setting.unit})"
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise InvalidInput(f"{wanted}; {value!r:.60} came")
+    assert isinstance(value, int | float)
+    if (
+        not math.isfinite(value)
+        or not setting.low <= value <= setting.high
+        or (name == "response_timeout" and not value)
+    ):
+        least = "above 0" if name == "response_timeout" else f"from {setting.low}"
+        raise InvalidInput(f"{wanted} {least} to {setting.high:,.0f}; {value!r:.60} came")
+    return value if setting.scale is None else float(value * setting.scale)
+
+
+def told(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+    """From what, to what, of each, under the names and in the units in which it is said. What did not change is left
+    out."""
+    found = {}
+    for name, (before, after) in changed.items():
+        if before != after:
+            found[_SAID_OF[name]] = {"from": _in_unit(name, before), "to": _in_unit(name, after)}
+    return found
+
+
+def line(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """The same, for the log."""
+    said = [f"{name} {_shown(each['from'])} -> {_shown(each['to'])}" for name, each in told(changed).items()]
+    return ", ".join(said) or "all was so already"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _in_unit(name: str, value: Any) -> Any:
+    scale = SAID[_SAID_OF[name]].scale
+    if value is None or scale is None:
+        return value
+    value = round(value / scale, 6)
+    return int(value) if float(value).is_integer() else value
