@@ -73,9 +73,10 @@ def test_one_that_is_busy_finishes_first_and_the_time_is_a_bound(compiled: Compi
 
 
 def test_who_has_nothing_to_do_stays_and_who_hangs_leaves(compiled: Compile, tmp_path: Path) -> None:
-    model = compiled("gate_if", workers=2)
+    model = compiled("gate_if")
     future = model.submit(str(tmp_path))
     (busy,) = reached(tmp_path)
+    model.scale(2, replan=False)
     (idle,) = {status.pid for status in model.workers} - {busy}
     scaling = threading.Thread(target=model.scale, args=(1,), kwargs={"replan": False})
     scaling.start()
