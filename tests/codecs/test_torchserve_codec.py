@@ -1,6 +1,8 @@
 import dataclasses
 import json
 from collections import namedtuple
+from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -80,6 +82,9 @@ class Box:
         ({"a": [1, None, True]}, {"a": [1, None, True]}),
         ({1: "a", 2.5: "b"}, {"1": "a", "2.5": "b"}),
         ((1, 2), [1, 2]),
+        ({"a": {1}, "b": frozenset(["c"])}, {"a": [1], "b": ["c"]}),
+        ([Decimal("1.50")], ["1.50"]),
+        (np.ma.masked_array([[1, 2]], [[True, False]]), [[None, 2]]),
         ([Point(1, 2), Box(0.5)], [[1, 2], {"width": 0.5}]),
         (None, None),
         (float("nan"), None),
@@ -117,11 +122,12 @@ def test_json_answers_are_indented_by_two():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({1, 2}, "type set cannot be sent.*builtins.set has no form in JSON"),
-        ({"a": {1}}, "type dict cannot be sent.*builtins.set"),
-        ([b"a"], "builtins.bytes has no form in JSON"),
-        (object(), "builtins.object"),
-        (1j, "builtins.complex"),
+        ({1j}, "type set cannot be sent.*builtins.complex has no form in JSON"),
+        ({"a": {b"b"}}, "type dict cannot be sent.*builtins.bytes"),
+        ([b"a"], "builtins.bytes has no form in JSON: return bytes alone, or base64"),
+        (object(), "builtins.object has no form in JSON: return numbers, text, lists or dicts"),
+        (1j, r"builtins.complex has no form in JSON: return \[x.real, x.imag\]"),
+        (timedelta(1), r"datetime.timedelta has no form in JSON: return x.total_seconds\(\)"),
         (np.array([1j]), "an array of complex128"),
         (np.complex64(1), "complex64"),
         (np.array([b"\xff"]), "bytes that are not UTF-8"),

@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from headrace.errors import InvalidInput
+from headrace.errors import InvalidInput, WorkerDied
 from headrace.server.app import App
 from headrace.server.lag import EVERY, LoopLag
 from headrace.server.metrics import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED, Metrics, page
@@ -244,6 +245,34 @@ def test_no_client_can_make_up_a_label(bench: Bench) -> None:
 
 
 # ---- the door
+
+
+def test_workers_and_their_restarts_are_counted_by_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ends.py").write_text("import os\ndef f(x):\n    os._exit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    service = Service(max_requests=100, max_bytes=1_000_000)
+    lifecycle = Lifecycle(service, CompileOptions(measured=True, isolation="process", workers=2, idempotent=False))
+    model = lifecycle.load(Wanted.parse("ends=ends:f")).served.model
+    bench, why = Bench(service, True), "headrace_worker_restarts_total"
+    assert bench.value("headrace_workers", model="ends", version="1", state="ready") == 2
+    assert bench.value("headrace_workers", model="ends", version="1", state="busy") == 0
+    assert bench.value(why, model="ends", version="1", why="died") == 0
+    with pytest.raises(WorkerDied):
+        model(1)
+    wait_for(lambda: bench.value(why, model="ends", version="1", why="died") == 1)
+    assert bench.value(why, model="ends", version="1", why="hung") == 0
+    assert service.stop(timeout=30)
+    bench.app.close()
+    bench.door.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
 
 
 def test_prometheus_and_openmetrics_each_get_their_own_form(bench: Bench) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -461,3 +462,21 @@ def test_an_onnx_model_runs_in_workers_only_where_that_is_asked_for(
     ):
         assert any(line.startswith(f"{flag} says nothing of model {name}") for line in said)
     assert not any(line.startswith("--share-weights says nothing of model plus") for line in said)
+
+
+def test_options_of_workers_that_say_nothing_are_told(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    given: Any = {"workers": 2, "share_weights": True, "concurrency": 5, "memory_limit": 1 << 32}
+    load("here=handmade:double", options=CompileOptions(isolation="thread", idempotent=False, **given))
+    load("there=handmade:double", options=CompileOptions(isolation="process", **given))
+    said = [record.message for record in caplog.records if "says nothing" in record.message]
+    for flag in ("--workers", "--share-weights", "--concurrency", "--memory-limit", "--idempotent"):
+        what = f"{flag} says nothing of model here, which runs in the server's process; for worker processes"
+        assert sum(line.startswith(what) for line in said) == 1, flag
+    assert "--share-weights says nothing of model there, which is no ONNX model" in said
+    assert "--concurrency says nothing of model there, which is no coroutine function" in said
+    assert len(said) == 7
+
+
+def test_how_long_workers_may_take_to_load_is_the_operators_to_say(load: Load) -> None:
+    with pytest.raises(InvalidModel, match=r"did not load its model within 0.01 s \(start_timeout\)"):
+        load("handmade:double", options=CompileOptions(isolation="process", start_timeout=0.01))

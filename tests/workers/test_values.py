@@ -47,7 +47,6 @@ def test_plain_values_are_the_same_on_the_other_side(value: Any) -> None:
         np.arange(3, dtype=">i4"),
         np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
         np.array(["text", 3, None], dtype=object),
-        np.ma.masked_array([1, 2]),
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )

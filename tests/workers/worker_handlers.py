@@ -211,3 +211,35 @@ def miscounts(xs):
 
 def rubbish_if(x):
     return writes_rubbish(x) if x == "rubbish" else x
+
+
+def masked(_):
+    return np.ma.masked_array([1, 2], [True, False])
+
+
+async def waits(x):
+    return x
+
+
+def plain(x):
+    return waits(x)
+
+
+def plain_batch(xs):
+    return [waits(x) for x in xs]
+
+
+def plain_of_batch(xs):
+    return waits(xs)
+
+
+async def twice(x):
+    return waits(x)
+
+
+def object_(_):
+    return open(os.devnull)
+
+
+def kind(x):
+    return type(x).__name__

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from headrace.archives.archive import Archive
 from headrace.archives.building import Builder, default_folder
-from headrace.archives.interpreter import check, find
+from headrace.archives.interpreter import check, checked
 from headrace.archives.requirements import digest, named_files
 from headrace.errors import InvalidArchive, InvalidEnvironment
 
@@ -105,11 +105,6 @@ class Environments:
         options = self._options
         builder = Builder(options.built or default_folder(), options.timeout)
         return builder.get(name, requirements, text, sees_server=sees_server, what=what)
-
-
-def checked(path: str, what: str) -> str:
-    """The interpreter at `path` (its own, or its environment's folder), if a worker can run in it."""
-    return check(find(path), what).path
 
 
 def _joined(folder: Path, path: str) -> str | None:

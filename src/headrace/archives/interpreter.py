@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,11 @@ class Interpreter:
 
 
 def find(path: str | os.PathLike[str]) -> str:
-    """The interpreter at `path`, which names it or its environment's folder. InvalidEnvironment if there is none."""
+    """The interpreter at `path`, which names it or its environment's folder; a name alone (`python3.12`) that is not
+    here is looked for in PATH. InvalidEnvironment if there is none."""
     given = os.path.abspath(os.path.expanduser(path))
+    if not os.path.exists(given) and not os.path.dirname(path):
+        given = shutil.which(path) or given
     if os.path.isdir(given):
         inside = os.path.join(given, "bin", "python")
         if not os.path.exists(inside):
@@ -97,6 +101,11 @@ def check(path: str, what: str) -> Interpreter:
     if _version(numpy) < NUMPY:
         raise InvalidEnvironment(f"{what}: {path} has NumPy {numpy}; {wanted}: {path} -m pip install -U numpy", path)
     return Interpreter(path, _shown(python), numpy)
+
+
+def checked(path: str | os.PathLike[str], what: str) -> str:
+    """The interpreter at `path` (its own, or its environment's folder), if a worker can run in it."""
+    return check(find(path), what).path
 
 
 def _shown(version: tuple[int, ...]) -> str:

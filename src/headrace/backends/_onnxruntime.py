@@ -15,6 +15,7 @@ reported to race (microsoft/onnxruntime issue 27089). Nothing process-wide is ch
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -175,7 +176,12 @@ def readable(model: Any) -> tuple[str | bytes, str]:
         if not path.exists():
             if path.is_symlink():
                 raise InvalidModel(f"{path} is a link that leads nowhere, or to itself; give the path of an ONNX file")
-            raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()}); give the path of an ONNX file")
+            hint = (
+                "; or a callable as module:function"
+                if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(path))
+                else ""
+            )
+            raise InvalidModel(f"{path} does not exist (looked from {Path.cwd()}); give the path of an ONNX file{hint}")
         if not path.is_file():  # the runtime would read a pipe or a device for ever
             raise InvalidModel(f"{path} is not a regular file")
         if path.stat().st_size == 0:

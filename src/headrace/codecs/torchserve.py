@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +41,14 @@ _CHARSETS = {
     "latin-1": "iso-8859-1", "latin1": "iso-8859-1", "iso-8859-15": "iso-8859-15", "windows-1252": "cp1252",
     "utf-16": "utf-16",
 }  # fmt: skip
+_INSTEAD = {
+    "complex": "[x.real, x.imag]",
+    "bytes": "bytes alone, or base64 text in what is JSON",
+    "timedelta": "x.total_seconds()",
+    "Fraction": "float(x), or str(x)",
+    "coroutine": "what it gives: declare the function with `async def`, and serve it in worker processes",
+}
+"""Of what JSON cannot hold."""
 _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -213,6 +222,8 @@ def _in_native_order(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """What orjson does not take by itself, in a form that it takes."""
+    if isinstance(value, np.ma.MaskedArray):  # null where it is masked
+        return value.tolist()
     if isinstance(value, np.generic):
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
@@ -233,4 +244,9 @@ def _plain(value: Any) -> Any:
         value, tuple
     ):  # orjson leaves out named tuples; `json` writes them as lists, and so did the old servers
         return list(value)
-    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
+    if isinstance(value, set | frozenset):
+        return list(value)
+    if isinstance(value, Decimal):  # a float would be another number
+        return str(value)
+    hint = _INSTEAD.get(type(value).__name__, "numbers, text, lists or dicts")
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON: return {hint}")

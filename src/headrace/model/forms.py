@@ -41,6 +41,8 @@ class TensorForms:
     def read(self, value: Any) -> Read:
         """Raises InvalidInput for the wrong form, count, name, dtype or shape."""
         if isinstance(value, np.ndarray):
+            if type(value) is not np.ndarray:
+                _has_no_mask(self._inputs[0].name if self._inputs else "", value)
             # Requests are mostly like the one before: what was let through needs no second look.
             if value.dtype is self._dtype and value.shape == self._shape:
                 return (value,), None, _ONE
@@ -84,6 +86,8 @@ class TensorForms:
         if not isinstance(value, np.ndarray):
             hint = _conversion(value) or "; make it one with np.asarray(…, dtype=…)"
             raise InvalidInput(f"input {spec.name!r} is a NumPy array; {_kind(value)} came{hint}")
+        if type(value) is not np.ndarray:
+            _has_no_mask(spec.name, value)
         if not spec.takes(value):
             raise InvalidInput(
                 f"input {spec.name!r} takes {str(spec).removeprefix(spec.name + ': ')}; "
@@ -120,6 +124,14 @@ def _kind(value: Any) -> str:
 
 def _conversion(value: Any) -> str:
     return "; call .numpy() on it" if hasattr(value, "numpy") else ""
+
+
+def _has_no_mask(name: str, value: Array) -> None:
+    """A runtime sees what lies under a mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidInput(
+            f"input {name!r} is a masked array, and would lose its mask: x.filled(VALUE) says what is to stand there"
+        )
 
 
 def _text(spec: TensorSpec, value: Array) -> Array:

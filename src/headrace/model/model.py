@@ -79,6 +79,12 @@ class Crew(Protocol):
     def reason(self) -> str | None:
         """Why, where something is wrong."""
 
+    def restarts(self) -> dict[str, int]:
+        """Processes started in place of others, by what became of those."""
+
+    def states(self) -> dict[str, int]:
+        """Workers by state."""
+
     @property
     def told(self) -> Any:
         """The metrics its workers tell of (`workers.told`)."""

@@ -45,7 +45,6 @@ MOST_LOOKING = 64
 """Looks that may wait for the thread."""
 LONG = 200
 """Models from which on a list is made on a thread."""
-STARTUP_TIMEOUT = 120.0
 BATCH_DELAY = 0.1
 """Seconds: what the old servers have a batch wait, where a size is given and no delay."""
 _RUNTIMES = ("python", "python2", "python3")
@@ -191,7 +190,7 @@ class ManagementDoor:
             seconds = _at_least(1, "response_timeout", response) * (60 if minutes else 1)
             options = replace(options, response_timeout=float(min(seconds, 1_000_000)), asked=("response_timeout",))
         startup = given.integer("startup_timeout")
-        limit = STARTUP_TIMEOUT if startup is None else float(_at_least(0, "startup_timeout", startup))
+        limit = options.start_timeout if startup is None else float(_at_least(0, "startup_timeout", startup))
         return replace(options, startup_timeout=min(limit, 1_000_000.0))
 
     async def scale(self, asked: Asked) -> Reply:

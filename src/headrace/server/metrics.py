@@ -26,6 +26,8 @@ from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.version import __version__
+from headrace.workers.pool import ENDINGS
+from headrace.workers.supervision import State as WorkerState
 
 Value = float | Buckets
 Sample = tuple[str, dict[str, str], Value]
@@ -94,6 +96,16 @@ OURS = (
     Metric("headrace_model_ready", GAUGE, _MODEL, "", "1 if the model is READY, else 0"),
     Metric("headrace_streams", GAUGE, _MODEL, "streams", "runs of the model that can go on at once"),
     Metric("headrace_streams_busy", GAUGE, _MODEL, "streams", "runs of the model that go on now"),
+    Metric(
+        "headrace_workers", GAUGE, (*_MODEL, "state"), "processes",
+        "worker processes by state: ready, busy, starting, backing_off (it failed, and is started soon), broken (it "
+        "fails again and again), stopping, stopped",
+    ),
+    Metric(
+        "headrace_worker_restarts_total", COUNTER, (*_MODEL, "why"), "processes",
+        "worker processes that took the place of another one, by what became of that: died, hung (no answer within its "
+        "time), not loaded, replaced (it was asked for)",
+    ),
     Metric(
         "headrace_refusals_total", COUNTER, ("reason",), "requests",
         "requests that got no good answer, by reason: the kind of error (Overloaded, InvalidInput, ModelNotFound, …), "
@@ -202,6 +214,10 @@ class Metrics:
             yield from _of_model(served.model, labels)
             crew = served.model.crew
             yield "headrace_handler_metrics_dropped_total", labels, 0 if crew is None else crew.told.dropped
+            for why, count in (crew.restarts() if crew is not None else dict.fromkeys(ENDINGS, 0)).items():
+                yield "headrace_worker_restarts_total", {**labels, "why": why}, count
+            for state, count in (crew.states() if crew is not None else dict.fromkeys(WorkerState, 0)).items():
+                yield "headrace_workers", {**labels, "state": state.lower()}, count
             if served.measures is not None:
                 yield from _of_measures(served.measures, labels)
                 for stage in "decode", "encode":

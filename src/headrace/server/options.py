@@ -90,6 +90,12 @@ class ServeOptions(Checked):
         low=0.01,
         high=1_000_000,
     )
+    startup_timeout: float = option(
+        120.0,
+        "seconds in which a worker has to have loaded its model; the default of what managers register, too",
+        low=0.01,
+        high=1_000_000,
+    )
     idempotent: str = option(
         "yes", "whether what a worker had begun when it died may be run once more", choices=("yes", "no")
     )

@@ -297,6 +297,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         service_envelope=options.service_envelope,
         decode_input_request=options.decode_input_request == "yes",
         concurrency=options.concurrency,
+        start_timeout=options.startup_timeout,
         reasons=not Compat(options.compat).is_old,
         sequence_headers=_sequence_headers(options),
     )

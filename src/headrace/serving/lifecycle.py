@@ -323,8 +323,15 @@ class Lifecycle:
             built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
             model = built.model
             try:
-                if model.crew is None and workers > 1 and not (about.at_startup and not about.is_complete):
-                    _use_streams(model, workers)
+                if model.crew is None and workers > 1:
+                    if about.at_startup and not about.is_complete:
+                        _log.warning(
+                            "--workers says nothing of model %s, which runs in the server's process; for worker "
+                            "processes: --isolation process",
+                            entry.name,
+                        )
+                    else:
+                        _use_streams(model, workers)
             except BaseException:
                 model.close()
                 raise

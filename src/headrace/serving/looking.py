@@ -18,8 +18,6 @@ from headrace.serving.service import Service
 from headrace.workers.pool import Pool
 from headrace.workers.supervision import State as WorkerState
 
-DEFAULT_TIMEOUT = 120.0
-
 
 def look(entry: Entry[Served], service: Service) -> Facts:
     about: Registration = entry.about
@@ -41,7 +39,7 @@ def look(entry: Entry[Served], service: Service) -> Facts:
         max_batch_delay=has["max_batch_delay"],
         at_startup=about.at_startup,
         response_timeout=has["response_timeout"],
-        startup_timeout=DEFAULT_TIMEOUT if options.startup_timeout is None else options.startup_timeout,
+        startup_timeout=options.start_timeout if options.startup_timeout is None else options.startup_timeout,
         workers=() if served is None or model is None else _workers(entry, model, served.since, state),
         pending=0 if model is None or model.closed else model.statistics().waiting,
         room=_room(inside.max_count - inside.inside, served),

@@ -20,8 +20,9 @@ from typing import Any
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.cache import Cache
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
-from headrace.archives.environments import EnvironmentOptions, checked
+from headrace.archives.environments import EnvironmentOptions
 from headrace.archives.handlers.image_classifier import ImageClassifier
+from headrace.archives.interpreter import checked
 from headrace.archives.manifest import EMPTY
 from headrace.archives.packed import PACKED
 from headrace.archives.store import Place, Store
@@ -30,11 +31,15 @@ from headrace.model.model import Model
 from headrace.serving.handlers import runs_in_process, start_handler
 from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
-from headrace.workers.pool import WorkerOptions
+from headrace.workers.naming import named
+from headrace.workers.onnx_model import OnnxModel
+from headrace.workers.pool import AT_ONCE, WorkerOptions
 from headrace.workers.sequenced import SequenceHeaders
+from headrace.workers.start import runs_coroutines, start_workers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 TORCH_FILES = (".pt", ".pth", ".pt2")
 """Served by the handler `tensor`, in an environment with torch."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
@@ -91,13 +96,15 @@ class CompileOptions:
     service_envelope: str | None = None
     """What clients put around what handlers are given; None: nothing."""
     decode_input_request: bool = True
-    concurrency: int = 32
+    concurrency: int = AT_ONCE
     queue: int | None = None
     """Requests a model may have inside; None: only the server's own bound."""
     sequence_headers: SequenceHeaders = field(default_factory=SequenceHeaders)
     """What says of which sequence a request is, where models have any."""
     startup_timeout: float | None = None
-    """Seconds a load may take; None: as many as it likes."""
+    """Seconds a load may take, workers or not; None: as many as it likes, but workers `start_timeout`."""
+    start_timeout: float = 120.0
+    """Seconds in which a worker has to have loaded its model."""
     asked: tuple[str, ...] = ()
     """Options that count more than what an archive's YAML says, because they were asked for of this model."""
     priority_levels: int = 0
@@ -207,7 +214,8 @@ class Sources:
         if self._store.is_configured and self._store.folder is None:
             return self._at(self._store.find(wanted.source), wanted)
         looked = f"{self._store} and {Path.cwd()}" if self._store.is_configured else str(Path.cwd())
-        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked})")
+        hint = "; a callable is served as module:function" if MODULE.match(wanted.source) else ""
+        raise InvalidModel(f"{wanted.source} does not exist (looked in {looked}){hint}")
 
     def _at(self, place: Place, wanted: Wanted) -> Located:
         """The archive or model file there. `place` is let go of where it cannot be used."""
@@ -266,8 +274,7 @@ def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
 
 def _build_callable(source: str, name: str, options: CompileOptions) -> Built:
     if options.isolation != "thread":
-        if options.share_weights:
-            _log.warning("--share-weights says nothing of model %s, which is no ONNX model", name)
+        _says_nothing(name, "is no ONNX model", ("--share-weights", options.share_weights))
         return Built(_in_workers(source, name, options, "python"))
     if options.interpreters.of(name) is not None:
         raise InvalidOption(f"model {name}: --python is for worker processes (--isolation process)")
@@ -284,6 +291,12 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
     manifest = archive.manifest
     asked = options.interpreters.of(name)
     if asked is not None or manifest.serialized_file is None or _is_code(archive):
+        _says_nothing(
+            name,
+            "runs a handler",
+            ("--share-weights", options.share_weights),
+            ("--concurrency", options.concurrency != AT_ONCE),
+        )
         worker_options = WorkerOptions(
             python=asked,
             response_timeout=options.response_timeout,
@@ -321,18 +334,20 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
 def _onnx(path: str, name: str, options: CompileOptions) -> Model:
     if options.isolation == "process":
         return _in_workers(path, name, options, "onnxruntime")
-    if options.share_weights:
-        _log.warning(
-            "--share-weights says nothing of model %s, which runs in the server's process; for worker processes: "
-            "--isolation process",
-            name,
-        )
     return _in_process(path, name, options)
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
     asked = options.max_batch_size
     tensors = isinstance(model, str)
+    _says_nothing(
+        name,
+        "runs in the server's process; for worker processes: --isolation process",
+        ("--share-weights", options.share_weights),
+        ("--memory-limit", options.memory_limit is not None),
+        ("--concurrency", options.concurrency != AT_ONCE),
+        ("--idempotent", not options.idempotent),
+    )
     if tensors and asked == 1:  # it is looked at whether its rows may be joined: that may be asked for later
         options = replace(options, max_batch_size=None)
     made = _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
@@ -342,33 +357,45 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
 
 
 def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:
-    for flag, is_given in (
+    _says_nothing(
+        name,
+        "runs in worker processes: see --workers",
         ("--num-streams", options.num_streams is not None),
         ("--scheduler", options.scheduler != "single_stream"),
-    ):
-        if is_given:
-            _log.warning("%s says nothing of model %s, which runs in worker processes: see --workers", flag, name)
-    python = options.interpreters.of(name)
-    return _compiled(
-        source,
-        name,
-        options,
-        isolation="process",
-        backend=backend,
-        share_weights=options.share_weights and backend == "onnxruntime",
-        workers=options.workers,
-        response_timeout=options.response_timeout,
-        cancel_grace=options.cancel_grace,
-        idempotent=options.idempotent,
-        memory_limit=options.memory_limit,
-        start_timeout=_start_timeout(options),
-        python=None if python is None else checked(python, f"model {name}"),
-        concurrency=options.concurrency,
     )
+    python = options.interpreters.of(name)
+    made = start_workers(
+        OnnxModel(source) if backend == "onnxruntime" else named(source),
+        WorkerOptions(
+            python=None if python is None else checked(python, f"model {name}"),
+            response_timeout=options.response_timeout,
+            start_timeout=_start_timeout(options),
+            idempotent=options.idempotent,
+            memory_limit=options.memory_limit,
+            concurrency=options.concurrency,
+        ),
+        options.workers,
+        num_cores=options.num_cores,
+        share_weights=options.share_weights and backend == "onnxruntime",
+        max_batch_size=options.max_batch_size,
+        max_batch_delay=options.max_batch_delay,
+        name=name,
+    )
+    if not runs_coroutines(made):
+        _says_nothing(name, "is no coroutine function", ("--concurrency", options.concurrency != AT_ONCE))
+    return made
+
+
+def _says_nothing(name: str, why: str, *flags: tuple[str, bool]) -> None:
+    """Warn of those that were given. `why`: it, the model."""
+    for flag, is_given in flags:
+        if is_given:
+            _log.warning("%s says nothing of model %s, which %s", flag, name, why)
 
 
 def _start_timeout(options: CompileOptions) -> float:
-    return 120.0 if options.startup_timeout is None else options.startup_timeout
+    """More than none: a manager may say 0, whom nobody waits for any more."""
+    return options.start_timeout if options.startup_timeout is None else max(options.startup_timeout, 0.001)
 
 
 def _compiled(model: Any, name: str, options: CompileOptions, **more: Any) -> Model:

@@ -113,8 +113,11 @@ def part(
 def tell(pool: Pool, name: str, why: str, hand: InHand | None, output: Output | None) -> None:
     """The operator."""
     count = 0 if hand is None else sum(len(each.requests) for each in (*hand.sent.values(), *hand.again))
-    last = list(output.last)[-12:] if output is not None else []
-    said = f"; it had written: {' | '.join(last)}" if last else ""
+    last, said = list(output.last) if output is not None else [], ""
+    if output is not None and output.is_stack:
+        said = "; where it hung:\n" + "\n".join(last)
+    elif last:
+        said = f"; it had written: {' | '.join(last[-12:])}"
     _log.error(
         "%s %s; %d requests were with it%s",
         name,

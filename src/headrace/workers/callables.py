@@ -24,7 +24,14 @@ class Refused(Exception):
 def load(setup: dict[str, Any]) -> Loaded:
     """`callable`: `module:function`; `file`: its script, where its module is one that was run."""
     module_name, _, name = setup["callable"].partition(":")
-    value: Any = _module_of_file(setup["file"], module_name) if setup.get("file") else _imported(module_name)
+    worker: Any = sys.modules.get("headrace_worker")  # not where tests load
+    if setup.get("is_main") and worker is not None:
+        worker.importing = setup.get("file") or module_name
+    try:
+        value: Any = _imported(module_name, setup.get("file"))
+    finally:
+        if worker is not None:
+            worker.importing = None
     for part in name.split("."):
         if not hasattr(value, part):
             raise Refused(f"module {module_name} has no {name!r}")
@@ -39,17 +46,25 @@ def load(setup: dict[str, Any]) -> Loaded:
     return Loaded(value, {"parameters": named, "required": required, "awaits": awaits})
 
 
-def _imported(name: str) -> Any:
+def _imported(name: str, file: Any) -> Any:
+    """`file`: of a script; its module is imported under that name."""
     try:
-        return importlib.import_module(name)
+        return _module_of_file(file, name) if file else importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+        if file is None and error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise Refused(
                 f"no module named {error.name!r} (looked in {os.getcwd()} and the Python path of {sys.executable})"
             ) from None
-        raise Refused(f"importing {name} failed: {error}") from error
+        raise Refused(f"importing {file or name} failed: {error}") from error
+    except MemoryError:
+        raise
     except (Exception, SystemExit) as error:  # a script that ends itself must not do so without a word
-        raise Refused(f"importing {name} failed: {type(error).__name__}: {error}") from error
+        if type(error).__name__ == "Unguarded":  # says it all
+            raise Refused(str(error)) from error
+        hint = ""
+        if file and isinstance(error, SystemExit):
+            hint = '; put what is to be done when it is run under `if __name__ == "__main__":`'
+        raise Refused(f"importing {file or name} failed: {type(error).__name__}: {error}{hint}") from error
 
 
 def _parameters(function: Any) -> tuple[Any, Any]:

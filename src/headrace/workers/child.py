@@ -273,6 +273,7 @@ class Child:
         self.current = id
         clock = time.perf_counter
         failed, kept, small = False, 0, False
+        seconds: Any = None  # until the callable has returned
         self.unread = 0
         self.running = True
         began = clock()
@@ -293,7 +294,8 @@ class Child:
         except BaseException as raised:
             if self.gone:
                 raise
-            failed, small, pickled = True, False, self.packed(self.values.shown(raised))
+            error = self.values.shown(raised) if seconds is None else self.values.cannot_leave(raised, answer)
+            failed, small, pickled = True, False, self.packed(error)
             seconds = clock() - began
             inputs = answer = arrays = None
         self.running = False
@@ -324,6 +326,8 @@ class Child:
 
     @staticmethod
     def as_many(answers: Any, count: int) -> Any:
+        if type(answers).__name__ == "coroutine":
+            return answers  # which cannot leave, and that is said
         if not isinstance(answers, (list, tuple)):
             raise TypeError(
                 "with max_batch_size above 1 a callable is given a list of requests and returns a list of as many "

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace.archives.interpreter import checked
 from headrace.engine.engine import Engine
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
@@ -13,12 +14,13 @@ from headrace.model import compile as in_process
 from headrace.model.compile import check_engine_and_name, check_model_options, shapes_by_name
 from headrace.model.model import Model
 from headrace.workers.loadable import Loadable
-from headrace.workers.naming import is_name, named
+from headrace.workers.naming import check_guard, is_name, named
 from headrace.workers.onnx_model import OnnxModel
-from headrace.workers.pool import WorkerOptions
-from headrace.workers.start import start_workers
+from headrace.workers.pool import AT_ONCE, WorkerOptions
+from headrace.workers.start import runs_coroutines, start_workers
 
 ISOLATIONS = ("thread", "process")
+_CONCURRENCY = "concurrency is for coroutine functions, and {} is none: leave it out, and give it more workers=N"
 
 
 def compile_model(
@@ -45,7 +47,7 @@ def compile_model(
     memory_limit: int | None = None,
     start_timeout: float = 120.0,
     concurrency: int | None = None,
-    python: str | None = None,
+    python: str | os.PathLike[str] | None = None,
     share_weights: bool = False,
 ) -> Model:
     """Load a model, and start its streams; or, with `isolation="process"`, its workers.
@@ -72,13 +74,13 @@ def compile_model(
     process dies, what it had begun is run once more, unless `idempotent` is False, and else fails with WorkerDied. A
     process may have `memory_limit` bytes: the kernel ends it beyond that, or, where no cgroup may be made, they are its
     address space, and a run that wants more fails with OutOfMemory. Where a callable is a coroutine function,
-    `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: the interpreter of
-    another environment (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model), which need not have Headrace.
-    One that has not loaded it after `start_timeout` seconds is ended. `share_weights`: the workers of an ONNX model use
-    one copy of its weights; the log says what that costs.
+    `concurrency` runs (32 by default) go on at once on the event loop of each process. `python`: another
+    environment, its folder or its interpreter (3.8 or later, with NumPy, and ONNX Runtime for an ONNX model); it need
+    not have Headrace. A process that has not loaded the model after `start_timeout` seconds is ended. `share_weights`:
+    the workers of an ONNX model use one copy of its weights; the log says what that costs.
 
-    Raises InvalidModel, InvalidOption, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The arguments are
-    DeepSparse's `compile_model`, and more.
+    Raises InvalidModel, InvalidOption, InvalidEnvironment, BackendNotInstalled, DeviceNotFound, NotEnoughCores. The
+    arguments are DeepSparse's `compile_model`, and more.
     """
     if isolation not in ISOLATIONS:
         raise InvalidOption(f"isolation is 'thread' or 'process', not {isolation!r}")
@@ -89,6 +91,10 @@ def compile_model(
             "concurrency": concurrency is not None,
             "python": python is not None,
             "share_weights": bool(share_weights),
+            "response_timeout": response_timeout != 120.0,
+            "cancel_grace": cancel_grace != 5.0,
+            "start_timeout": start_timeout != 120.0,
+            "idempotent": idempotent is not True,
         }
         if any(strange.values()):
             names = ", ".join(name for name, given in strange.items() if given)
@@ -109,6 +115,7 @@ def compile_model(
             name=name,
             warm_up=warm_up,
         )
+    check_guard()
     if num_streams is not None or scheduler is not None:
         raise InvalidOption(
             "num_streams and scheduler are of models that run in this process (isolation='thread'); with "
@@ -116,16 +123,21 @@ def compile_model(
         )
     check_engine_and_name(engine, name)
     check_model_options(batch_size, precision, devices, engine)
-    return start_workers(
-        _loadable(model, backend, batch_size, input_shapes, warm_up, share_weights),
+    if not isinstance(share_weights, bool):
+        raise InvalidOption(f"share_weights is True or False, not {share_weights!r}")
+    what = _loadable(model, backend, batch_size, input_shapes, warm_up, share_weights)
+    if concurrency is not None and isinstance(what, OnnxModel):
+        raise InvalidOption(_CONCURRENCY.format(what.name))
+    made = start_workers(
+        what,
         WorkerOptions(
-            python=python,
+            python=None if python is None else _interpreter(python),
             response_timeout=response_timeout,
             cancel_grace=cancel_grace,
             idempotent=idempotent,
             memory_limit=memory_limit,
             start_timeout=start_timeout,
-            concurrency=32 if concurrency is None else concurrency,
+            concurrency=AT_ONCE if concurrency is None else concurrency,
         ),
         1 if workers is None else workers,
         num_cores=num_cores,
@@ -135,6 +147,17 @@ def compile_model(
         max_batch_delay=max_batch_delay,
         name=name,
     )
+    if concurrency is not None and not runs_coroutines(made):
+        made.close()
+        raise InvalidOption(_CONCURRENCY.format(what))
+    return made
+
+
+def _interpreter(python: Any) -> str:
+    """Looked at before a worker is started: what that one would say is for nobody."""
+    if not isinstance(python, str | os.PathLike) or not os.fspath(python):
+        raise InvalidOption(f"python is the path of an interpreter or of an environment's folder, not {python!r}")
+    return checked(python, "python")
 
 
 def _loadable(

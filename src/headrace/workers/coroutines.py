@@ -165,6 +165,7 @@ class _Serving:
         self._tasks[id] = asyncio.current_task()  # type: ignore[assignment]
         _run.set(id)
         failed = small = False
+        seconds: Any = None  # until the callable has returned
         began = clock()
         try:
             answer = await self._call(value)
@@ -179,8 +180,9 @@ class _Serving:
             if child.gone:
                 self._end(EOFError("the owner has gone"))
                 return
+            error = self._shown(id, raised) if seconds is None else child.values.cannot_leave(raised, answer)
             seconds, answer, arrays, failed = clock() - began, None, None, True
-            pickled = child.packed(self._shown(id, raised))
+            pickled = child.packed(error)
         finally:
             del self._tasks[id]
         kept = owner is not None and sys.getrefcount(owner[1]) > 2

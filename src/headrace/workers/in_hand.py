@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headrace.errors import BackendError, HeadraceError, ResponseTimeout
+from headrace.errors import BackendError, HeadraceError, InvalidInput, ResponseTimeout
 from headrace.model.failure import failure_of
 from headrace.model.pending import Pending
 from headrace.model.run import Run
 from headrace.workers import frames, messages
 from headrace.workers.arena import Arena
 from headrace.workers.frames import FrameError
-from headrace.workers.values import Encoder
+from headrace.workers.values import Encoder, NotData
 
 APART = 64
 """Runs that go by themselves after some that did not fit into one frame."""
@@ -295,7 +295,9 @@ class InHand:
         each.offset = each.room = -1
 
 
-def _unsendable(error: BaseException) -> BackendError:
+def _unsendable(error: BaseException) -> HeadraceError:
+    if isinstance(error, NotData):
+        return InvalidInput(f"the request cannot be sent to a worker process: {error}")
     failure = BackendError(f"the request cannot be sent to a worker process: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

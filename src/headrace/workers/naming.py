@@ -17,10 +17,12 @@ NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 @dataclass(frozen=True)
 class Named(Loadable):
-    """`callable`: `module:function`. `file`: the script it is in, where its module is one that was run."""
+    """`callable`: `module:function`. `file`: the script it is in, where it was run as one (not with `python -m`)."""
 
     callable: str
     file: str | None = None
+    is_main: bool = False
+    """Whether it is in what was run: what that does when it is run is not to be done in a worker."""
 
     @property
     def name(self) -> str:
@@ -28,7 +30,7 @@ class Named(Loadable):
 
     def told(self) -> dict[str, Any]:
         """What a worker is told of it (`workers/callables`)."""
-        return {"loader": "callable", "callable": self.callable, "file": self.file}
+        return {"loader": "callable", "callable": self.callable, "file": self.file, "is_main": self.is_main}
 
     def __str__(self) -> str:
         return self.callable
@@ -79,10 +81,28 @@ def named(model: Any) -> Named:
         )
     if module != "__main__":
         return Named(f"{module}:{path}")
-    file = getattr(sys.modules["__main__"], "__file__", None)
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":  # `python -m package.main`: what is relative in it needs that name
+        return Named(f"{spec.name}:{path}", is_main=True)
+    file = getattr(main, "__file__", None)
     if not isinstance(file, str) or not os.path.isfile(file):
         raise InvalidModel(
             f"a worker imports {path} by name, and what is typed into an interpreter or a notebook is in no file: put "
             "it into a module"
         )
-    return Named(f"__headrace_main__:{path}", os.path.abspath(file))
+    return Named(f"__headrace_main__:{path}", os.path.abspath(file), is_main=True)
+
+
+class Unguarded(InvalidModel):
+    """A worker that imports a script would start what the script starts, and so on for ever."""
+
+
+def check_guard() -> None:
+    """Unguarded where this is a worker that imports the script whose function it is to run."""
+    script = getattr(sys.modules.get("headrace_worker"), "importing", None)
+    if script is not None:
+        raise Unguarded(
+            f"{script} starts worker processes when it is imported, and each worker imports it: put what is to be done "
+            'when it is run under `if __name__ == "__main__":`'
+        )

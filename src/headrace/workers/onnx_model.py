@@ -90,7 +90,7 @@ class OnnxModel(Loadable):
     def refusal(self, about: dict[str, Any]) -> HeadraceError:
         kind, message = about["type"], about["message"]
         if kind == "NotInstalled":
-            missing = BackendNotInstalled("onnxruntime", "pip install onnxruntime")
+            missing = BackendNotInstalled("onnxruntime", f"{message.partition(': ')[0]} -m pip install onnxruntime")
             missing.__cause__ = ImportError(message)
             return missing
         if kind == "NotLoaded":

@@ -55,12 +55,21 @@ class Allowance:
 class Output:
     """Reads one process's output until it ends, on a thread of its own."""
 
-    def __init__(self, files: tuple[IO[bytes], IO[bytes]], model: str, who: str) -> None:
+    def __init__(
+        self, files: tuple[IO[bytes], IO[bytes]], model: str, who: str, shows_stack: threading.Event | None = None
+    ) -> None:
+        """`shows_stack`: what comes once that is set is kept, and told with why the process was ended: once."""
         self._files, self._model, self._who = files, model, who
+        self._shows_stack = shows_stack or threading.Event()
         self.last: deque[str] = deque(maxlen=KEPT)
         """Lines of stderr."""
         self._thread = threading.Thread(target=self._loop, name=f"headrace-{who}-output", daemon=True)
         self._thread.start()
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether the last lines are where it hung."""
+        return self._shows_stack.is_set()
 
     def close(self, timeout: float) -> None:
         """Its process has ended: read what is left, for so many seconds at most; others may have the pipe as well."""
@@ -106,7 +115,7 @@ class Output:
             return
         count = text.count(b"\n") + 1
         allowed = allowance.take(count, time.monotonic())
-        if allowed:
+        if allowed and not (err and self.is_stack):
             for line in text.split(b"\n", allowed)[:allowed]:
                 if line:
                     self._log(_readable(line))

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakSet
@@ -32,6 +33,10 @@ from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
 WORKS = (State.READY, State.BUSY)
+AT_ONCE = 32
+"""Runs of a coroutine function that go on at once in one worker, where nothing else was said."""
+ENDINGS = ("died", "hung", "not loaded", "replaced")
+"""What became of a process that has a successor; "replaced": nothing was wrong with it."""
 MOST = 256
 """Workers of one model."""
 BUSY = 1.0
@@ -52,7 +57,7 @@ class WorkerOptions:
     idempotent: bool = True
     """Whether a run that was begun may be begun once more, where its worker died."""
     memory_limit: int | None = None
-    concurrency: int = 32
+    concurrency: int = AT_ONCE
     """Runs of a coroutine function that go on at once in one worker."""
     arena: int = SIZE
 
@@ -124,6 +129,7 @@ class Pool:
         self.on_change: Callable[[], object] = lambda: None
         """Called when a worker has another state, on its thread."""
         self._nodes = nodes
+        self._restarts: Counter[str] = Counter()
         self._told = threading.Condition()
         self._failed: str | None = None  # why the first one could not load
         self._refusal: HeadraceError | None = None  # the same, as it is raised
@@ -144,7 +150,7 @@ class Pool:
             with self._told:
                 self._told.wait_for(lambda: self._failed is not None or self.ready == workers)
             if self._failed is not None:
-                raise self._refusal or InvalidModel(self._failed)
+                raise self._refusal or InvalidModel(self._could_not_load(self._failed))
         except BaseException:
             self.engine.detach(self.port)
             raise
@@ -308,6 +314,20 @@ class Pool:
         """Why, where something is wrong."""
         return next((worker.supervision.reason for worker in self.workers if worker.supervision.reason), None)
 
+    def restarts(self) -> dict[str, int]:
+        """Processes that were started in place of others, by what became of those (`ENDINGS`)."""
+        with self._told:
+            return {why: self._restarts[why] for why in ENDINGS}
+
+    def states(self) -> dict[str, int]:
+        """How many workers are in each state now."""
+        counted = Counter(worker.supervision.state for worker in self.workers)
+        return {str(state): counted[state] for state in State}
+
+    def restarted(self, why: str) -> None:
+        with self._told:
+            self._restarts[why] += 1
+
     def statuses(self) -> list[WorkerStatus]:
         return [self._status(each) for each in self.workers]
 
@@ -376,12 +396,18 @@ class Pool:
         about = json.loads(payload)
         self._refusal = self.model.refusal(about)
         why = str(self._refusal)
-        if about["type"] == "MemoryError" and self.options.memory_limit is not None:
-            why += f"; a worker may have {self.options.memory_limit:,} bytes (memory_limit)"
+        limit = self.options.memory_limit
+        if limit is not None and (about["type"] == "MemoryError" or _wants_memory(about["message"])):
+            why = f"{self.model} cannot be loaded in a worker: MemoryError: it may have {limit:,} bytes (memory_limit)"
             self._refusal = InvalidModel(why)
         if about["type"] not in ("Refused", "NotLoaded", "NotInstalled"):
             _log.error("%s\n%s", why, about["traceback"], extra={"model": self.name, "request_id": None})
         return why
+
+    def _could_not_load(self, how: str) -> str:
+        limit = self.options.memory_limit
+        more = "" if limit is None or "memory_limit" in how else f"; it may have {limit:,} bytes (memory_limit)"
+        return f"{self.model} cannot be loaded: a worker of model {self.name} {how}{more}"
 
     def has_left(self, worker: Worker) -> None:
         """A worker's thread is about to end. With the last one nobody loads the model any more."""
@@ -463,6 +489,11 @@ def _is_up(worker: Worker) -> bool:
     """Or will not be soon."""
     supervision = worker.supervision
     return supervision.state in WORKS or supervision.is_broken or worker.has_ended
+
+
+def _wants_memory(message: str) -> bool:
+    """Whether an import or a runtime says at length that it had no memory."""
+    return any(words in message for words in ("Cannot allocate memory", "failed to map segment", "bad_alloc"))
 
 
 def check_workers(workers: object) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -57,6 +58,8 @@ class Process:
             raise
         finally:
             theirs.close()
+        self.shows_stack = threading.Event()
+        """What it writes from then on says where it hangs."""
         self.sock.setblocking(False)
         self.pid = self._process.pid
         try:
@@ -84,6 +87,7 @@ class Process:
 
     def show_stack(self) -> None:
         """Have it write the stacks of its threads to its stderr, whatever it does."""
+        self.shows_stack.set()
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGUSR2)
 

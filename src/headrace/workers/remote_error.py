@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from headrace.errors import HeadraceError, InvalidInput, OutOfMemory
+from headrace.errors import BackendError, HeadraceError, InvalidInput, OutOfMemory
 from headrace.model.failure import failure_of
 from headrace.workers.messages import MessageError
 from headrace.workers.values import Raised
@@ -32,15 +32,23 @@ def made(raised: Raised, memory_limit: int | None = None) -> HeadraceError:
     """A callable may say itself what is wrong with a request; everything else is the model's failure."""
     if raised.kind == "InvalidInput" and raised.module.startswith("headrace"):
         return InvalidInput(raised.text)
-    cause = _kind(raised.kind)(raised.text)
-    if raised.trace:
-        cause.add_note(f"in the worker:\n{raised.trace.rstrip()}")
+    if raised.kind == "CannotLeave" and not raised.module:  # the callable has returned it
+        failure = BackendError(f"the answer of the model cannot leave its worker: {raised.text}")
+        failure.__cause__ = _with_trace(_kind("CannotLeave")(raised.text), raised.trace)
+        return failure
+    cause = _with_trace(_kind(raised.kind)(raised.text), raised.trace)
     if memory_limit is not None and (raised.kind == "MemoryError" or any(word in raised.text for word in _NO_MEMORY)):
         what = f"{raised.kind}: {raised.text}" if raised.text else raised.kind
-        failure = OutOfMemory(what, memory_limit)
-        failure.__cause__ = cause
-        return failure
+        lack = OutOfMemory(what, memory_limit)
+        lack.__cause__ = cause
+        return lack
     return failure_of("raised", cause)
+
+
+def _with_trace(cause: RaisedInWorker, trace: str) -> RaisedInWorker:
+    if trace:
+        cause.add_note(f"in the worker:\n{trace.rstrip()}")
+    return cause
 
 
 @lru_cache(maxsize=256)

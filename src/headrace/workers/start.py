@@ -28,6 +28,11 @@ from headrace.workers.sequenced import SequencedModel
 from headrace.workers.shared_weights import tell
 from headrace.workers.sharing import environment, plan
 
+LONGEST = 1_000_000
+"""Seconds."""
+LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 50
+"""Bytes."""
+
 
 def start_workers(
     what: Loadable,
@@ -147,14 +152,24 @@ class Tried(Owner):
 
 
 def check(options: WorkerOptions) -> None:
-    """InvalidOption for what is no number of seconds or bytes."""
+    """InvalidOption for what is no number of seconds or bytes, or is none of what it can be."""
     for what in ("response_timeout", "cancel_grace", "start_timeout"):
         seconds = getattr(options, what)
-        if not is_number(seconds) or not 0 < seconds <= 1e6:
-            raise InvalidOption(f"{what} is in seconds, above 0, not {seconds!r}")
+        if isinstance(seconds, bool) or not is_number(seconds) or not 0 < seconds <= LONGEST:
+            raise InvalidOption(f"{what} is in seconds, above 0 and at most {LONGEST:,}, not {seconds!r}")
     at_once = options.concurrency
     if isinstance(at_once, bool) or not isinstance(at_once, int) or not 1 <= at_once <= MOST:
         raise InvalidOption(f"concurrency is a whole number from 1 to {MOST}, not {at_once!r}")
     limit = options.memory_limit
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-        raise InvalidOption(f"memory_limit is a whole number of bytes, or None, not {limit!r}")
+    is_whole = isinstance(limit, int) and not isinstance(limit, bool)
+    if limit is not None and not (is_whole and LEAST_MEMORY <= limit <= MOST_MEMORY):
+        raise InvalidOption(
+            f"memory_limit is a whole number of bytes from {LEAST_MEMORY:,} to {MOST_MEMORY:,}, or None, not {limit!r}"
+        )
+    if not isinstance(options.idempotent, bool):
+        raise InvalidOption(f"idempotent is True or False, not {options.idempotent!r}")
+
+
+def runs_coroutines(model: Model) -> bool:
+    """Whether what its workers run is a coroutine function."""
+    return isinstance(model.crew, Pool) and bool(model.crew.at_once)

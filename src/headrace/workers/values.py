@@ -30,8 +30,14 @@ PLAIN = frozenset(
 """Beside None, numbers, text, bytes, lists, tuples, dicts, sets, arrays and exceptions."""
 
 
+KINDS = {np.ndarray: "", np.memmap: "", np.matrix: "matrix", np.recarray: "recarray"}
+"""Of arrays: what they are sent as. Others have something that would be lost in silence: a mask, a unit."""
+_VIEWS = {"matrix": np.matrix, "recarray": np.recarray}
+_COROUTINE = "it returned a coroutine: declare it with `async def`, so that what it returns is awaited"
+
+
 class NotData(Exception):
-    """A value cannot leave the worker: it is of a kind that only the worker knows."""
+    """A value cannot leave its process: it is of a kind that only that one knows, or would lose what it is."""
 
 
 class Raised:
@@ -57,7 +63,28 @@ def shown(error: BaseException) -> tuple[str, str, str, str]:
     return kind.__module__ or "", kind.__name__, text[:10_000], trace[-30_000:]
 
 
-def array_of(index: int, dtype: Any, shape: tuple[int, ...]) -> Any:
+def is_coroutine(value: Any) -> bool:
+    """Whether it is one; it is closed then, as nobody will await it."""
+    if type(value).__name__ != "coroutine":
+        return False
+    value.close()
+    return True
+
+
+def cannot_leave(error: BaseException, answer: Any) -> tuple[str, str, str, str]:
+    """As `shown`, of what was raised when an answer was to be sent: that is no error of what the callable did."""
+    _, kind, text, trace = shown(error)
+    if isinstance(error, MemoryError):
+        return "", kind, text, trace
+    closed = [is_coroutine(each) for each in (answer if isinstance(answer, (list, tuple)) else (answer,))]
+    if any(closed):
+        text = _COROUTINE
+    elif not isinstance(error, (NotData, ValueError)):
+        text = f"{kind}: {text}"
+    return "", "CannotLeave", text, trace
+
+
+def array_of(index: int, dtype: Any, shape: tuple[int, ...], kind: str = "") -> Any:
     raise NotImplementedError("stands in a pickle; `_Unpickler` knows what it means")
 
 
@@ -93,15 +120,30 @@ def _described(dtype: Any) -> Any:
     return dtype.str if dtype.names is None else dtype.descr
 
 
+def _kind_of(array: Any) -> str:
+    """NotData for what would lose something on its way."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise NotData("a masked array would lose its mask: send x.filled(VALUE), or x.data and x.mask")
+    kind = KINDS.get(type(array))
+    if kind is None:
+        name = f"{type(array).__module__}.{type(array).__qualname__}"
+        raise NotData(f"a {name} would become a plain array: np.asarray(x) makes one of it")
+    if array.dtype.hasobject and (kind or array.dtype.names):
+        raise NotData(f"an array of {array.dtype} would lose its form: send its fields, or a list")
+    return kind
+
+
 class _Pickler(pickle.Pickler):
     arrays: list[Any]
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
+            kind = _kind_of(obj)
             if obj.dtype.hasobject:
                 return objects_of, (obj.shape, obj.ravel().tolist())
             self.arrays.append(np.ascontiguousarray(obj).view(np.ndarray))
-            return array_of, (len(self.arrays) - 1, _described(obj.dtype), obj.shape)
+            about = len(self.arrays) - 1, _described(obj.dtype), obj.shape
+            return array_of, ((*about, kind) if kind else about)
         if isinstance(obj, np.generic):
             return scalar_of, (_described(obj.dtype), obj.tobytes())
         if isinstance(obj, BaseException):
@@ -152,9 +194,10 @@ class _Arrays:
     def __init__(self, buffers: Any, own: bool) -> None:
         self._buffers, self._own = buffers, own
 
-    def __call__(self, index: int, dtype: Any, shape: tuple[int, ...]) -> Any:
+    def __call__(self, index: int, dtype: Any, shape: tuple[int, ...], kind: str = "") -> Any:
         array = self._buffers[index].view(_dtype_of(dtype)).reshape(shape)
-        return array.copy() if self._own else array
+        array = array.copy() if self._own else array
+        return array.view(_VIEWS[kind]) if kind else array
 
 
 class _Unpickler(pickle.Unpickler):

@@ -69,6 +69,7 @@ class Worker:
         """What runs with nothing beside it (`suspects`)."""
         self.ends_at: float | None = None
         """What it runs is to end, and is ended with its process then: as `time.monotonic`."""
+        self._ended: str | None = None  # what became of its last process: one of `pool.ENDINGS`
         self._bell = Bell()
         self._serving: Serving | None = None
         self.kill: Callable[[Any], object] = self._kill
@@ -159,6 +160,8 @@ class Worker:
     def _start_and_serve(self) -> None:
         pool, supervision = self.pool, self.supervision
         supervision.starting()
+        if self._ended is not None:
+            pool.restarted(self._ended)
         self.restarts = False
         pool.changed()
         exchange(pool.engine, self.stream, [], 0, 0)  # takes nothing until it is ready
@@ -182,7 +185,7 @@ class Worker:
                     group = limited(process.pid, pool.options.memory_limit, f"{self.name}-{supervision.starts}")
                     self.limit_kind = "address space" if group is None else "cgroup"
                 self.pid = process.pid
-                output = Output(process.outputs, pool.name, self.name)
+                output = Output(process.outputs, pool.name, self.name, process.shows_stack)
                 connection = Connection(process, self._bell)
                 why = self._load(connection, process, arena, gently)
             except OSError as error:
@@ -247,7 +250,7 @@ class Worker:
                 process.show_stack()
                 time.sleep(STACK)
                 process.kill()
-                return f"did not load its model within {pool.options.start_timeout:g} s"
+                return f"did not load its model within {pool.options.start_timeout:g} s (start_timeout)"
             came, gone = connection.wait(left)
             for frame in came:
                 if frame.kind == frames.READY:
@@ -268,11 +271,14 @@ class Worker:
         if died is None and self.is_to_stop:
             pass
         elif why is None:
+            self._ended = "replaced"
             self.supervision.replaced(time.monotonic())
         else:
+            hung = isinstance(died, ResponseTimeout)
             if isinstance(died, ResponseTimeout) and output is not None:
                 died.stack = "\n".join(output.last)
-            if pool.is_open:  # else whoever compiles it is told
+            self._ended = "hung" if hung else "not loaded" if hand is None else "died"
+            if pool.is_open or (output is not None and output.is_stack):  # else whoever compiles it is told
                 burial.tell(pool, self.name, why, hand, output)
             self.supervision.failed(time.monotonic(), why)
         if hand is not None:
