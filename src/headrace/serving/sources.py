@@ -369,6 +369,7 @@ def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -
         WorkerOptions(
             python=None if python is None else checked(python, f"model {name}"),
             response_timeout=options.response_timeout,
+        cancel_grace=options.cancel_grace,
             start_timeout=_start_timeout(options),
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
