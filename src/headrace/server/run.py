@@ -127,8 +127,12 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         app.close(wait=False)
         observing.close()
         raise
+    if not server.has_time:
+        service.cut_short()
     managing.close(timeout=min(LOADS_END, server.seconds_left()))
     stopped = service.stop(timeout=server.seconds_left())
+    if not stopped:
+        service.cut_short()
     app.close(wait=stopped)
     observing.close()
     unanswered = app.unanswered + front.unanswered
@@ -181,6 +185,10 @@ class _Server:
 
     def _left(self) -> float:
         return (self._stop_by or 0.0) - time.monotonic()
+
+    @property
+    def has_time(self) -> bool:
+        return self._left() > 0
 
     def seconds_left(self) -> float:
         """Of the time there is to drain."""
@@ -278,6 +286,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         workers=options.workers,
         share_weights=options.share_weights,
         response_timeout=options.response_timeout,
+        cancel_grace=options.cancel_grace,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
         interpreters=interpreters,

@@ -489,7 +489,8 @@ class Lifecycle:
                 elif entry.state is State.FAILED and not broken:
                     entry.become(State.READY)
 
-        crew.on_change = look
+        crew.version, crew.on_change = entry.version, look
+        entry.retry_after = lambda: crew.retry_after
         look()
 
 

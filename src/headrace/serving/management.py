@@ -220,7 +220,7 @@ class Management:
                 raise Overloaded(len(self._waiting), self._most, "changes of models")
             self._waiting.append(_Job(operation, key or operation.model or "", work))
             self._keep(operation)
-            if not self._idle and self._alive < self._threads:
+            if len(self._waiting) > self._idle and self._alive < self._threads:
                 self._alive += 1
                 # Daemons: a load that never ends must not keep the server from ending.
                 threading.Thread(target=self._live, name=f"headrace-management-{self._alive}", daemon=True).start()
