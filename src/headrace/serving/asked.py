@@ -28,11 +28,11 @@ def source_of(url: str, store: Store, *, callables: bool = False) -> str:
     if not absolute and store.is_configured and folder is None:  # the store is a URL itself
         return url
     path = Path(url) if absolute or folder is None else folder / url
-    try:
-        if path.exists():
-            return str(path.absolute())
-    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
-        pass
+    if _exists(path):
+        return str(path.absolute())
+    bare, mark, checksum = url.rpartition("#sha256=")
+    if mark and bare and _exists(path := Path(bare) if absolute or folder is None else folder / bare):
+        return f"{path.absolute()}{mark}{checksum}"
     if CALLABLE.match(url):
         if callables:
             return url
@@ -43,3 +43,10 @@ def source_of(url: str, store: Store, *, callables: bool = False) -> str:
         )
     looked = Path.cwd() if absolute or folder is None else folder
     raise SourceNotFound(f"Model not found at: {url:.200} (looked in {looked})", url)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
+        return False
