@@ -196,10 +196,15 @@ class Overloaded(Unavailable):
 
 
 class ModelNotReady(Unavailable):
-    def __init__(self, name: str, version: str, state: str, reason: str | None = None) -> None:
+    """`version` None: it has none. `retry_after`: seconds until it may be, where that is known."""
+
+    def __init__(
+        self, name: str, version: str | None, state: str, reason: str | None = None, retry_after: float | None = None
+    ) -> None:
         because = f": {reason}" if reason else ""
-        super().__init__(f"model {name}:{version} is {state}, not READY{because}")
+        super().__init__(f"model {name}{f':{version}' if version else ''} is {state}, not READY{because}")
         self.name, self.version, self.state, self.reason = name, version, state, reason
+        self.retry_after = retry_after
 
 
 class DeadlineExceeded(Unavailable, TimeoutError):

@@ -218,3 +218,10 @@ def test_a_failure_of_the_model_names_its_kind() -> None:
 @pytest.mark.parametrize("error", [InvalidInput("3 rows came"), BackendError("2 answers came"), Overloaded(7, 7)])
 def test_what_we_say_ourselves_is_told(error: HeadraceError) -> None:
     assert message_of(error, "id-7") == str(error)
+
+
+def test_who_is_refused_for_a_model_that_is_not_ready_hears_when_to_come_back() -> None:
+    refused = ModelNotReady("m", "2", "FAILED", "/a/file is broken", 14.2)
+    assert status_of(refused).retry_after == 15
+    assert message_of(refused, "id") == "model m:2 is FAILED, not READY"
+    assert status_of(ModelNotReady("m", None, "FAILED")).retry_after == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.archives.store import Store
-from headrace.errors import SourceNotFound
+from headrace.errors import InvalidModel, SourceNotFound
 from headrace.serving.asked import source_of
 
 
@@ -27,7 +27,14 @@ def test_a_name_is_of_the_store_and_a_path_is_a_path(
     monkeypatch.chdir(tmp_path)
     assert source_of("a.onnx", Store(store)) == str(store / "a.onnx")
     assert source_of("inner/b.onnx", Store(store)) == str(store / "inner" / "b.onnx")
-    assert source_of("inner", Store(store)) == str(store / "inner")
+    assert source_of("inner", Store(store), has_handler=True) == str(store / "inner")
+    with pytest.raises(InvalidModel, match="inner is a folder without a manifest"):
+        source_of("inner", Store(store))
+    with pytest.raises(InvalidModel, match="a file of no kind that is loaded"):
+        source_of("/etc/passwd", Store(store))
+    (store / "out").symlink_to("/etc")
+    with pytest.raises(SourceNotFound, match="leads out of the model store"):
+        source_of("out", Store(store), has_handler=True)
     assert source_of(str(tmp_path / "secret.onnx"), Store(store)) == str(tmp_path / "secret.onnx")
     with pytest.raises(SourceNotFound):
         source_of("secret.onnx", Store(store))  # the current folder is not looked in
@@ -52,7 +59,8 @@ def test_no_url_leads_out_of_the_store(store: Path, url: str) -> None:
 @pytest.mark.parametrize("url", ["", "nowhere", "a\0b", "x" * 5000, "//", "a.onnx/x"])
 def test_what_is_not_there_is_not_found(store: Path, url: str) -> None:
     if url == "//":
-        assert source_of(url, Store(store))  # a folder; that it is no archive is found where it is looked at
+        with pytest.raises(InvalidModel, match="a folder without a manifest"):
+            source_of(url, Store(store))
         return
     with pytest.raises(SourceNotFound):
         source_of(url, Store(store))

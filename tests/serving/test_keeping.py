@@ -145,6 +145,36 @@ def test_what_cannot_be_loaded_any_more_is_failed_and_stays_wanted(
     assert {each["name"] for each in json.loads((folder / "state.json").read_text())["models"]} == {"cat", "dog"}
 
 
+@pytest.mark.parametrize("how", ["gone", "no archive"])
+def test_what_is_not_there_now_is_not_forgotten(begin: Any, folder: Path, digits: Path, how: str) -> None:
+    archive = make_archive(
+        folder / "store", "numbers", files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx"
+    )
+    whole = archive.read_bytes()
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    lifecycle.register(Wanted(None, "numbers.mar"), min_workers=1, max_workers=1)
+    before = served(lifecycle)
+    if how == "gone":
+        archive.unlink()
+    else:
+        archive.write_bytes(b"garbage")
+    for _ in range(2):  # the volume is not there at two starts
+        again, keeping = begin()
+        assert keeping.restore() == 2
+        keeping.begin()
+        registry = again.service.registry
+        assert (registry.find("numbers").state, registry.find("cat").state) == (State.FAILED, State.READY)
+        assert not registry.is_healthy()
+    archive.write_bytes(whole)
+    again.scale("numbers", min_workers=1)
+    assert served(again) == before
+    again.unload("numbers")
+    _, keeping = begin()
+    assert keeping.restore() == 1
+
+
 def test_a_disk_that_is_full_keeps_nobody_from_managing(
     begin: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,6 +314,8 @@ def test_another_version_takes_the_place_of_the_one_before(begin: Any, folder: P
     watcher = Watcher(management, lifecycle.sources.store, 1.0)
     registry = lifecycle.service.registry
     for version in "1.0", "2.0":
+        if version == "2.0":  # what a manager has said of the one before holds for the next
+            lifecycle.change("digits", None, Settings(max_batch_delay=0.125))
         made = make_archive(
             folder / version,
             "digits",
@@ -296,6 +328,7 @@ def test_another_version_takes_the_place_of_the_one_before(begin: Any, folder: P
         watcher.turn()
         watcher.turn()
         assert registry.versions("digits") == [version]
+    assert registry.ready("digits").model.max_batch_delay == 0.125
     assert management.close(PATIENCE)
 
 

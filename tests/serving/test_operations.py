@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.management import DONE, FAILED, KEPT, RUNNING, Management
 from headrace.serving.registry import State
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Sources
+from headrace.serving.sources import CompileOptions, Located, Sources, Wanted
 from headrace.testing import Gate
 
 PATIENCE = 30
@@ -225,3 +226,32 @@ def test_each_change_leaves_one_line(management: Management, caplog: pytest.LogC
     assert lines[0].startswith("register one:1 ('one.onnx', 0 workers) by 10.0.0.1:5, request 7: done after ")
     assert lines[1].startswith("scale two:default (1 to 1 workers) by 10.0.0.2:6: failed after ")
     assert lines[1].endswith("model not found: two")
+
+
+def test_many_loads_at_once_keep_nobody_from_another_change_and_end_with_the_server(
+    service: Service, store: Path
+) -> None:
+    lifecycle = Lifecycle(service, CompileOptions(), Sources(store))
+    management = Management(lifecycle)
+    loading = Gate()
+
+    class Slow(Sources):
+        def locate(self, wanted: Wanted) -> Located:
+            located = super().locate(wanted)
+            return replace(located, build=lambda name, options: (loading(), located.build(name, options))[1])
+
+    management.register("one.onnx", name="served", workers=1).future.result(PATIENCE)
+    lifecycle.sources = Slow(store)
+    loads = [management.register("one.onnx", name=f"m{i}", workers=1) for i in range(40)]
+    for load in loads:
+        load.known.result(PATIENCE)  # registered; one of them loads, the others wait for their turn
+    loading.wait()
+    management.set_default("served", "1").future.result(PATIENCE)
+    closing = threading.Thread(target=management.close, args=(PATIENCE,))
+    closing.start()
+    lifecycle.stop()
+    loading.open()
+    closing.join(PATIENCE)
+    ends = [type(load.future.exception(PATIENCE)).__name__ for load in loads]
+    assert ends.count("NoneType") <= 1, "the one that was loading"
+    assert set(ends) <= {"NoneType", "CannotLoad", "Closed"}

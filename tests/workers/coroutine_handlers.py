@@ -5,6 +5,7 @@ import contextvars
 import os
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
@@ -108,6 +109,30 @@ async def dies_if(x):
         _say(x, f"reached-{os.getpid()}")
         await _until(x, "open")
     return x
+
+
+async def ends_it_later(x):
+    """It says "later": a thread ends the process, and nothing says whose. Others as `dies_if`."""
+    if x == "later":
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        await asyncio.sleep(1000)
+    return await dies_if(x)
+
+
+async def blocks_later(x):
+    """It says "later": a callback of its own blocks the loop for good. Others as `hangs`."""
+    if x == "later":
+        asyncio.get_running_loop().call_soon(time.sleep, 1000)
+        await asyncio.sleep(1000)
+    return await hangs(x)
+
+
+async def holds(folder):
+    """As `gate`, and each says that it is inside."""
+    INSIDE.append(1)
+    _say(folder, f"reached-{os.getpid()}-{len(INSIDE)}")
+    await _until(folder, "open")
+    return os.getpid()
 
 
 async def fails(kind):

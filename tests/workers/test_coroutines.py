@@ -1,6 +1,7 @@
 """Coroutine functions in worker processes: several runs at once, each with its own time, end and context."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,32 @@ def test_one_that_blocks_its_loop_is_ended_and_its_neighbours_begin_once_more(lo
     assert pid not in {other.result(20) for other in others}
 
 
+def test_of_many_that_are_late_only_the_one_that_blocks_the_loop_fails(loops: Compile, tmp_path: Path) -> None:
+    model = loops("hangs", response_timeout=0.5, cancel_grace=0.1)
+    (tmp_path / "other").mkdir()
+    others = [model.submit(f"waits {tmp_path / 'other'}") for _ in range(4)]
+    (pid,) = reached(tmp_path / "other")
+    guilty = model.submit(f"blocks {tmp_path}")
+    reached(tmp_path)
+    (tmp_path / "other" / "open").touch()  # which those inside cannot see
+    with pytest.raises(hr.ResponseTimeout) as caught:
+        guilty.result(20)
+    assert "in hangs" in caught.value.stack
+    assert pid not in {other.result(20) for other in others}
+    assert starts(model) == [2]
+
+
+def test_where_it_is_not_known_what_blocks_the_loop_they_are_run_once_more(loops: Compile, tmp_path: Path) -> None:
+    model = loops("blocks_later", response_timeout=0.2, cancel_grace=0.1)
+    others = [model.submit(f"waits {tmp_path}") for _ in range(3)]
+    reached(tmp_path)
+    guilty = model.submit("later")
+    (tmp_path / "open").touch()
+    with pytest.raises(hr.ResponseTimeout):
+        guilty.result(20)
+    assert {type(other.result(20)) for other in others} == {int}
+
+
 def test_one_that_does_not_leave_in_time_is_ended_and_its_stack_is_told(
     loops: Compile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,6 +257,40 @@ def test_of_many_that_had_begun_only_the_guilty_one_fails(loops: Compile, tmp_pa
             future.result(20)
     assert [future.result(20) for future in others] == list(range(60))
     assert [future.result(20) for future in inside] == [str(tmp_path)] * 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_nothing_says_who_ended_it_only_the_guilty_one_fails(
+    loops: Compile, tmp_path: Path, workers: int
+) -> None:
+    model = loops("ends_it_later", workers=workers)
+    inside = [model.submit(str(tmp_path)) for _ in range(6)]
+    reached(tmp_path)
+    guilty = model.submit("later")
+    wait_for(lambda: sum(starts(model)) > workers)
+    others = [model.submit(i) for i in range(60)]
+    (tmp_path / "open").touch()
+    with pytest.raises(hr.WorkerDied):
+        guilty.result(20)
+    assert [future.result(20) for future in others] == list(range(60))
+    assert [future.result(20) for future in inside] == [str(tmp_path)] * 6
+    assert not model._source.alone  # type: ignore[attr-defined]
+
+
+def test_what_was_inside_one_that_was_killed_goes_on_together_and_beside_newcomers(
+    loops: Compile, tmp_path: Path
+) -> None:
+    model = loops("holds")
+    inside = [model.submit(str(tmp_path)) for _ in range(6)]
+    wait_for(lambda: len(list(tmp_path.glob("reached-*"))) == 6)
+    pid = model.workers[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    newcomer = model.submit(str(tmp_path))
+    wait_for(lambda: len(list(tmp_path.glob("reached-*"))) == 6 + 7)
+    (tmp_path / "open").touch()
+    assert pid not in {future.result(20) for future in [*inside, newcomer]}
+    assert starts(model) == [2]
 
 
 def test_what_must_not_be_run_twice_is_not(loops: Compile, tmp_path: Path) -> None:

@@ -72,6 +72,42 @@ def test_one_that_is_busy_finishes_first_and_the_time_is_a_bound(compiled: Compi
     assert model.workers[0].pid != pid
 
 
+def test_who_has_nothing_to_do_stays_and_who_hangs_leaves(compiled: Compile, tmp_path: Path) -> None:
+    model = compiled("gate_if")
+    future = model.submit(str(tmp_path))
+    (busy,) = reached(tmp_path)
+    model.scale(2, replan=False)
+    (idle,) = {status.pid for status in model.workers} - {busy}
+    scaling = threading.Thread(target=model.scale, args=(1,), kwargs={"replan": False})
+    scaling.start()
+    wait_for(lambda: len(model.workers) == 1)
+    assert model.workers[0].pid == idle
+    assert model(5) == 5
+    model.scale(3, replan=False)  # while the other one still waits for what leaves
+    assert len(model.workers) == 3
+    assert scaling.is_alive()
+    assert {model(i) for i in range(30)} == set(range(30))
+    (tmp_path / "open").touch()
+    scaling.join(60)
+    assert not scaling.is_alive()
+    assert future.result(60) == str(tmp_path)
+
+
+def test_growing_does_not_wait_for_one_that_is_busy_which_is_replaced_when_it_is_done(
+    compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.workers.pool.BUSY", 0.05)
+    model = compiled("gate_if")
+    future = model.submit(str(tmp_path))
+    (pid,) = reached(tmp_path)
+    model.scale(2)
+    assert (model.workers[0].pid, threads(model)) == (pid, [4, 2])
+    assert not future.can_read()
+    (tmp_path / "open").touch()
+    assert future.result(60) == str(tmp_path)
+    wait_for(lambda: threads(model) == [2, 2])
+
+
 def test_closing_ends_a_replan_that_goes_on(compiled: Compile, tmp_path: Path) -> None:
     model = compiled("gate_if")
     future = model.submit(str(tmp_path))

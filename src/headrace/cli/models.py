@@ -90,6 +90,7 @@ def register(
     version: Annotated[str | None, typer.Option(help="Its version; else its archive's, or 1.")] = None,
     handler: Annotated[str | None, typer.Option(help="In place of its archive's.")] = None,
     workers: Annotated[int, typer.Option(help="Workers it begins with; 0: it is known, and not loaded.")] = 1,
+    max_workers: Annotated[int | None, typer.Option(help="Up to so many, their number follows the load.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows joined into one run; else as the server has it.")] = None,
     max_batch_delay: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="A free worker waits for company, to the millisecond.")
@@ -111,6 +112,7 @@ def register(
             version=version,
             handler=handler,
             workers=workers,
+            max_workers=max_workers,
             batch_size=batch_size,
             max_batch_delay=max_batch_delay,
             response_timeout=response_timeout,

@@ -159,7 +159,8 @@ class Manager:
     @overload
     def register(
         self, url: str, *, name: str | None = ..., version: str | None = ..., handler: str | None = ...,
-        workers: int = ..., batch_size: int | None = ..., max_batch_delay: float | None = ...,
+        workers: int = ..., max_workers: int | None = ..., batch_size: int | None = ...,
+        max_batch_delay: float | None = ...,
         response_timeout: float | None = ..., startup_timeout: float | None = ..., wait: Literal[True] = ...,
         timeout: float | None = ...,
     ) -> ModelSeen: ...  # fmt: skip
@@ -167,7 +168,8 @@ class Manager:
     @overload
     def register(
         self, url: str, *, name: str | None = ..., version: str | None = ..., handler: str | None = ...,
-        workers: int = ..., batch_size: int | None = ..., max_batch_delay: float | None = ...,
+        workers: int = ..., max_workers: int | None = ..., batch_size: int | None = ...,
+        max_batch_delay: float | None = ...,
         response_timeout: float | None = ..., startup_timeout: float | None = ..., wait: Literal[False],
         timeout: float | None = ...,
     ) -> Operation: ...  # fmt: skip
@@ -180,6 +182,7 @@ class Manager:
         version: str | None = None,
         handler: str | None = None,
         workers: int = 1,
+        max_workers: int | None = None,
         batch_size: int | None = None,
         max_batch_delay: float | None = None,
         response_timeout: float | None = None,
@@ -189,7 +192,8 @@ class Manager:
     ) -> ModelSeen | Operation:
         """Register the model at `url` (a name in the server's model store, a path there, or a URL it may fetch).
 
-        `workers`: 0 makes it known, and loads nothing. `max_batch_delay`, in seconds, to the millisecond; the timeouts
+        `workers`: 0 makes it known, and loads nothing; up to `max_workers`, their number follows the load.
+        `max_batch_delay`, in seconds, to the millisecond; the timeouts
         in whole seconds. `wait`: until its workers are ready, at most `timeout` seconds (then NoAnswer, and it goes
         on); with False it is an Operation to follow. SourceNotFound, UrlNotAllowed, DownloadFailed, InvalidModel,
         AlreadyRegistered, CannotLoad, InvalidOption.
@@ -200,6 +204,7 @@ class Manager:
             "model_version": version,
             "handler": handler,
             "initial_workers": _count("workers", workers),
+            "max_workers": None if max_workers is None else _count("max_workers", max_workers),
             "synchronous": False,
             "batch_size": batch_size,
             "max_batch_delay": _whole("max_batch_delay", max_batch_delay, 1000, "milliseconds"),

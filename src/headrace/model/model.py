@@ -61,6 +61,13 @@ class Crew(Protocol):
     @property
     def port(self) -> Port: ...
 
+    version: str | None
+    """Which one it is served as, for messages."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until it is tried again, where it `is_broken`."""
+
     on_change: Callable[[], object]
     """Called on a worker's thread when one has another state."""
 
@@ -360,12 +367,18 @@ class Model(Owner):
         self._workers().scale(workers, timeout, replan=replan)
 
     def restart(self) -> None:
-        """Replace each worker process by a new one, once it has finished what it has. Returns at once."""
+        """Replace each worker process by a new one, one after the other. Returns at once.
+
+        The new one is started beside the old one, which goes once that is ready, and has finished what it has. Where a
+        new one cannot load, the old ones go on: the log and `workers[…].reason` say why.
+        """
         self._workers().restart()
 
     def close(self, *, drain: bool = True) -> None:
         """Answer what is inside (`drain`), or refuse with Closed what has not begun; then let the model go.
 
+        What runs is waited for: in this process nothing can end it. With `drain=False` runs in worker processes are
+        told to end, and ended with their worker after `cancel_grace` seconds; they fail with Closed or WorkerDied.
         Whoever closes it again waits for the same end, or with `drain=False` cuts the draining short. On a stream, say
         in a callback, it returns at once and a thread of its own does this: a stream that waited here would wait for
         itself, and may have its next run in hand.
@@ -611,6 +624,9 @@ class Model(Owner):
         if self.engine is not None and self._port is not None:
             if drain:
                 self.engine.drain(self._port)
+            else:
+                self.engine.abandon(self._port)
+                self._port.cut_short()
             self.engine.detach(self._port)
         to_close, self._to_close = self._to_close, []  # each once, also where it is closed again
         close_all(to_close, self.name)

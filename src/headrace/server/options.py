@@ -84,6 +84,12 @@ class ServeOptions(Checked):
     response_timeout: float = option(
         120.0, "seconds a run in a worker may take; longer, and the worker is replaced", low=0.01, high=1_000_000
     )
+    cancel_grace: float = option(
+        5.0,
+        "seconds a run in a worker may go on after it was cancelled; longer, and it is ended with its worker",
+        low=0.01,
+        high=1_000_000,
+    )
     startup_timeout: float = option(
         120.0,
         "seconds in which a worker has to have loaded its model; the default of what managers register, too",

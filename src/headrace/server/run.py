@@ -49,6 +49,8 @@ from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.version import __version__
 from headrace.workers.sequenced import SequenceHeaders
 
+LOADS_END = 5.0
+"""Seconds that changes of models which go on at the end are waited for: a load is of no use any more."""
 GC_THRESHOLD = 10_000
 """Objects made and not freed between two collections. Python's 700 is a few requests' worth."""
 _log = logging.getLogger("headrace.server")
@@ -125,8 +127,12 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
         app.close(wait=False)
         observing.close()
         raise
-    managing.close(timeout=server.seconds_left())
+    if not server.has_time:
+        service.cut_short()
+    managing.close(timeout=min(LOADS_END, server.seconds_left()))
     stopped = service.stop(timeout=server.seconds_left())
+    if not stopped:
+        service.cut_short()
     app.close(wait=stopped)
     observing.close()
     unanswered = app.unanswered + front.unanswered
@@ -179,6 +185,10 @@ class _Server:
 
     def _left(self) -> float:
         return (self._stop_by or 0.0) - time.monotonic()
+
+    @property
+    def has_time(self) -> bool:
+        return self._left() > 0
 
     def seconds_left(self) -> float:
         """Of the time there is to drain."""
@@ -276,6 +286,7 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
         workers=options.workers,
         share_weights=options.share_weights,
         response_timeout=options.response_timeout,
+        cancel_grace=options.cancel_grace,
         idempotent=options.idempotent == "yes",
         memory_limit=options.memory_limit,
         interpreters=interpreters,

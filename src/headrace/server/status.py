@@ -6,7 +6,8 @@ operator: the client hears that it failed and under which request id, the log ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from headrace.errors import (
     AlreadyRegistered,
@@ -175,6 +176,8 @@ def codes_of_managing(*, change: bool) -> dict[int, str]:
 def status_of(error: BaseException) -> Status:
     if isinstance(error, ConnectionEnds):
         return _OF_CONNECTIONS[error.code]
+    if isinstance(error, ModelNotReady) and error.retry_after is not None:
+        return replace(TABLE[ModelNotReady], retry_after=max(1, math.ceil(error.retry_after)))
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 
@@ -199,5 +202,5 @@ def message_of(error: BaseException, request_id: str) -> str:
     if code == 500 and not isinstance(error, BackendError):
         return f"internal error; the server's log says more under request id {request_id}"
     if isinstance(error, ModelNotReady):  # its reason is for the operator: it may name files
-        return f"model {error.name}:{error.version} is {error.state}, not READY"
+        return str(ModelNotReady(error.name, error.version, error.state))
     return str(error)

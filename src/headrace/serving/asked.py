@@ -10,14 +10,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace.archives.store import Store
-from headrace.errors import SourceNotFound
-from headrace.serving.sources import CALLABLE
+from headrace.archives.archive import is_archive
+from headrace.archives.packed import PACKED
+from headrace.archives.store import MODEL_FILES, Store
+from headrace.errors import InvalidModel, SourceNotFound
+from headrace.serving.sources import CALLABLE, TORCH_FILES
+
+_KINDS = (*PACKED, *MODEL_FILES, *TORCH_FILES, ".zip")
 
 
-def source_of(url: str, store: Store, *, callables: bool = False) -> str:
+def _check_kind(path: Path, url: str, has_handler: bool) -> None:
+    """InvalidModel for what nobody could load, whatever is in it."""
+    if is_archive(path) or (has_handler and path.is_dir()) or (path.is_file() and path.name.endswith(_KINDS)):
+        return
+    what = "a folder without a manifest" if path.is_dir() else "a file of no kind that is loaded"
+    raise InvalidModel(f"{url:.200} is {what}: an archive, or one of {', '.join(sorted(_KINDS))}, was expected")
+
+
+def source_of(url: str, store: Store, *, callables: bool = False, has_handler: bool = False) -> str:
     """What `Sources.locate` is to look for. SourceNotFound for what is no file, folder, URL or callable, or may not be
-    asked for."""
+    asked for; InvalidModel for what nobody could load. `has_handler`: the registration names one, which a folder
+    without a manifest needs."""
     if not url:
         raise SourceNotFound("empty url", url)
     if ".." in url:
@@ -27,12 +40,19 @@ def source_of(url: str, store: Store, *, callables: bool = False) -> str:
     folder, absolute = store.folder, Path(url).is_absolute()
     if not absolute and store.is_configured and folder is None:  # the store is a URL itself
         return url
-    path = Path(url) if absolute or folder is None else folder / url
-    if _exists(path):
-        return str(path.absolute())
     bare, mark, checksum = url.rpartition("#sha256=")
-    if mark and bare and _exists(path := Path(bare) if absolute or folder is None else folder / bare):
-        return f"{path.absolute()}{mark}{checksum}"
+    for name, rest in ((url, ""), (bare, mark + checksum)) if bare else ((url, ""),):
+        path = Path(name) if absolute or folder is None else folder / name
+        try:
+            there = path.exists()
+            inside = absolute or folder is None or path.resolve().is_relative_to(folder.resolve())
+        except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
+            there, inside = False, True
+        if not inside:
+            raise SourceNotFound(f"Relative path is not allowed in url: {url:.200} leads out of the model store", url)
+        if there:
+            _check_kind(path, url, has_handler)
+            return f"{path.absolute()}{rest}"
     if CALLABLE.match(url):
         if callables:
             return url
@@ -43,10 +63,3 @@ def source_of(url: str, store: Store, *, callables: bool = False) -> str:
         )
     looked = Path.cwd() if absolute or folder is None else folder
     raise SourceNotFound(f"Model not found at: {url:.200} (looked in {looked})", url)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
-        return False

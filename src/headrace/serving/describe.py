@@ -148,7 +148,7 @@ def page(models: Sequence[tuple[str, str]], limit: int, token: int) -> Json:
         limit = MOST_LISTED
     token = max(0, token)
     told: Json = {}
-    if token + limit < len(models):
+    if limit and token + limit < len(models):
         told["nextPageToken"] = str(token + limit)
     told["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[token : token + limit]]
     return told

@@ -94,9 +94,10 @@ class Keeping:
         lifecycle = self._lifecycle
         options = replace(lifecycle.options, **_of_their_types(kept, self._path))
         options = replace(options, asked=tuple(name for name in OVER_YAML if name in kept.settings))
+        wanted = Wanted(kept.name, kept.source, kept.version, kept.handler)
         try:
             lifecycle.register(
-                Wanted(kept.name, kept.source, kept.version, kept.handler),
+                wanted,
                 options=options,
                 min_workers=kept.min_workers,
                 max_workers=kept.max_workers,
@@ -105,7 +106,7 @@ class Keeping:
             )
         except HeadraceError as error:
             _log.error("model %s:%s was served before, and cannot be now: %s", kept.name, kept.version, error)
-            return
+            lifecycle.remember(wanted, options, kept.min_workers, kept.max_workers, kept.url, str(error))
         if kept.default:
             lifecycle.set_default(kept.name, kept.version)
 

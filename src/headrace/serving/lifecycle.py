@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.engine.scheduler import Scheduler
-from headrace.errors import CannotLoad, InvalidModel, InvalidOption, NotEnoughCores, StillBusy
+from headrace.errors import CannotLoad, Closed, InvalidModel, InvalidOption, NotEnoughCores, StillBusy
 from headrace.model.model import Model
 from headrace.serving import changing
 from headrace.serving.loading import GRACE, wants_memory, within
@@ -89,6 +89,7 @@ class Lifecycle:
         service.when_stopped(self._let_sources_go)
         self.failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
         self._turns = Turns()
+        self._stopping = False
         self._changing = threading.Lock()
         """Held for each change of a state: workers that die change it too."""
         self.on_change: Callable[[], object] = _nothing
@@ -140,7 +141,8 @@ class Lifecycle:
                     # Of a model in this process its options may have said how many.
                     low = high = max(low, workers_of(entry))
             except BaseException as error:
-                self.failures.append(Failure(name, version, str(error)))
+                if not isinstance(error, InvalidOption):  # what cannot be asked for was not tried
+                    self.failures.append(Failure(name, version, str(error)))
                 if not at_startup:
                     self._forget(entry)
                     _tell(entry, error)
@@ -155,6 +157,25 @@ class Lifecycle:
     def load(self, wanted: Wanted) -> Entry[Served]:
         """At the server's start: READY, with as many workers as its options say. One that fails stays, as FAILED."""
         return self.register(wanted, min_workers=self._options.workers, at_startup=True)
+
+    def remember(
+        self, wanted: Wanted, options: CompileOptions, min_workers: int, max_workers: int, url: str | None, reason: str
+    ) -> None:
+        """One that was served before, and of which there is nothing now: FAILED, until it is scaled, and looked for
+        again. `wanted` has its name and version."""
+        name, version = wanted.name or "", wanted.version or ""
+        with self._turns.of(name):
+            if name in (entry.name for entry in self._registry) and version in self._registry.versions(name):
+                return
+            located = _looked_for_again(self.sources, wanted)
+            about = Registration(wanted, located, options, min_workers, max_workers, True, url, is_complete=True)
+            entry = self._registry.add(name, version, about)
+            self._become(entry, State.LOADING)
+            self._become(entry, State.FAILED, reason)
+
+    def stop(self) -> None:
+        """The server stops: loads that have not begun are given up (Closed)."""
+        self._stopping = True
 
     def load_all(self, models: Iterable[Wanted]) -> None:
         for wanted in models:
@@ -316,6 +337,8 @@ class Lifecycle:
         options = replace(about.options, workers=workers)
         priorities = changing.priorities(options)
         with self._turns.of(_LOADING):
+            if self._stopping:
+                raise Closed("the server is stopping")
             started = time.monotonic()
             located, limit = about.located, options.startup_timeout
             isolation = options.isolation
@@ -466,7 +489,8 @@ class Lifecycle:
                 elif entry.state is State.FAILED and not broken:
                     entry.become(State.READY)
 
-        crew.on_change = look
+        crew.version, crew.on_change = entry.version, look
+        entry.retry_after = lambda: crew.retry_after
         look()
 
 
@@ -487,6 +511,27 @@ def is_partly_up(entry: Entry[Served]) -> bool:
 
 def _nothing() -> None:
     pass
+
+
+def _looked_for_again(sources: Sources, wanted: Wanted) -> Located:
+    """It is located when it is to be built."""
+    found: list[Located] = []
+
+    def build(name: str, options: CompileOptions) -> Built:
+        located = sources.locate(wanted)
+        try:
+            built = located.build(name, options)
+        except BaseException:
+            located.close()
+            raise
+        found.append(located)
+        return built
+
+    def close() -> None:
+        while found:
+            found.pop().close()
+
+    return Located(wanted.name or "", wanted.version or "", build, close)
 
 
 def _close(built: Built) -> None:

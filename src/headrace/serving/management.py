@@ -1,6 +1,6 @@
 """What every manager calls: REST, the v2 repository, and whoever else changes models while the server serves.
 
-Rule 1: changes are made on a few threads of its own, never on an event loop; what waits for one is bounded, and refused
+Rule 1: changes are made on threads of its own, never on an event loop; what waits for one is bounded, and refused
         beyond (Overloaded).
 Rule 2: what is asked of one model is done in the order in which it was asked, and does not hold up what is asked of
         others.
@@ -29,9 +29,10 @@ from headrace.serving.served import Served
 from headrace.serving.settings import Settings, line, told
 from headrace.serving.sources import CompileOptions, Wanted
 
-THREADS = 8
-"""Changes of different models that go on at once. Most of them wait: loads come one after the other anyway."""
 MOST_WAITING = 256
+THREADS = MOST_WAITING
+"""Changes of different models that go on at once: most of them wait for the turn to load, and must not keep others from
+a thread."""
 KEPT = 1000
 """Operations that can be looked up."""
 RUNNING, DONE, FAILED = "running", "done", "failed"
@@ -107,7 +108,9 @@ class Management:
         key = name or PurePosixPath(url).name.partition(".")[0]
 
         def work() -> Entry[Served]:
-            source = source_of(url, self.lifecycle.sources.store, callables=self.callables)
+            source = source_of(
+                url, self.lifecycle.sources.store, callables=self.callables, has_handler=handler is not None
+            )
             wanted = Wanted(name, source, version, handler)
             return self.lifecycle.register(
                 wanted,
@@ -217,7 +220,7 @@ class Management:
                 raise Overloaded(len(self._waiting), self._most, "changes of models")
             self._waiting.append(_Job(operation, key or operation.model or "", work))
             self._keep(operation)
-            if not self._idle and self._alive < self._threads:
+            if len(self._waiting) > self._idle and self._alive < self._threads:
                 self._alive += 1
                 # Daemons: a load that never ends must not keep the server from ending.
                 threading.Thread(target=self._live, name=f"headrace-management-{self._alive}", daemon=True).start()
@@ -247,6 +250,7 @@ class Management:
     def close(self, timeout: float | None = None) -> bool:
         """No more changes: what has not begun is refused. False if one that has did not end within `timeout`
         seconds."""
+        self.lifecycle.stop()
         with self._told:
             self._closed = True
             refused, self._waiting = self._waiting, deque()

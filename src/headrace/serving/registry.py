@@ -10,7 +10,7 @@ Rule 4: one thread changes it at a time; any may look meanwhile: what is there i
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from headrace.errors import AlreadyRegistered, InvalidInput, IsDefaultVersion, ModelNotFound, ModelNotReady
@@ -43,13 +43,15 @@ S = TypeVar("S")
 class Entry(Generic[S]):
     """One version of one model. `served` is what answers its requests, while it has workers."""
 
-    __slots__ = ("about", "name", "reason", "served", "state", "version")
+    __slots__ = ("about", "name", "reason", "retry_after", "served", "state", "version")
 
     def __init__(self, name: str, version: str, about: Any = None) -> None:
         self.name, self.version = name, version
         self.state = State.REGISTERED
         self.reason: str | None = None
         self.served: S | None = None
+        self.retry_after: Callable[[], float | None] = lambda: None
+        """Seconds until it may be READY again, where that is known."""
         self.about = about
         """How it was registered."""
 
@@ -127,7 +129,7 @@ class Registry(Generic[S]):
         entry = self.find(name, version)
         served = entry.served
         if entry.state is not State.READY or served is None:
-            raise ModelNotReady(name, entry.version, entry.state, entry.reason)
+            raise ModelNotReady(name, entry.version, entry.state, entry.reason, entry.retry_after())
         return served
 
     def is_default(self, entry: Entry[S]) -> bool:

@@ -103,5 +103,13 @@ class Service:
             call()
         return True
 
+    def cut_short(self) -> None:
+        """What still runs in worker processes is ended at once."""
+        for entry in self.registry:
+            served = entry.served
+            if served is not None and served.model.engine is not None and served.model.port is not None:
+                served.model.engine.abandon(served.model.port)
+                served.model.port.cut_short(0.0)
+
     def statistics(self) -> BudgetStatistics:
         return self.budget.statistics()

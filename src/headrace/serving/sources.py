@@ -88,6 +88,7 @@ class CompileOptions:
     workers: int = 1
     share_weights: bool = False
     response_timeout: float = 120.0
+    cancel_grace: float = 5.0
     idempotent: bool = True
     memory_limit: int | None = None
     interpreters: Interpreters = field(default_factory=lambda: Interpreters({}))
@@ -307,6 +308,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
         worker_options = WorkerOptions(
             python=asked,
             response_timeout=options.response_timeout,
+            cancel_grace=options.cancel_grace,
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,
             start_timeout=_start_timeout(options),
@@ -375,6 +377,7 @@ def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -
         WorkerOptions(
             python=None if python is None else checked(python, f"model {name}"),
             response_timeout=options.response_timeout,
+            cancel_grace=options.cancel_grace,
             start_timeout=_start_timeout(options),
             idempotent=options.idempotent,
             memory_limit=options.memory_limit,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headrace.archives.store import Store
 from headrace.errors import HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
+from headrace.serving.lifecycle import Registration
 from headrace.serving.management import Management
 from headrace.serving.sources import Wanted
 from headrace.serving.watching import Watching
@@ -67,9 +68,15 @@ class Watcher:
         except HeadraceError as error:
             _log.warning("%s of the model store: %s; it is looked at again when it has changed", file, error)
 
-    def _come(self, file: str) -> None:
-        options = self._management.lifecycle.options
-        operation = self._management.register(file, workers=options.workers, who=WHO)
+    def _come(self, file: str, like: Registration | None = None) -> None:
+        """`like`: what it takes the place of, which may have been scaled and tuned."""
+        if like is None:
+            options = self._management.lifecycle.options
+            operation = self._management.register(file, workers=options.workers, who=WHO)
+        else:
+            operation = self._management.register(
+                file, options=like.options, workers=like.min_workers, max_workers=like.max_workers, who=WHO
+            )
         entry = operation.future.result()
         self._served[file] = entry.name, entry.version
 
@@ -86,7 +93,7 @@ class Watcher:
             reload = self._management.begin("reload", name, version, lambda: lifecycle.reload(name, version), who=WHO)
             reload.future.result()
             return
-        self._come(file)
+        self._come(file, self._management.registry.find(name, version).about)
         if located.name == name:
             self._management.set_default(name, located.version, who=WHO).future.result()
         self._unregister(name, version)

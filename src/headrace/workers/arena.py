@@ -29,7 +29,7 @@ MARKS = 256
 """Words that say which runs are not wanted any more: more than a worker has at a time."""
 LENT = 8
 """A part of the arena as large as this may be lent: views of answers that somebody keeps."""
-_WORD = struct.Struct("<I")
+_WORD, _STEP = struct.Struct("<I"), struct.Struct("<II")
 
 
 class _Lent(weakref.ref[Array]):
@@ -63,6 +63,11 @@ class Arena:
     def begun(self) -> int:
         """The id of the run that began last, as the worker says: it may say anything."""
         return int(_WORD.unpack_from(self._map)[0])
+
+    def step(self) -> tuple[int, int]:
+        """The id of the run whose step an event loop is at, 0 between two of them; and how many steps there were."""
+        id, count = _STEP.unpack_from(self._map, 4)
+        return int(id), int(count)
 
     def mark(self, id: int) -> None:
         """The run with this id is not wanted any more: it need not begin, and may look whether it should go on."""

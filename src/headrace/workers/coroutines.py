@@ -6,11 +6,14 @@ Rule 2: what nobody waits for any more, or what takes too long, is cancelled as 
         (CANCEL). What does not leave is ended with its process by the owner.
 Rule 3: answers of one turn of the loop leave together.
 Rule 4: each run has a context of its own: what it sets, no other sees.
+Rule 5: whose step the loop is at stands in the page shared with the owner, so that of several it is known who blocked
+        the loop, or ended the process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections.abc
 import contextlib
 import contextvars
 import faulthandler
@@ -20,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-WORD = struct.Struct("<I")
+WORD, STEP = struct.Struct("<I"), struct.Struct("<II")
 SHOWN = 8
 """Runs whose stacks are shown, those that have gone on longest: last, as what is read last of a log is kept."""
 FRAMES = 30
@@ -30,6 +33,38 @@ _run: contextvars.ContextVar[int] = contextvars.ContextVar("headrace_run", defau
 def serve(child: Any) -> None:
     """Until the owner says STOP. EOFError if it has gone."""
     asyncio.run(_Serving(child).serve())
+
+
+class _Steps(collections.abc.Coroutine):  # type: ignore[type-arg]  # subscripted it is nothing before Python 3.9
+    """A run's coroutine, which says in the page that it is at work while it is."""
+
+    made = 0
+    """Steps of all runs."""
+
+    def __init__(self, run: Any, id: int, page: Any) -> None:
+        self.run, self._id, self._page = run, id, page
+
+    def send(self, value: Any) -> Any:
+        _Steps.made = made = (_Steps.made + 1) & 0xFFFFFFFF
+        STEP.pack_into(self._page, 4, self._id, made)
+        try:
+            return self.run.send(value)
+        finally:
+            STEP.pack_into(self._page, 4, 0, made)
+
+    def throw(self, *raised: Any) -> Any:
+        _Steps.made = made = (_Steps.made + 1) & 0xFFFFFFFF
+        STEP.pack_into(self._page, 4, self._id, made)
+        try:
+            return self.run.throw(*raised)
+        finally:
+            STEP.pack_into(self._page, 4, 0, made)
+
+    def close(self) -> None:
+        self.run.close()
+
+    def __await__(self) -> Any:
+        return (yield from self.run.__await__())
 
 
 class _Serving:
@@ -119,7 +154,7 @@ class _Serving:
     def _begin(self, id: int, frame: Any, values: list[Any], owner: Any) -> None:
         """In place of the plain way: the last of `values` is the run's alone from then on."""
         WORD.pack_into(self._child.page, 0, id)
-        self._loop.create_task(self._run_one(id, frame, [values.pop()], owner))
+        self._loop.create_task(_Steps(self._run_one(id, frame, [values.pop()], owner), id, self._child.page))
 
     async def _run_one(self, id: int, frame: Any, value: list[Any], owner: Any) -> None:
         child, clock = self._child, time.perf_counter
@@ -207,6 +242,7 @@ def where(task: Any) -> str:
     """Where a task waits: its coroutine, what that one awaits, and so on, the innermost first."""
     lines: list[str] = []
     at = task.get_coro()
+    at = getattr(at, "run", at)
     while at is not None and len(lines) < FRAMES:
         frame = getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None) or getattr(at, "ag_frame", None)
         if frame is not None:

@@ -32,7 +32,7 @@ Work = Run | Pending
 class Sent:
     """A run that is with the process. `offset`, `room`: the pieces of the arena it has, or -1."""
 
-    __slots__ = ("began", "id", "offset", "overdue", "read", "requests", "room", "stop_at", "taken_at", "work")
+    __slots__ = ("began", "id", "offset", "overdue", "read", "requests", "room", "steps", "stop_at", "taken_at", "work")
 
     def __init__(self, id: int, work: Work, requests: Sequence[Pending], taken_at: float) -> None:
         self.id, self.work, self.requests, self.taken_at = id, work, requests, taken_at
@@ -40,6 +40,7 @@ class Sent:
         self.offset = self.room = -1
         self.read = 0  # bytes of its parts that were read, and that the process has not been told of
         self.stop_at: float | None = None  # it was cancelled, and is to end by then
+        self.steps = 0  # those of its loop by then
         self.overdue: ResponseTimeout | None = None  # it took too long, and was told to leave (`at_once`)
 
 

@@ -32,12 +32,15 @@ from headrace.workers.supervision import State
 from headrace.workers.told import Told
 from headrace.workers.worker import Worker
 
+WORKS = (State.READY, State.BUSY)
 AT_ONCE = 32
 """Runs of a coroutine function that go on at once in one worker, where nothing else was said."""
 ENDINGS = ("died", "hung", "not loaded", "replaced")
 """What became of a process that has a successor; "replaced": nothing was wrong with it."""
 MOST = 256
 """Workers of one model."""
+BUSY = 1.0
+"""Seconds `scale` waits for workers that are to be replaced and are busy. They are, when they are done."""
 _log = logging.getLogger("headrace.workers")
 
 
@@ -107,12 +110,15 @@ class Pool:
         """Its workers have a state that requests depend on."""
         if model.sequences is None:
             self.batcher = Batcher(max_batch_size, max_batch_delay)
-            self.source = WorkerRequests(self.batcher, (), name)
+            self.source = WorkerRequests(self.batcher, name)
         else:
             sequences = model.sequences
             self.batcher = batcher = SequenceBatcher(max_batch_size, sequences.options, name, sequences.turn_of)
             self.source = SequencedRequests(batcher, name)
         self.port = self.source.port = RemotePort(self.source, name)
+        self.port.cut_short = self.cut_short  # type: ignore[method-assign]
+        self.version: str | None = None
+        """Which one it is served as."""
         self.workers: tuple[Worker, ...] = ()
         self.tried: WeakSet[Pending] = WeakSet()
         """Requests whose worker died once; what became of them is not known yet."""
@@ -139,7 +145,6 @@ class Pool:
         except BaseException:
             self.model.close()
             raise
-        self.source.use(self.workers)
         self._start(self.workers)
         try:
             with self._told:
@@ -156,33 +161,43 @@ class Pool:
         `timeout` seconds. `replan`: as the method, of those that stay, in the same time."""
         check_workers(workers)
         until = None if timeout is None else time.monotonic() + timeout
+        leaving: list[Worker] = []
         with self._scaling:
-            leaving, staying = self.workers[workers:], self.workers[:workers]
-            if leaving:
-                self.workers = staying
-                for worker in leaving:
-                    worker.leaves = True
-                    worker.wake()
-                for worker in leaving:
-                    worker.thread.join(None if until is None else max(0.0, until - time.monotonic()))
-                with self.engine.guard.lock:
-                    self.port.streams = tuple(worker.stream for worker in staying)
-            elif workers > len(staying):
-                new = self._make(workers - len(staying))
+            if workers < len(self.workers):
+                best = sorted(self.workers, key=Worker.worth)[:workers]
+                leaving = [worker for worker in self.workers if worker not in best]
+                self._let_go(leaving, tuple(worker for worker in self.workers if worker in best))
+            elif workers > len(self.workers):
+                new = self._make(workers - len(self.workers))
                 with self.engine.guard.lock:
                     self.port.streams = tuple(worker.stream for worker in self.workers)
-                self.source.use(self.workers)
                 self._start(new)
                 with self._told:
-                    self._told.wait_for(lambda: self.ready == len(self.workers) or not self.port.attached, timeout)
+                    self._told.wait_for(lambda: all(map(_is_up, new)) or not self.port.attached, timeout)
+        for worker in leaving:  # meanwhile others may change the number again
+            worker.thread.join(None if until is None else max(0.0, until - time.monotonic()))
         if replan:
-            self.replan(None if until is None else max(0.0, until - time.monotonic()))
+            left = None if until is None else max(0.0, until - time.monotonic())
+            self.replan(left, waits=BUSY)
 
-    def replan(self, timeout: float | None = None) -> bool:
+    def _let_go(self, leaving: Sequence[Worker], staying: tuple[Worker, ...]) -> None:
+        """Those end what they have, and go."""
+        self.workers = staying
+        with self.engine.guard.lock:
+            self.port.streams = tuple(worker.stream for worker in staying)
+            self.port.former = [each for each in self.port.former if not each.ended]
+            self.port.former += [worker.stream for worker in leaving]
+        for worker in leaving:
+            worker.leaves = True
+            worker.wake()
+
+    def replan(self, timeout: float | None = None, waits: float | None = None) -> bool:
         """Give each worker its share of the cores anew: one after the other, those whose share is another now finish
         what they have, and are replaced. No request is lost. At most `timeout` seconds; False if some are left with
-        the share they had."""
+        the share they had: those are replaced when they are done. `waits`: seconds, of that, for all of those that are
+        busy."""
         until = None if timeout is None else time.monotonic() + timeout
+        all_done = True
         with self._scaling:
             for worker in self.workers:
                 if worker.share is None or worker.share == self.share_of(worker) or self.is_sequenced:
@@ -196,13 +211,33 @@ class Pool:
 
                 def is_back(worker: Worker = worker, before: int = before) -> bool:
                     supervision = worker.supervision
-                    ready = supervision.starts > before and supervision.state in (State.READY, State.BUSY)
+                    ready = supervision.starts > before and supervision.state in WORKS
                     return ready or supervision.is_broken or worker.is_to_stop or worker.has_ended
 
+                def is_going(worker: Worker = worker, before: int = before) -> bool:
+                    """It has ended what it had."""
+                    return worker.supervision.starts > before or worker.supervision.state not in WORKS
+
                 with self._told:
+                    if waits is not None:
+                        began = time.monotonic()
+                        goes = self._told.wait_for(is_going, waits if left is None else min(waits, left))
+                        waits = max(0.0, waits - (time.monotonic() - began))
+                        if not goes:
+                            all_done = False
+                            continue
                     if not self._told.wait_for(is_back, left):
                         return False
-        return True
+        return all_done
+
+    def cut_short(self, grace: float | None = None) -> None:
+        """What runs is told to end, and ended with its worker after `grace` seconds; None: `cancel_grace`."""
+        ends_at = time.monotonic() + (self.options.cancel_grace if grace is None else grace)
+        with self.engine.guard.lock:
+            workers = list(self.source.workers())
+        for worker in workers:
+            worker.ends_at = ends_at if worker.ends_at is None else min(ends_at, worker.ends_at)
+            worker.ring()
 
     def set_response_timeout(self, seconds: float) -> None:
         """For what runs now, too."""
@@ -215,10 +250,37 @@ class Pool:
         return self.options.response_timeout
 
     def restart(self) -> None:
-        """Replace every process by a new one, each once it has finished what it has."""
-        for worker in self.workers:
-            worker.restarts = True
-            worker.wake()
+        """Replace every worker by a new one, one after the other: each goes once its successor is ready, and has
+        finished what it has. One whose successor cannot load stays, and so do those after it. Returns at once."""
+        threading.Thread(target=self._restart, name=f"headrace-{self.port.name}-restart", daemon=True).start()
+
+    def _restart(self) -> None:
+        with self._scaling:
+            for old in self.workers:
+                number, self._made = self._made, self._made + 1
+                new = Worker(self, number, f"headrace-{self.port.name}-worker-{number}", old)
+                with self.engine.guard.lock:
+                    if not self.port.attached:
+                        return
+                    self.source.add_worker(number, new)
+                    self.port.streams = (*self.port.streams, new.stream)
+                self._start([new])
+
+                def is_known(new: Worker = new) -> bool:
+                    return _is_up(new) or new.supervision.state is State.BACKING_OFF or not self.port.attached
+
+                with self._told:
+                    self._told.wait_for(is_known)
+                if new.supervision.state in WORKS:
+                    self._let_go([old], tuple(new if each is old else each for each in self.workers))
+                    new.replaces = None
+                    continue
+                self._let_go([new], self.workers)
+                if self.port.attached:
+                    why = old.supervision.reason = f"it was not replaced: {new.supervision.reason}"
+                    _log.error("%s goes on: %s", old.name, why, extra={"model": self.name, "request_id": None})
+                    self.changed()
+                return
 
     # ---- what it says of itself
 
@@ -228,7 +290,7 @@ class Pool:
     @property
     def ready(self) -> int:
         """Workers that could take a request."""
-        return sum(worker.supervision.state in (State.READY, State.BUSY) for worker in self.workers)
+        return sum(worker.supervision.state in WORKS for worker in self.workers)
 
     @property
     def working(self) -> int:
@@ -239,6 +301,13 @@ class Pool:
     def is_broken(self) -> bool:
         """No worker works, and none has for a while: requests are refused."""
         return self.is_open and all(worker.supervision.is_broken for worker in self.workers)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a worker is started again; None while one works."""
+        if not self.is_broken:
+            return None
+        return max(0.0, min(worker.supervision.start_at for worker in self.workers) - time.monotonic())
 
     @property
     def reason(self) -> str | None:
@@ -283,6 +352,7 @@ class Pool:
     def share_of(self, worker: Worker) -> Share:
         """What it may use, among as many as there are now."""
         planned = plan(self._nodes, max(1, len(self.workers)))
+        worker = worker.replaces or worker
         return planned[self.workers.index(worker) if worker in self.workers else -1]
 
     def environment(self, share: Share) -> dict[str, str]:
@@ -318,6 +388,7 @@ class Pool:
         self.required = tuple(map(str, about.get("required", ())))
         self.describes = bool(about.get("describes"))
         self.at_once = self.options.concurrency if about.get("awaits") else 0
+        self.source.at_once = max(1, self.at_once)
         return None
 
     def cannot_load(self, payload: bytes) -> str:
@@ -338,13 +409,30 @@ class Pool:
         more = "" if limit is None or "memory_limit" in how else f"; it may have {limit:,} bytes (memory_limit)"
         return f"{self.model} cannot be loaded: a worker of model {self.name} {how}{more}"
 
-    def has_left(self) -> None:
+    def has_left(self, worker: Worker) -> None:
         """A worker's thread is about to end. With the last one nobody loads the model any more."""
+        with self.engine.guard.lock:
+            self.source.drop_worker(worker.stream.index)
         with self._told:
             self._living -= 1
             if not self._living:
                 self.model.close()
             self._told.notify_all()
+
+    def keep_suspects(self, worker: Worker) -> None:
+        """`worker` has died, or ended: who runs alone what is to run so (`suspects`)."""
+        suspects = self.source.suspects
+        if suspects is None:
+            return
+        with self.engine.guard.lock:
+            if worker.supervision.is_broken or worker.is_to_stop:
+                suspects.gives_up(worker)
+            else:
+                suspects.has_died(worker)
+            waits = len(suspects.waiting) > 0
+        for each in self.workers if waits else ():
+            if each is not worker:
+                each.wake()
 
     def may_leave(self, worker: Worker) -> bool:
         """It is to stop, or to be replaced: whether it may, once it has finished what it has."""
@@ -391,10 +479,16 @@ class Pool:
     def _make(self, count: int) -> list[Worker]:
         first, self._made = self._made, self._made + count
         new = [Worker(self, first + i, f"headrace-{self.port.name}-worker-{first + i}") for i in range(count)]
-        for place, worker in enumerate(new, len(self.workers)):
-            worker.stream.index = worker.index if self.is_sequenced else place
+        for worker in new:
+            self.source.add_worker(worker.stream.index, worker)
         self.workers = (*self.workers, *new)
         return new
+
+
+def _is_up(worker: Worker) -> bool:
+    """Or will not be soon."""
+    supervision = worker.supervision
+    return supervision.state in WORKS or supervision.is_broken or worker.has_ended
 
 
 def _wants_memory(message: str) -> bool:

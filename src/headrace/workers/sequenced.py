@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import uuid4
 
 from headrace.engine.source import Refused
@@ -71,14 +70,7 @@ class SequencedRequests(WorkerRequests):
     batcher: SequenceBatcher
 
     def __init__(self, batcher: SequenceBatcher, name: str) -> None:
-        super().__init__(batcher, (), name)
-        self._workers: dict[int, Any] = {}
-
-    def use(self, instances: Sequence[Any]) -> None:
-        """Also those that are about to go still pull."""
-        super().use(instances)
-        stay = {index: each for index, each in self._workers.items() if not each.has_ended}
-        self._workers = stay | {each.stream.index: each for each in instances}
+        super().__init__(batcher, name)
 
     def _batches(self, now: float, busy: bool) -> int:
         assert self.port is not None
@@ -100,7 +92,7 @@ class SequencedRequests(WorkerRequests):
 
     def pull(self, now: float, busy: bool, stream: int, refused: Refused) -> Run | None:
         batch = self.batcher.take(stream, self._share(stream), now, refused)
-        return Run(self, self._workers[stream], batch) if batch else None
+        return Run(self, self._instances[stream], batch) if batch else None
 
     def _share(self, stream: int) -> int:
         """How many new sequences it may have now: those who are idle are to have theirs."""

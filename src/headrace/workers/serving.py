@@ -54,11 +54,7 @@ class Serving:
         self._pool, self._stream, self._engine = worker.pool, worker.stream, worker.pool.engine
         self._bell, self.fd = connection.bell, connection.fd
         at_once = bool(worker.pool.at_once)
-        self._window = (
-            AtOnce(worker.pool.at_once, worker.pool.tried)
-            if at_once
-            else Window(most=1 if worker.pool.is_sequenced else MOST)
-        )
+        self._window = AtOnce(worker, hand) if at_once else Window(most=1 if worker.pool.is_sequenced else MOST)
         self._turn = threading.Lock()
         self._serves = False
         watched = worker.pool, worker.stream, process, hand, self._window
@@ -73,6 +69,11 @@ class Serving:
     def cancel(self, id: int) -> None:
         """The run with this id is not wanted any more. It is for the caller to wake the worker."""
         self._watch.cancelled.append(id)
+
+    def silent(self) -> float:
+        """Seconds since its process said anything, while it has something in hand; -1: it has nothing."""
+        first = next(iter(list(self._hand.sent.values())), None)
+        return -1.0 if first is None else max(0.0, time.monotonic() - max(first.began, self._watch.since))
 
     def _has_read(self, each: Sent, nbytes: int) -> None:
         """Of its parts. It is told of many at a time."""
@@ -233,6 +234,10 @@ class Serving:
             if leaving and not sent:
                 connection.send(frames.encode(frames.STOP, generation=self._process.generation))
                 return None
+            if worker.ends_at is not None and sent:
+                self._watch.tell_all()
+                if time.monotonic() >= worker.ends_at:
+                    return WorkerDied(self._pool.name, "was ended, as its model was closed")
             if len(sent) >= MANY:
                 time.sleep(NAP)
             try:
@@ -251,6 +256,8 @@ class Serving:
     def _hear(self) -> tuple[bool, bool]:
         """Whether something came, and whether the process has gone. FrameError."""
         patience, hearing = self._watch.patience(), self._hearing
+        if self._worker.ends_at is not None:
+            patience = min(patience, max(0.0, self._worker.ends_at - time.monotonic()))
         hearing.leave()
         self._turn.release()
         try:
@@ -286,3 +293,4 @@ class Serving:
             for work, _ in ended:
                 for request in requests_of(work):
                     tried.discard(request)
+                    self._pool.source.alone.discard(request)

@@ -101,6 +101,11 @@ class Watch:
             return WorkerDied(self._pool.name, "was stopped by a signal (SIGSTOP, or a debugger), and was ended")
         return None
 
+    def tell_all(self) -> None:
+        """That nobody wants what it runs."""
+        self.cancelled.extend(each.id for each in self._hand.sent.values() if each.stop_at is None)
+        self.cancel()
+
     def cancel(self) -> None:
         while self.cancelled:
             each = self._hand.sent.get(self.cancelled.popleft())

@@ -49,9 +49,13 @@ class Worker:
 
     stoppable: bool = True
 
-    def __init__(self, pool: Pool, index: int, name: str) -> None:
-        self.pool, self.index, self.name = pool, index, name
+    def __init__(self, pool: Pool, number: int, name: str, replaces: Worker | None = None) -> None:
+        """`number`: no other worker of the pool ever has it. `replaces`: whose place it takes, once it is ready."""
+        self.pool, self.index, self.name, self.replaces = pool, number, name, replaces
         self.supervision = Supervision()
+        self.has_ended = False
+        if replaces is not None:
+            self.index, self.supervision.starts = replaces.index, replaces.supervision.starts
         self.pid: int | None = None
         self.share: Share | None = None
         """What its process was started with."""
@@ -59,11 +63,17 @@ class Worker:
         """What holds its process to `memory_limit`: "cgroup" or "address space"."""
         self.leaves = False  # this worker alone is to stop: the pool has become smaller
         self.restarts = False  # its process is to be replaced
+        self.inside = 0
+        """Runs that are with its process, as it last looked; it is looked at where several go on at once."""
+        self.alone: Pending | None = None
+        """What runs with nothing beside it (`suspects`)."""
+        self.ends_at: float | None = None
+        """What it runs is to end, and is ended with its process then: as `time.monotonic`."""
         self._ended: str | None = None  # what became of its last process: one of `pool.ENDINGS`
         self._bell = Bell()
         self._serving: Serving | None = None
         self.kill: Callable[[Any], object] = self._kill
-        self.stream = _Stream(pool, index, name, self)
+        self.stream = _Stream(pool, number, name, self)
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
 
     def start(self) -> None:
@@ -74,14 +84,20 @@ class Worker:
         return self._thread
 
     @property
-    def has_ended(self) -> bool:
-        return self.supervision.state is State.STOPPED and self.supervision.starts > 0
-
-    @property
     def is_to_stop(self) -> bool:
         return self.stream.stopping or self.leaves
 
+    def worth(self) -> tuple[int, int]:
+        """The less the better it is to keep: one that works before one that does not, and then one that answers."""
+        rank = {State.READY: 0, State.BUSY: 1, State.STARTING: 2, State.BACKING_OFF: 3}.get(self.supervision.state, 4)
+        serving = self._serving
+        return rank, -1 if serving is None else int(serving.silent())
+
     # ---- from any thread
+
+    def ring(self) -> None:
+        """There is something that only its thread does."""
+        self._bell.ring()
 
     def wake(self) -> None:
         """There is something for it."""
@@ -132,12 +148,14 @@ class Worker:
         finally:
             self.supervision.stopping()
             self.supervision.stopped()
+            self.has_ended = True
             self.pool.changed()
+            self.pool.keep_suspects(self)
             # What was put back meanwhile is refused, or another's.
             exchange(self.pool.engine, self.stream, [], 0, 0)
             has_stopped(self.pool.engine, self.stream)
             self._bell.close()
-            self.pool.has_left()
+            self.pool.has_left(self)
 
     def _start_and_serve(self) -> None:
         pool, supervision = self.pool, self.supervision
@@ -264,7 +282,7 @@ class Worker:
                 burial.tell(pool, self.name, why, hand, output)
             self.supervision.failed(time.monotonic(), why)
         if hand is not None:
-            burial.bury(pool, self.stream, hand, died or WorkerDied(pool.name, why or "has ended"))
+            burial.bury(pool, self, hand, died or WorkerDied(pool.name, why or "has ended"))
         pool.changed()
 
     def _wait_to_start(self) -> None:
@@ -277,8 +295,12 @@ class Worker:
                 return
             if pool.is_broken:
                 exchange(pool.engine, self.stream, [], -1, 0)
-                refuse_all(pool.engine, self.stream, ModelNotReady(pool.name, "-", "BROKEN", supervision.reason))
+                refuse_all(pool.engine, self.stream, _not_ready(pool))
             self._bell.wait(left)
+
+
+def _not_ready(pool: Pool) -> ModelNotReady:
+    return ModelNotReady(pool.name, pool.version, "FAILED", pool.reason, pool.retry_after)
 
 
 class _Stream(RemoteStream):
