@@ -247,6 +247,37 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         unpacked(path)
 
 
+def damaged(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-4],  # of gzip's own end
+        lambda content: content[:-8] + bytes([content[-8] ^ 1]) + content[-7:],  # its checksum
+        lambda content: content + b"junk",
+        lambda content: content + content,
+        lambda content: gzip.compress(gzip.decompress(content).rstrip(b"\0") + b"\0" * 2048 + b"x"),
+        lambda content: gzip.compress(gzip.decompress(content)[:1024] + b"no header" * 512),
+    ],
+    ids=["cut", "checksum", "junk", "twice", "after", "no header"],
+)
+def test_a_gzipped_tar_is_read_to_its_end(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    path = damaged(tarred(tmp_path / "m.tar.gz", ("m/a", b"what is in it")), change)
+    with pytest.raises(InvalidArchive, match="damaged"):
+        unpacked(path)
+
+
+def test_padding_behind_a_tar_is_no_damage(tmp_path: Path) -> None:
+    def padded(content: bytes) -> bytes:
+        return gzip.compress(gzip.decompress(content) + bytes(50_000)) + bytes(512)
+
+    path = damaged(tarred(tmp_path / "m.tar.gz", ("m/a", b"what is in it")), padded)
+    assert unpacked(path) == {"m/a": b"what is in it"}
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [(b"", "is empty"), (b"hello", "neither a zip file nor a gzipped tar"), (b"\x1f\x8b", "damaged")],

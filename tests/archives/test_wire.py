@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.archives import wire
 from headrace.archives.context import RequestProcessor
+from headrace.codecs import torchserve
 
 
 def row(headers: Any, body: Any, decode: bool = True) -> Any:
@@ -26,6 +27,11 @@ def row(headers: Any, body: Any, decode: bool = True) -> Any:
         ("text/plain", "é".encode(), "é"),
         ("text/csv; charset=utf-8", b"1,2", "1,2"),
         ("text/plain", b"\xff", bytearray(b"\xff")),
+        ("text/plain; charset=iso-8859-1", b"caf\xe9", "café"),
+        ('text/plain;charset="Windows-1252"', b"\x80", "€"),
+        ("text/plain; format=flowed", "é".encode(), "é"),
+        ("text/plain; charset=us-ascii", "é".encode(), bytearray("é".encode())),
+        ("text/plain; charset=rot13", b"abc", bytearray(b"abc")),
         ("image/jpeg", b"\xff\xd8", bytearray(b"\xff\xd8")),
         ("", b"x", bytearray(b"x")),
     ],
@@ -35,6 +41,10 @@ def test_the_content_type_of_a_body_decides_what_it_is(content_type: str, body: 
         value = row(((name, content_type),), body)["body"]
         assert value == given
         assert type(value) is type(given)
+
+
+def test_text_is_read_in_the_charsets_of_functions() -> None:
+    assert wire.CHARSETS == torchserve._CHARSETS
 
 
 def test_a_body_without_a_content_type_is_bytes() -> None:

@@ -355,6 +355,12 @@ def test_a_slash_at_the_end_changes_nothing(door: Door, path: str) -> None:
     assert door.ask("GET", path).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/predictions/show/", "/predictions/show//", "/show/predict/"])
+def test_a_slash_behind_a_model_changes_nothing(door: Door, path: str) -> None:
+    assert door.ask("POST", path, json=[2]).json()["value"] == [2]
+    assert door.ask("POST", path.replace("show", "nobody"), json=[2]).status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/v2/nothing", "/v2/models", "/v2/health", "/v2/models/same/nothing"])
 def test_an_unknown_v2_route_is_404_in_v2s_form(door: Door, path: str) -> None:
     is_a_v2_error(door.ask("GET", path), 404)

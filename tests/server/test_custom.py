@@ -162,11 +162,21 @@ def test_a_refusal_has_the_form_of_its_api() -> None:
         (b"", None, 1000, None, ()), (b"", None, "200", None, ()), (b"", None, True, None, ()), (99, "a", "b"),
         (b"", None, 200, None, (("a b", "c"),)), (b"", None, 200, None, (("a", "b\r\nc: d"),)),
         (b"", None, 200, None, (("a", "☃"),)), (b"", None, 200, None, (("", "b"),)),
+        (b"", "a\r\nb", 200, None, ()), (b"", "a\r\nb", 200, None, (("a", "b"),)), (b"", "☃", 200, None, ()),
+        (b"", None, 200, None, (("a", "b" * 8192),)), (b"", "a" * 8193, 200, None, ()),
+        (b"", None, 200, None, (("Content-Type", "a" * 8193),)), (b"", None, 200, "b" * 1025, ()),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_the_models_failure(answer: Any) -> None:
     with pytest.raises(BackendError):
         reply_of(answer)
+
+
+def test_a_header_of_8_kib_and_a_phrase_of_1_kib_are_sent() -> None:
+    reply = reply_of((b"", "k" * 8192, 200, "r" * 1024, (("a", "b" * 8191),)))
+    assert (reply.content_type, reply.reason) == (b"k" * 8192, b"r" * 1024)
+    assert reply.headers == ((b"a", b"b" * 8191),)
+    assert reply_of((b"", "k" * 8192, 200, None, ())).content_type == b"k" * 8192
 
 
 @given(st.text(), st.text(), st.integers(200, 999), st.text(max_size=5), st.text(max_size=5))

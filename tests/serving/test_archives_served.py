@@ -128,6 +128,16 @@ def test_numbers_of_the_yaml_that_cannot_be_are_ignored_and_logged(archive, load
     assert caplog.text.count("is ignored") == 3
 
 
+def test_each_number_that_cannot_be_is_named_also_where_the_server_was_told(archive, load, caplog):
+    yaml = "minWorkers: -5\nmaxWorkers: abc\nbatchSize: .inf\nresponseTimeout: -1\nmaxBatchDelay: true\n"
+    asked = frozenset(("response_timeout", "max_batch_delay"))
+    about = told(load(archive(yaml=yaml), max_batch_size=2, asked=asked))
+    assert about["batch_size"] == 2
+    for said in ("minWorkers: -5", "maxWorkers: 'abc'", "batchSize: inf", "responseTimeout: -1", "maxBatchDelay: True"):
+        assert f"{said} in its YAML is ignored" in caplog.text
+    assert caplog.text.count("is ignored") == 5
+
+
 def test_the_yaml_says_how_requests_come_in_sequences(archive, load, caplog):
     yaml = "sequenceBatching: true\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 250\nmaxNumSequence: 7\n"
     served = load(archive(yaml=yaml + "maxSequenceJobQueueSize: many\nresponseTimeout: 33\n"))

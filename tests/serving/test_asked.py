@@ -41,6 +41,15 @@ def test_a_name_is_of_the_store_and_a_path_is_a_path(
     assert source_of("secret.onnx", Store()) == str(tmp_path / "secret.onnx")
 
 
+def test_a_checksum_stays_behind_the_path(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert source_of("a.onnx#sha256=00", Store(store)) == f"{store / 'a.onnx'}#sha256=00"
+    assert source_of("secret.onnx#sha256=00", Store()) == f"{tmp_path / 'secret.onnx'}#sha256=00"
+    for url in ("secret.onnx#sha256=00", "#sha256=00"):
+        with pytest.raises(SourceNotFound):
+            source_of(url, Store(store))
+
+
 @pytest.mark.parametrize("url", ["../secret.onnx", "inner/../../secret.onnx", "..", "/tmp/../etc", "a..onnx", "%2e/.."])
 def test_no_url_leads_out_of_the_store(store: Path, url: str) -> None:
     with pytest.raises(match=r"^Relative path is not allowed in url: "):

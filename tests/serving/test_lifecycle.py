@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import threading
@@ -17,12 +18,14 @@ from onnx import TensorProto, helper
 from headrace.archives.cache import Cache
 from headrace.archives.store import Store
 from headrace.errors import (
+    DownloadFailed,
     HeadraceError,
     InvalidArchive,
     InvalidModel,
     InvalidOption,
     ModelNotFound,
     ModelNotReady,
+    SourceNotFound,
     UrlNotAllowed,
 )
 from headrace.server.options import BUNDLED_DIGITS
@@ -141,6 +144,9 @@ def packed_digits(into: Path, archive_format: str, handler: str = "image_classif
         ("a.b-c_1=m:f", "a.b-c_1", "m:f"),
         ("cat=a=b.onnx", "cat", "a=b.onnx"),
         ("m:f", None, "m:f"),
+        ("a.mar#sha256=00", None, "a.mar#sha256=00"),
+        ("cat=a.mar#sha256=00", "cat", "a.mar#sha256=00"),
+        ("https://a/m.mar?x=y", None, "https://a/m.mar?x=y"),
     ],
 )
 def test_a_source_may_have_a_name_before_it(text: str, name: str | None, source: str) -> None:
@@ -270,6 +276,22 @@ def packing(load: Load, tmp_path: Path) -> tuple[Lifecycle, Cache]:
 
 def folders_in(cache: Cache) -> list[Path]:
     return [path for path in cache.root.iterdir() if path.is_dir()]
+
+
+def test_the_checksum_of_a_file_in_the_store_or_beside_us_is_checked(folder: Path) -> None:
+    right = hashlib.sha256((folder / "plus.onnx").read_bytes()).hexdigest()
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    for sources in (Sources(folder), Sources(), Sources(elsewhere)):
+        located = sources.locate(Wanted.parse(f"q=plus.onnx#sha256={right}"))
+        assert located.name == "q"
+        located.close()
+        with pytest.raises(DownloadFailed, match=rf"plus\.onnx \(its sha256 is {right}, not 0000"):
+            sources.locate(Wanted.parse(f"q=plus.onnx#sha256={'0' * 64}"))
+        with pytest.raises(SourceNotFound, match="64 hexadecimal digits"):
+            sources.locate(Wanted.parse("q=plus.onnx#sha256=00"))
+        with pytest.raises(InvalidModel, match=r"nowhere\.onnx#sha256=\w+ does not exist"):
+            sources.locate(Wanted.parse(f"nowhere.onnx#sha256={right}"))
 
 
 @pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])

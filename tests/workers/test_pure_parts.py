@@ -1,12 +1,15 @@
 """The parts of a worker that only decide: window, extents, supervision, retry, shares, allowance of output."""
 
+import logging
+import os
 import random
+from typing import BinaryIO
 
 import pytest
 
 from headrace.engine.topology import made_up
 from headrace.workers.extents import PAGE, Extents
-from headrace.workers.output import Allowance
+from headrace.workers.output import Allowance, Output
 from headrace.workers.process import said_of_memory
 from headrace.workers.retry import Fate, fate, has_begun
 from headrace.workers.sharing import THREADS, Share, environment, plan, shares
@@ -226,3 +229,24 @@ def test_a_flood_of_lines_is_let_through_at_a_rate_and_counted() -> None:
     assert allowance.take(100, 1.0) == 5  # never more than at once
     assert allowance.take_lost() == 95
     assert allowance.take_lost() == 0
+
+
+def test_what_a_terminal_would_obey_is_escaped_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def pipe_with(data: bytes) -> BinaryIO:
+        reading, writing = os.pipe()
+        os.write(writing, data)
+        os.close(writing)
+        return open(reading, "rb", buffering=0)
+
+    out = pipe_with(b"\x1eid-1\x1e\x1b[2Jgone\0\tbell\x07\n\x1eno mark\n" + "é\x9b2J\x7f\n".encode())
+    with caplog.at_level(logging.INFO, "headrace.workers"):
+        output = Output((out, pipe_with(b"\x1eid-2\x1eWhy\x1b\n")), "m", "worker 1")
+        output.close(60)
+    said = {(record.getMessage(), record.__dict__["request_id"]) for record in caplog.records}
+    assert said == {
+        ("worker 1: \\x1b[2Jgone\\x00\tbell\\x07", "id-1"),
+        ("worker 1: \\x1eno mark", None),
+        ("worker 1: é\\x9b2J\\x7f", None),
+        ("worker 1: Why\\x1b", "id-2"),
+    }
+    assert list(output.last) == ["Why\\x1b"]

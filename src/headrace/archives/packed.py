@@ -4,6 +4,7 @@ Rule 1: nothing is written here, and no entry is given out before `entries` has 
 Rule 2: plain files and folders only: no link, device, fifo or hole; nothing encrypted. A zip is stored or deflated.
 Rule 3: memory stays small whatever a header says: no single read of what it announces is larger than is allowed.
 Rule 4: what the file is decides its content, not its name.
+Rule 5: a gzipped tar is read to its end, where its checksum is: what is damaged or cut is never taken for whole.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def _of_zip(file: IO[bytes], archive: str, tally: Tally, bounds: Bounds) -> Iter
 
 def _of_tar(file: IO[bytes], archive: str, tally: Tally) -> Iterator[Member]:
     with gzip.GzipFile(fileobj=file, mode="rb") as inflated:
-        guarded = cast(IO[bytes], _Forward(inflated, archive, tally))
-        with tarfile.open(fileobj=guarded, mode="r:", encoding="utf-8", errors="strict") as packed:
+        forward = _Forward(inflated, archive, tally)
+        with tarfile.open(fileobj=cast(IO[bytes], forward), mode="r:", encoding="utf-8", errors="strict") as packed:
             while (info := packed.next()) is not None:
                 packed.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 parts, name = parts_of(info.name, archive), info.name
@@ -158,6 +159,12 @@ def _of_tar(file: IO[bytes], archive: str, tally: Tally) -> Iterator[Member]:
                     continue
                 with source:
                     yield Member(parts, False, _pieces(source, info.size, archive))
+            # tarfile ends at the first block that is no header, whatever it is; gzip looks at its checksum at its end.
+            rest = forward.last_read
+            while rest:
+                if rest.strip(b"\0"):
+                    raise InvalidArchive(f"{archive} is damaged: behind its last entry there is something that is none")
+                rest = forward.read(CHUNK)
 
 
 def _pieces(source: IO[bytes], size: int, archive: str) -> Iterator[bytes]:
@@ -193,6 +200,7 @@ class _Forward:
         self._inflated, self._archive, self._tally = inflated, archive, tally
         self._position = 0
         self._last = self._again = b""
+        self.last_read = b""
 
     def tell(self) -> int:
         return self._position
@@ -221,4 +229,5 @@ class _Forward:
             found += came
         self._position += len(found)
         self._last = found[-1:] or self._last
+        self.last_read = found
         return found

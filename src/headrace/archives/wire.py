@@ -1,7 +1,7 @@
 """From a request to what a handler is given, and from what it returns to an answer. Loaded by its path in workers.
 
 Rule 1: as both servers do it, byte for byte: the content type decides, and `application/json; charset=utf-8` is not
-        `application/json`: handlers were written against that.
+        `application/json`: handlers were written against that. Beyond them, text is read in the charset it names.
 Rule 2: an answer is data: bytes; what the context was told beside them; or an error with its status.
 """
 
@@ -18,6 +18,13 @@ INTERNAL = "InternalServerException"
 _decoder: Any = json.JSONDecoder()
 _text, _infinity = json.encoder.encode_basestring_ascii, float("inf")
 
+CHARSETS = {
+    "utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "ascii", "ascii": "ascii", "iso-8859-1": "iso-8859-1",
+    "latin-1": "iso-8859-1", "latin1": "iso-8859-1", "iso-8859-15": "iso-8859-15", "windows-1252": "cp1252",
+    "utf-16": "utf-16",
+}  # fmt: skip
+"""Those of `codecs/torchserve`, which workers do not have; not all that Python knows, which include what is no text."""
+
 
 def _parse(text: str) -> Any:
     """As `json.loads`, which looks for space around a value before and behind: 2 us."""
@@ -32,6 +39,15 @@ class Unsupported(Exception):
     """No answer can be made of what a handler returned."""
 
 
+def _charset(content_type: str) -> str | None:
+    """What text is encoded in; UTF-8 if that is not said, None if it is none of CHARSETS."""
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return CHARSETS.get(value.strip().strip('"').lower())
+    return "utf-8"
+
+
 def value_of(data: Any, content_type: Any, decode: bool) -> Any:
     """Of a body, a form field or a query parameter; None: nobody said what it is."""
     if not content_type:
@@ -42,10 +58,21 @@ def value_of(data: Any, content_type: Any, decode: bool) -> Any:
         except (ValueError, RecursionError) as error:
             _log.warning("what came as application/json is none, the handler is given the bytes: %s", error)
     elif decode and content_type.startswith("text"):
+        charset = _charset(content_type) if ";" in content_type else "utf-8"
+        if charset is None:
+            _log.warning(
+                "what came as %.200s is in no charset that is read, the handler is given the bytes", content_type
+            )
+            return bytearray(data)
         try:
-            return bytes(data).decode()
+            return bytes(data).decode(charset)
         except UnicodeDecodeError as error:
-            _log.warning("what came as %s is not UTF-8, the handler is given the bytes: %s", content_type, error)
+            _log.warning(
+                "what came as %.200s is not %s, the handler is given the bytes: %s",
+                content_type,
+                charset.upper(),
+                error,
+            )
     return bytearray(data)
 
 

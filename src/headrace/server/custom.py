@@ -35,6 +35,10 @@ _OURS = frozenset(
 """Headers that the server says, whatever a handler has said."""
 LONGEST_ID = 256
 """Characters of the name of a sequence."""
+LONGEST_HEADER = 8192
+"""Characters of a header's name and value together: more is what proxies and clients refuse."""
+LONGEST_REASON = 1024
+"""Characters of a reason phrase."""
 _UNUSUAL = re.compile(r"[^\x20-\x7e\x80-\xff]")
 
 
@@ -137,14 +141,21 @@ def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) 
         lower = name.lower()
         if not _TOKEN.match(name) or _UNUSUAL.search(value.replace("\t", " ")):
             raise BackendError(f"a handler's answer has the header {name!r:.100}: {value!r:.100}, which cannot be sent")
+        if len(name) + len(value) > LONGEST_HEADER:
+            raise _too_long(f"the header {name!r:.100}", len(name) + len(value), LONGEST_HEADER)
         if lower == "content-type":
             content_type = content_type or value
         elif lower not in _OURS:
             says.append((name.encode("latin-1"), value.encode("latin-1")))
     kind = None
     if content_type:
-        kind = _one_line(str(content_type))
-    phrase = _one_line(str(reason)) if reason else None
+        kind = _content_type(str(content_type))
+    phrase = None
+    if reason:
+        reason = str(reason)
+        if len(reason) > LONGEST_REASON:
+            raise _too_long("a reason phrase", len(reason), LONGEST_REASON)
+        phrase = _UNUSUAL.sub(" ", reason).encode("latin-1", "replace")
     status = _status(status)
     return Reply(b"" if has_no_body(status) else bytes(body), kind, status, tuple(says), phrase)
 
@@ -152,7 +163,7 @@ def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) 
 @lru_cache(256)
 def _plain_head(content_type: str, status: int) -> bytes | None:
     """The content type as it is sent, where that is all there is to say: what handlers tell again and again."""
-    return None if not content_type or has_no_body(_status(status)) else _one_line(content_type)
+    return None if not content_type or has_no_body(_status(status)) else _content_type(content_type)
 
 
 def _refusal(status: Any, type: Any, message: Any, *, v2: bool) -> Reply:
@@ -171,5 +182,16 @@ def _status(status: Any) -> int:
     return status
 
 
-def _one_line(text: str) -> bytes:
-    return _UNUSUAL.sub(" ", text)[:1000].encode("latin-1", "replace")
+def _content_type(text: str) -> bytes:
+    """BackendError for one that cannot be sent."""
+    if _UNUSUAL.search(text.replace("\t", " ")):
+        raise BackendError(f"a handler's answer has the content type {text!r:.100}, which cannot be sent")
+    if len(text) > LONGEST_HEADER:
+        raise _too_long("a content type", len(text), LONGEST_HEADER)
+    return text.encode("latin-1")
+
+
+def _too_long(what: str, length: int, most: int) -> BackendError:
+    return BackendError(
+        f"a handler's answer has {what} of {length:,} characters; clients read at most {most:,}: it goes in the body"
+    )

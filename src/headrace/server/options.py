@@ -77,12 +77,17 @@ class ServeOptions(Checked):
         "callables in worker processes, ONNX models in the server's",
         choices=("auto", "process", "thread"),
     )
-    workers: int = option(1, "worker processes of each model that runs in some", low=1, high=256)
+    workers: int = option(
+        1, "worker processes of each model that runs in some, whatever minWorkers in its YAML says", low=1, high=256
+    )
     share_weights: bool = option(
         False, "have the worker processes of an ONNX model use one copy of its weights; the log says what that costs"
     )
     response_timeout: float = option(
-        120.0, "seconds a run in a worker may take; longer, and the worker is replaced", low=0.01, high=1_000_000
+        120.0,
+        "seconds a run in a worker may take (of an answer in parts: each part); longer, and the worker is replaced",
+        low=0.01,
+        high=1_000_000,
     )
     cancel_grace: float = option(
         5.0,

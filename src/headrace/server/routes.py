@@ -103,8 +103,10 @@ _OURS = frozenset(first for declared in ROUTES if not (first := declared.segment
 
 
 def route(path: str, query: bytes = b"") -> Route | None:
-    """The door that `path` leads to, or None."""
+    """The door that `path` leads to, or None. A slash at its end changes nothing."""
     found = _find(_DOORS, path)
+    if found is None and path.endswith("/"):
+        found = _find(_DOORS, path.rstrip("/"))
     if found is None:
         return None
     declared, named = found
@@ -124,7 +126,7 @@ def tell(service: Service, method: str, path: str, compat: Compat = Compat.headr
     """What needs no model's work, in the words of that server. NotFound, MethodNotAllowed."""
     found = _find(_TELLS, path.rstrip("/") or "/")
     if found is None:
-        other = _find(_DOORS, path)
+        other = _find(_DOORS, path.rstrip("/"))
         if other is not None and method == "OPTIONS":
             raise MethodNotAllowed(method, path, ", ".join(other[0].methods))
         raise NotFound(f"there is no {path!r:.200}; GET /api-description says what there is")

@@ -40,17 +40,19 @@ def source_of(url: str, store: Store, *, callables: bool = False, has_handler: b
     folder, absolute = store.folder, Path(url).is_absolute()
     if not absolute and store.is_configured and folder is None:  # the store is a URL itself
         return url
-    path = Path(url) if absolute or folder is None else folder / url
-    try:
-        there = path.exists()
-        inside = absolute or folder is None or path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
-        there, inside = False, True
-    if not inside:
-        raise SourceNotFound(f"Relative path is not allowed in url: {url:.200} leads out of the model store", url)
-    if there:
-        _check_kind(path, url, has_handler)
-        return str(path.absolute())
+    bare, mark, checksum = url.rpartition("#sha256=")
+    for name, rest in ((url, ""), (bare, mark + checksum)) if bare else ((url, ""),):
+        path = Path(name) if absolute or folder is None else folder / name
+        try:
+            there = path.exists()
+            inside = absolute or folder is None or path.resolve().is_relative_to(folder.resolve())
+        except (OSError, ValueError):  # a name that is too long, a folder that may not be entered, a NUL
+            there, inside = False, True
+        if not inside:
+            raise SourceNotFound(f"Relative path is not allowed in url: {url:.200} leads out of the model store", url)
+        if there:
+            _check_kind(path, url, has_handler)
+            return f"{path.absolute()}{rest}"
     if CALLABLE.match(url):
         if callables:
             return url

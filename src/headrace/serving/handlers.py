@@ -7,6 +7,7 @@ what a manager asked for of this model, else what the YAML says, else what the s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Container
 from dataclasses import replace
 
@@ -57,13 +58,17 @@ def start_handler(
     InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
     """
     config = archive.config
-    size = max_batch_size or int(_number(config, "batchSize", 1, name, whole=True))
-    delay = max_batch_delay
-    if not delay and "max_batch_delay" not in asked:
-        delay = _number(config, "maxBatchDelay", 0, name) / 1000
-    timeout = options.response_timeout
-    if "response_timeout" not in asked:
-        timeout = _number(config, "responseTimeout", timeout, name)
+    for key in ("minWorkers", "maxWorkers"):  # how many there are is the server's affair; nonsense is told all the same
+        _number(config, key, 0, name, whole=True, least=0)
+    size = int(_number(config, "batchSize", 1, name, whole=True))
+    if max_batch_size:
+        size = max_batch_size
+    delay = _number(config, "maxBatchDelay", 0, name) / 1000
+    if max_batch_delay or "max_batch_delay" in asked:
+        delay = max_batch_delay
+    timeout = _number(config, "responseTimeout", options.response_timeout, name)
+    if "response_timeout" in asked:
+        timeout = options.response_timeout
     python = Environments(environments).python_of(archive, name, options.python)
     sequences = sequencing_of(
         config, name, sequence_headers, lambda key, usual: _number(config, key, usual, name, least=0)
@@ -99,9 +104,11 @@ def _number(
         return default
     if least is None:
         least = 1 if whole else 0 if key == "maxBatchDelay" else 1e-3
-    if not is_number(value) or not isinstance(value, int | float) or value < least or (whole and value != int(value)):
-        _log.warning(
-            "model %s: %s: %r in its YAML is ignored: a number from %g up is expected", name, key, value, least
-        )
-        return default
-    return value
+    is_one = is_number(value) and not isinstance(value, bool)
+    if is_one and isinstance(value, int | float) and least <= value < math.inf and (not whole or value == int(value)):
+        return value
+    what = "a whole number" if whole else "a number"
+    _log.warning(
+        "model %s: %s: %.200r in its YAML is ignored: %s from %g up is expected", name, key, value, what, least
+    )
+    return default

@@ -19,10 +19,12 @@ from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.cache import Cache
+from headrace.archives.download import check_sha256
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.archives.interpreter import checked
+from headrace.archives.location import locate
 from headrace.archives.manifest import EMPTY
 from headrace.archives.packed import PACKED
 from headrace.archives.store import Place, Store
@@ -59,8 +61,8 @@ class Wanted:
     @classmethod
     def parse(cls, text: str) -> Wanted:
         name, equals, source = text.partition("=")
-        if not equals:
-            name, source = "", text
+        if not equals or "#" in name or "://" in name:  # it is of a checksum, or of a URL's query
+            equals, name, source = "", "", text
         if not source or (equals and not NAME.match(name)):
             raise InvalidOption(
                 f"{text!r} is not [NAME=]SOURCE: NAME has letters, digits, '_', '-' and '.', and SOURCE is an ONNX "
@@ -208,6 +210,12 @@ class Sources:
         path = self._path(wanted.source)
         if path is not None:
             return self._at(Place(path), wanted)
+        if "#sha256=" in wanted.source:
+            location = locate(wanted.source)
+            path = self._path(location.url)
+            if path is not None:
+                check_sha256(path, location)
+                return self._at(Place(path), wanted)
         if CALLABLE.match(wanted.source):
             name = wanted.name or wanted.source.rpartition(":")[2].rpartition(".")[2]
             return Located(name, "1", partial(_build_callable, wanted.source), is_code=True)

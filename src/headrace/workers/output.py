@@ -3,7 +3,8 @@
 Rule 1: a worker never waits for our log for long: what comes is read as fast as it comes, and of a flood RATE lines a
         second are logged; the others are counted, and said. What is not logged is not looked at line by line either:
         our interpreter is everybody's.
-Rule 2: a line is cut at LONGEST bytes. Nothing is kept but the last lines, for whoever asks why it died.
+Rule 2: a line is cut at LONGEST bytes, and what terminals obey in it is escaped. Nothing is kept but
+        the last lines, for whoever asks why it died.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LONGEST = 8192
 KEPT = 40
 MARKED = re.compile("\x1e([0-9a-zA-Z-]{1,64})\x1e")
 """What `archives/printed` begins a line with that belongs to a request."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _log = logging.getLogger("headrace.workers")
 
 
@@ -120,12 +122,23 @@ class Output:
                 if line:
                     self._log(_readable(line))
         if err:
-            self.last.extend(_readable(line) for line in text.rsplit(b"\n", KEPT)[-KEPT:] if line)
+            self.last.extend(escaped(_split(_readable(line))[1]) for line in text.rsplit(b"\n", KEPT)[-KEPT:] if line)
 
     def _log(self, text: str) -> None:
-        marked = MARKED.match(text)
-        about = {"model": self._model, "request_id": None if marked is None else marked[1]}
-        _log.info("%s: %s", self._who, text if marked is None else text[marked.end() :], extra=about)
+        request_id, text = _split(text)
+        _log.info("%s: %s", self._who, escaped(text), extra={"model": self._model, "request_id": request_id})
+
+
+def _split(line: str) -> tuple[str | None, str]:
+    """(the request it belongs to, what it says)."""
+    marked = MARKED.match(line)
+    return (None, line) if marked is None else (marked[1], line[marked.end() :])
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters, but tabs, as Python writes them: who reads the log reads it in a terminal,
+    which would do what they say."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _readable(line: bytes) -> str:
