@@ -50,7 +50,7 @@ def fail(x):
     raise ValueError({SECRET!r})
 
 def unsendable(x):
-    return {{"secret": 1j}}
+    return {{"secret": object()}}
 
 def add(a, b):
     return {{"sum": a + b, "difference": a - b}}
@@ -539,7 +539,7 @@ def test_an_answer_that_cannot_be_sent_is_500_and_in_the_log(door: Door) -> None
     answer = door.ask("POST", "/predictions/unsendable", content=b"x")
     is_an_error(answer, 500, "InternalServerException")
     request_id = answer.headers["x-request-id"]
-    assert "complex" in logged(door, request_id)
+    assert "object" in logged(door, request_id)
 
 
 def test_a_failure_costs_the_next_request_nothing(door: Door) -> None:

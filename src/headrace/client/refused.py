@@ -105,7 +105,7 @@ def _unavailable(message: str) -> HeadraceError:
         return _made(Overloaded, message, inside=_number(inside), limit=_number(limit), unit=unit)
     if waits:
         name, version, state, reason = waits.groups()
-        return _made(ModelNotReady, message, name=name, version=version, state=state, reason=reason)
+        return _made(ModelNotReady, message, name=name, version=version, state=state, reason=reason, retry_after=None)
     return _made(Closed if "stop" in message else Unavailable, message)
 
 

@@ -274,6 +274,7 @@ class Pool:
                 if new.supervision.state in WORKS:
                     self._let_go([old], tuple(new if each is old else each for each in self.workers))
                     new.replaces = None
+                    self.restarted("replaced")
                     continue
                 self._let_go([new], self.workers)
                 if self.port.attached:
