@@ -791,3 +791,27 @@ def test_room_that_nobody_gave_back_because_ctrl_c_was_lost_is_found(full: str) 
         del future
         assert engine.push(lambda: 7).result(PATIENCE) == 7
         assert engine.statistics().budget.nbytes == 0
+
+
+def test_unread_results_in_garbage_are_found_by_who_waits_for_their_room(machine: Made) -> None:
+    """Nothing else runs then, so nothing else would call the collector."""
+    m = machine(100, cores=1).knows(10)
+    gc.collect()
+    gc.disable()
+    try:
+
+        def leave() -> None:  # another thread's: the one that waits is not told of them
+            for _ in range(4):
+                future = m.model.submit(raw(10))
+                future.wait_to_read(PATIENCE)
+                cycle: list[Any] = [future]
+                cycle.append(cycle)
+
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join(PATIENCE)
+        m.quiet()
+        assert m.charged == 80
+        assert m.model.submit(raw(10), timeout=PATIENCE).result(PATIENCE) is not None
+    finally:
+        gc.enable()

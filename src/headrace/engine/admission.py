@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 import weakref
@@ -43,6 +44,8 @@ Charge = int | Callable[[], int]
 GRACE = 0.1
 """Seconds. What is done and had a callback may have been handed on by it, to somebody who is just about to read it:
 so long it is not taken for one that nobody but its owner reads."""
+COLLECT = 1.0
+"""Seconds between two collections of garbage, while all room is taken by results that nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,7 @@ class Budget:
         """Streams that still have in hand what they have run: results nobody else keeps are about to go."""
         self._read_by_others: set[object] = set()  # threads and tasks whose results another one reads
         self._closed = False
+        self._collect_at = 0.0
 
     @overload
     def admit(self, charge: Charge = 0) -> Permit: ...
@@ -578,7 +582,15 @@ class Budget:
         with self.guard.lock:
             self._forget_the_gone()
             self._make_room()
+            now = time.monotonic()
+            is_stuck = bool(self._line and self._unread) and not self.inside and now >= self._collect_at
+            if is_stuck:
+                self._collect_at = now + COLLECT
         self.wake()
+        if (
+            is_stuck
+        ):  # nothing runs, and what is charged may be results in cycles of garbage, which nobody else collects
+            gc.collect()
 
     def _dropped(self, key: int) -> None:
         try:
