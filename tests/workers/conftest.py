@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 import headrace as hr
+from headrace.workers.answers import Answers
 
 
 @pytest.fixture
@@ -14,6 +15,20 @@ def engine() -> Iterator[hr.Engine]:
 
 
 Compile = Callable[..., hr.Model]
+
+
+@pytest.fixture
+def heard_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads that took answers in, one after the other."""
+    threads: list[int] = []
+    take = Answers.take
+
+    def watched(self: Answers, frame: Any) -> bytes:
+        threads.append(threading.get_ident())
+        return take(self, frame)
+
+    monkeypatch.setattr(Answers, "take", watched)
+    return threads
 
 
 @pytest.fixture

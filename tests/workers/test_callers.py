@@ -5,30 +5,14 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from worker_watching import descriptors, reached
 
 import headrace as hr
-from headrace.workers.answers import Answers
 from headrace.workers.caller import Caller
 
 Compile = Callable[..., hr.Model]
-
-
-@pytest.fixture
-def heard_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The threads that took answers in, one after the other."""
-    threads: list[int] = []
-    take = Answers.take
-
-    def watched(self: Answers, frame: Any) -> bytes:
-        threads.append(threading.get_ident())
-        return take(self, frame)
-
-    monkeypatch.setattr(Answers, "take", watched)
-    return threads
 
 
 @pytest.fixture

@@ -6,31 +6,15 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from worker_watching import descriptors, reached
 
 import headrace as hr
-from headrace.workers.answers import Answers
 from headrace.workers.connection import Connection
 from headrace.workers.watch import Watch
 
 Compile = Callable[..., hr.Model]
-
-
-@pytest.fixture
-def heard_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The threads that took answers in, one after the other."""
-    threads: list[int] = []
-    take = Answers.take
-
-    def watched(self: Answers, frame: Any) -> bytes:
-        threads.append(threading.get_ident())
-        return take(self, frame)
-
-    monkeypatch.setattr(Answers, "take", watched)
-    return threads
 
 
 async def ask(model: hr.Model, count: int) -> None:

@@ -79,14 +79,12 @@ H = TypeVar("H", bound=Holder)
 class Group:
     """Those inside who are counted together, so that somebody can wait until the last of them has left."""
 
-    __slots__ = ("closed", "gates", "inside", "limit", "refused")
+    __slots__ = ("closed", "gates", "inside", "limit")
 
     def __init__(self) -> None:
         self.inside = 0
         self.limit: int | None = None
         """The bound on `inside`; None: only the budget's own."""
-        self.refused = 0
-        """For the sake of `limit`, since the start."""
         self.closed = False
         """Whether nobody is let in any more."""
         self.gates: list[threading.Lock] = []
@@ -289,7 +287,6 @@ class Budget:
             if group.closed:
                 return None
             if group.limit is not None and group.inside >= group.limit:
-                group.refused += 1
                 self._refused += 1
                 raise Overloaded(group.inside, group.limit, "requests to this model")
             if (

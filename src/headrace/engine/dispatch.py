@@ -25,7 +25,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from headrace.clock import Clock, SystemClock
 from headrace.counters import Histogram
@@ -55,13 +55,6 @@ PATIENCE = 500e-6
 """Seconds without an end of a run after which what was taken for short is not."""
 BUNDLE = 200e-6
 """Seconds of short runs a stream takes at a time."""
-
-
-class Entrant(Protocol):
-    """What enters an engine: a Future that is its own permit."""
-
-    held: bool
-    nbytes: int
 
 
 class Port:

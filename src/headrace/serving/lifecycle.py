@@ -165,7 +165,7 @@ class Lifecycle:
         again. `wanted` has its name and version."""
         name, version = wanted.name or "", wanted.version or ""
         with self._turns.of(name):
-            if name in (entry.name for entry in self._registry) and version in self._registry.versions(name):
+            if self._registry.knows(name, version):
                 return
             located = _looked_for_again(self.sources, wanted)
             about = Registration(wanted, located, options, min_workers, max_workers, True, url, is_complete=True)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from headrace.errors import Closed, ModelNotFound, Overloaded
+from headrace.errors import Closed, Overloaded
 from headrace.serving.asked import source_of
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT, Lifecycle
 from headrace.serving.registry import Entry, State
@@ -176,7 +176,7 @@ class Management:
         """Have every version of it READY that was registered; else what is called so in the model store."""
 
         def work() -> Entry[Served]:
-            if not self._knows(name):
+            if not self.registry.knows(name):
                 source = self.lifecycle.sources.named(name)
                 return self.lifecycle.register(Wanted(name, source), min_workers=1, url=source)
             for entry in self.registry.entries(name):
@@ -237,13 +237,6 @@ class Management:
         """The newest first."""
         with self._told:
             return list(reversed(self._kept.values()))
-
-    def _knows(self, name: str) -> bool:
-        try:
-            self.registry.find(name)
-        except ModelNotFound:
-            return False
-        return True
 
     # ---- life
 

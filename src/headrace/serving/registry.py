@@ -124,6 +124,11 @@ class Registry(Generic[S]):
             raise ModelNotFound(name, version)
         return entry
 
+    def knows(self, name: str, version: str | None = None) -> bool:
+        """Whether there is one, in whatever state."""
+        found = self._models.get(name)
+        return found is not None and (version is None or version in found.all)
+
     def ready(self, name: str, version: str | None = None) -> S:
         """What serves it. ModelNotFound, or ModelNotReady with the state and the reason."""
         entry = self.find(name, version)

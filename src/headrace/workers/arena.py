@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from headrace.tensor import Array
-from headrace.workers import messages
 from headrace.workers.extents import PAGE, Extents
 
 SIZE = 256 << 20
@@ -135,7 +134,3 @@ class Arena:
         with contextlib.suppress(BufferError):  # somebody still looks at a piece: the mapping ends with the last view
             self._map.close()
         os.close(self.fd)
-
-
-def parcel_of(pickled: bytes, arrays: list[Any], in_arena: bool, offset: int) -> messages.Parcel:
-    return messages.Parcel(in_arena, offset, len(pickled), tuple(array.nbytes for array in arrays))
