@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from headrace.archives.demands import RUNTIME, VERSION
 from headrace.errors import HeadraceError, InvalidInput, InvalidOption, Overloaded
 from headrace.server import compat as says
 from headrace.server import health, managed, patch, routes, v2_repository
@@ -153,10 +154,8 @@ class ManagementDoor:
         runtime = given.text("runtime")
         if runtime is not None and runtime not in _RUNTIMES:
             raise InvalidInput(f"Invalid RuntimeType value: {runtime:.60}")
-        workers = given.integer("initial_workers") or 0
-        if workers < 0:
-            raise InvalidOption(f"workers are counted from 0 up: initial_workers is {workers}")
-        most = given.integer("max_workers", "max_worker")
+        workers = _count("initial_workers", given.integer("initial_workers")) or 0
+        most = _count("max_workers", given.integer("max_workers", "max_worker"))
         if most is not None and most < workers:
             raise InvalidOption("max_worker cannot be less than min_worker.")
         operation = self.management.register(
@@ -167,6 +166,7 @@ class ManagementDoor:
             options=self._options_of(given),
             workers=workers,
             max_workers=most,
+            demands=self._demands(given),
             who=asked.who,
         )
         if workers and not given.is_true("synchronous", True):
@@ -175,6 +175,11 @@ class ManagementDoor:
                 return self._later(operation)
         entry: Entry[Served] = await _until(operation.future)
         return self._status(says.registered(self.compat, entry.name, entry.version, workers))
+
+    def _demands(self, given: Parameters) -> frozenset[str]:
+        """Of its archive: what is wanted, and not said here."""
+        said = {VERSION: "model_version", RUNTIME: "runtime"}
+        return frozenset(each for each in says.DEMANDS.get(self.compat, ()) if said.get(each, "") not in given)
 
     def _options_of(self, given: Parameters) -> CompileOptions:
         """What the old servers call them, in their units. InvalidOption for what cannot be."""
@@ -196,12 +201,10 @@ class ManagementDoor:
     async def scale(self, asked: Asked) -> Reply:
         given = asked.parameters
         version = asked.version or given.text("model_version")
-        low = given.integer("min_worker", "min_workers")
-        high = given.integer("max_worker", "max_workers")
+        low = _count("min_worker", given.integer("min_worker", "min_workers"))
+        high = _count("max_worker", given.integer("max_worker", "max_workers"))
         low = 1 if low is None else low
         high = low if high is None else high
-        if low < 0 or high < 0:
-            raise InvalidOption(f"workers are counted from 0 up: min_worker is {low}, max_worker {high}")
         if high < low:
             raise InvalidOption("max_worker cannot be less than min_worker.")
         self.registry.find(asked.name, version)
@@ -348,7 +351,8 @@ class ManagementDoor:
 
     async def index(self, asked: Asked) -> Reply:
         only_ready = v2_repository.wants_only_ready(asked.body)
-        return await self._look(lambda: v2_repository.index(self.management, only_ready), long=True)
+        say = says.without_folders if self.compat.is_old else str
+        return await self._look(lambda: v2_repository.index(self.management, only_ready, say), long=True)
 
     async def load(self, asked: Asked) -> Reply:
         v2_repository.check_load(asked.body)
@@ -410,6 +414,12 @@ def written(value: Any) -> Reply:
 
 async def _until(future: Future[T]) -> T:
     return await asyncio.wrap_future(future)
+
+
+def _count(name: str, value: int | None) -> int | None:
+    if value is not None and value < 0:
+        raise InvalidOption(f"{name} is counted from 0 up, not {value}")
+    return value
 
 
 def _at_least(low: int, name: str, value: int) -> int:

@@ -30,7 +30,7 @@ from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import NAME, Built, CompileOptions, Located, Sources, Wanted
+from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted
 from headrace.serving.turns import Turns
 
 UNLOAD_TIMEOUT = 120.0
@@ -126,7 +126,8 @@ class Lifecycle:
         with self._turns.of(name):
             try:
                 if not NAME.match(name):
-                    raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
+                    mend = f"give one: NAME={wanted.source}" if at_startup else "give another (model_name)"
+                    raise InvalidOption(f"{name!r:.80} cannot be the name of a model: {NAMES}; {mend}")
                 about = Registration(wanted, located, options, low, high, at_startup, url)
                 entry = self._registry.add(name, version, about)
             except BaseException:
@@ -547,8 +548,9 @@ def _tell(entry: Entry[Served], error: BaseException) -> None:
 
 def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:
     high = min_workers if max_workers is None else max_workers
-    if min_workers < 0 or high < 0:
-        raise InvalidOption(f"workers are counted from 0 up: min_worker is {min_workers}, max_worker {high}")
+    for name, count in (("min_worker", min_workers), ("max_worker", high)):
+        if count < 0:
+            raise InvalidOption(f"{name} is counted from 0 up, not {count}")
     if high < min_workers:
         raise InvalidOption("max_worker cannot be less than min_worker.")
     return min_workers, high

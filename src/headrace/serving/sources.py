@@ -19,6 +19,7 @@ from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.cache import Cache
+from headrace.archives.demands import check_demands
 from headrace.archives.download import check_sha256
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions
@@ -40,6 +41,7 @@ from headrace.workers.sequenced import SequenceHeaders
 from headrace.workers.start import runs_coroutines, start_workers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+NAMES = "letters, digits, '_', '.' and '-', the first a letter or a digit"
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 TORCH_FILES = (".pt", ".pth", ".pt2")
@@ -51,12 +53,13 @@ _log = logging.getLogger("headrace.serving")
 @dataclass(frozen=True)
 class Wanted:
     """One model to serve: its name (None: the source's own), and where it is. `version`, `handler`: in place of the
-    source's own."""
+    source's own. `demands`: what its archive has to say (`archives.demands`)."""
 
     name: str | None
     source: str
     version: str | None = None
     handler: str | None = None
+    demands: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -229,10 +232,14 @@ class Sources:
         """The archive or model file there. `place` is let go of where it cannot be used."""
         path = place.path
         try:
-            if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
-                archive = open_archive(path, cache=self._cache, bounds=self._bounds)
-                if wanted.handler is not None:
-                    archive = replace(archive, manifest=archive.manifest.registered(handler=wanted.handler))
+            packed = path.suffix in (".mar", ".gz", ".tgz", ".zip")
+            if is_archive(path) or packed or (wanted.handler is not None and path.is_dir()):
+                archive = open_archive(path, handler=wanted.handler, cache=self._cache, bounds=self._bounds)
+                try:
+                    check_demands(archive, wanted.demands)
+                except BaseException:
+                    archive.close()
+                    raise
                 name, version = wanted.name or archive.manifest.name or path.stem, archive.manifest.version
 
                 if archive.lease is not None:
