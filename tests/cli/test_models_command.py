@@ -69,6 +69,8 @@ def test_settings_are_changed_and_told(headrace: Headrace) -> None:
     told = headrace("settings", "digits", "--queue", "80", "--json")
     assert json.loads(told.stdout) == {"queue": {"from": 70, "to": 80}}
     assert headrace("settings", "digits", "--queue", "80").stdout == "digits: that is how it was\n"
+    done = headrace("settings", "digits", "--reset", "queue", "--reset", "priority-levels")
+    assert done.stdout == "digits: queue is not set now, it was 80\n"
     wrong = headrace("settings", "digits", "--queue", "0")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert headrace("settings", "digits").returncode == 2

@@ -397,6 +397,11 @@ def test_settings_are_changed_all_together_or_not_at_all(manager: Manager) -> No
     assert changed["batch_size"][1] == 4
     assert changed["max_batch_delay"][1] == 20
     assert changed["queue"] == (None, 50)
+    assert manager.change("net", reset=["queue"]) == {"queue": (50, None)}
+    with pytest.raises(hr.InvalidOption, match="queue cannot be set and reset at once"):
+        manager.change("net", queue=5, reset=["queue"])
+    with pytest.raises(hr.InvalidOption, match="there is no setting 'colour'"):
+        manager.change("net", reset=["colour"])
     assert manager.change("net", batch_size=4) == {}
     with pytest.raises(hr.InvalidOption):
         manager.change("net", batch_size=8, queue=0)

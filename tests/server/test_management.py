@@ -163,7 +163,7 @@ def test_every_parameter_is_taken_from_query_and_body(manager: Manager, folder: 
         "max_batch_delay": 20, "initial_workers": 2, "response_timeout": 30, "startup_timeout": 60,
         "synchronous": "true",
     }  # fmt: skip
-    for i, options in enumerate(({"params": given}, {"json": given})):
+    for i, options in enumerate(({"params": given}, {"json": {**given, "synchronous": True}})):
         status, told = manager.ask("POST", "/models", **options)
         assert (status, told) == (200, {"status": 'Model "call" Version: 7 registered with 2 initial workers'})
         shown = manager.only("call/7")
@@ -242,7 +242,10 @@ def test_what_cannot_be_registered_is_told_why_and_changes_nothing(
     assert manager.server.process.poll() is None
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"url": 5}', b'{"url": "net.onnx", "batch_size": "dd"}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"url": 5}', b'{"url": "net.onnx", "batch_size": "dd"}', b'{"url": "net.onnx", "batch_size": "4"}'],
+)
 def test_a_body_that_is_wrong_is_told_so(manager: Manager, body: bytes) -> None:
     status, told = manager.ask("POST", "/models", content=body, headers={"content-type": "application/json"})
     assert (status, told["type"]) == (400, "BadRequestException")

@@ -163,6 +163,10 @@ def settings(
     default_priority_level: Annotated[int | None, typer.Option(help="Of requests that name none.")] = None,
     min_workers: Annotated[int | None, typer.Option(help="At least so many.")] = None,
     max_workers: Annotated[int | None, typer.Option(help="At most so many: their number follows the load.")] = None,
+    reset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING", help="As if never set: queue, priority-levels, default-priority-level."),
+    ] = None,
     management: Management = URL,
     token: Token = None,
     as_json: Json = False,
@@ -180,6 +184,7 @@ def settings(
             default_priority_level=default_priority_level,
             min_workers=min_workers,
             max_workers=max_workers,
+            reset=[each.replace("-", "_") for each in reset or ()],
         )
     if as_json:
         _print_json({setting: {"from": before, "to": after} for setting, (before, after) in changed.items()})
@@ -187,7 +192,8 @@ def settings(
     if not changed:
         print(f"{name}: that is how it was")
     for setting, (before, after) in changed.items():
-        print(f"{name}: {setting} is {after} now, it was {'not set' if before is None else before}")
+        was, now = ("not set" if each is None else each for each in (before, after))
+        print(f"{name}: {setting} is {now} now, it was {was}")
 
 
 @models.command("set-default")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ssl import SSLContext
 from typing import Any, Literal, overload
 from urllib.parse import quote, urlencode
@@ -275,9 +275,11 @@ class Manager:
         default_priority_level: int | None = None,
         min_workers: int | None = None,
         max_workers: int | None = None,
+        reset: Collection[str] = (),
         timeout: float = DRAIN_TIMEOUT,
     ) -> dict[str, tuple[Any, Any]]:
-        """Change how it serves, without a pause: all of it or nothing. None leaves a setting as it is.
+        """Change how it serves, without a pause: all of it or nothing. None leaves a setting as it is; `reset` names
+        those that are to be as if they had never been set (queue, priority_levels, default_priority_level).
 
         Seconds, and counts; `queue`: requests it may have inside. `timeout`: how long workers that come or go are
         waited for. What has changed, by name: from what, to what; delays in milliseconds, as the server tells them.
@@ -294,6 +296,10 @@ class Manager:
             "max_workers": max_workers,
         }
         said = {name: value for name, value in said.items() if value is not None}
+        for each in reset:
+            if each in said:
+                raise InvalidOption(f"{each} cannot be set and reset at once")
+        said |= dict.fromkeys(reset)
         if not said:
             raise InvalidOption("nothing is to be changed: name a setting")
         subject = Subject(name, version or "", timeout=timeout)

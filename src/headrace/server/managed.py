@@ -220,8 +220,8 @@ _OPERATION = _of(
     {"id": _TEXT, "kind": _TEXT, "state": {"type": "string", "enum": ["running", "done", "failed"]}, "started": _TEXT},
     model=_TEXT, version=_TEXT, ended=_TEXT, error=reference("Error"), changed=_CHANGES,
 )  # fmt: skip
-_NUMBER: Json = {"oneOf": [_WHOLE, {"type": "string", "pattern": "^[0-9]{1,9}$"}], "nullable": True}
-_YES: Json = {"oneOf": [{"type": "boolean"}, {"type": "string", "enum": ["true", "false"]}], "nullable": True}
+_NUMBER: Json = {**_WHOLE, "nullable": True}
+_YES: Json = {"type": "boolean", "nullable": True}
 _MAYBE_TEXT: Json = {"type": "string", "nullable": True}
 _OF_BODY: dict[str, Json] = {
     **dict.fromkeys(
@@ -234,7 +234,8 @@ _OF_BODY: dict[str, Json] = {
 
 def _setting(each: Setting) -> Json:
     kind = "integer" if each.scale is None else "number"
-    return {"type": kind, "minimum": each.low, "maximum": each.high, "description": each.unit}
+    told: Json = {"type": kind, "minimum": each.low, "maximum": each.high, "description": each.unit}
+    return {**told, "nullable": True} if each.may_be_null else told
 
 
 _SCHEMAS: dict[str, Any] = {

@@ -46,7 +46,7 @@ class ManagementApp:
             route, named = door.check(request.head, _header(scope["headers"], b"origin"))
             body = await self._body(request)
             query = scope.get("query_string", b"").decode("latin-1")
-            parameters = Parameters.of(query, body, request.head.content_type)
+            parameters = Parameters.of(query, body, request.head.content_type, texts=door.compat.is_old)
             client = scope.get("client")
             who = f"{client[0]}:{client[1]}, request {request_id}" if client else f"request {request_id}"
             asked = Asked(request.head, parameters, body, named, who)

@@ -222,7 +222,7 @@ class Lifecycle:
             about: Registration = entry.about
             served = entry.served
             before = changing.seen(about.options, about.bounds, served)
-            options = changing.checked(entry.name, about.options, served, settings)
+            options = changing.checked(entry.name, about.options, served, settings, self._options)
             low = about.min_workers if settings.min_workers is None else settings.min_workers
             high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
             _bounds(low, high)
