@@ -231,7 +231,8 @@ MANAGING: list[tuple[str, str, dict[str, Any], dict[str, Told]]] = [
         "mms": (404, NO_MODEL, "Model not found: digits"),
     }),
     ("GET", "/models/digits/1.0/x", {}, {
-        "headrace": (404, "ResourceNotFoundException", "there is no '/models/digits/1.0/x'; GET /api-description ..."),
+        "headrace": (404, "ResourceNotFoundException",
+                     "there is no '/models/digits/1.0/x'; there are /models, /models/{model}, /models/{model}/{ver..."),
         "torchserve": (404, "ResourceNotFoundException",
                        "Requested resource is not found, please refer to API document."),
         "mms": (404, "ResourceNotFoundException", "Requested resource is not found, please refer to API document."),

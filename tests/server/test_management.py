@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,20 @@ def test_what_cannot_be_scaled_is_told_why_and_changes_nothing(
     assert (now["minWorkers"], now["maxWorkers"], now["state"]) == (1, 1, before["state"])
 
 
+@pytest.mark.parametrize("url", ["net.onnx", "managed_good:f"])
+def test_a_worker_starts_after_the_request_that_started_it(manager: Manager, url: str) -> None:
+    def started() -> list[float]:
+        return [datetime.fromisoformat(each["startTime"]).timestamp() for each in manager.only("own")["workers"]]
+
+    begun = time.time()
+    assert manager.register(url, model_name="own", initial_workers=1)[0] == 200
+    first = started()
+    grown = time.time()
+    assert manager.scale("own", min_worker=2)[0] == 200
+    assert begun - 0.001 <= first[0] <= grown <= max(started()) + 0.001  # they are told to the millisecond
+    assert max(started()) <= time.time()
+
+
 # ---- versions, describe, list
 
 
@@ -598,6 +613,32 @@ def test_the_v2_repository_lists_loads_and_unloads(manager: Manager) -> None:
     assert index()["net"]["state"] == "READY"
 
 
+def test_the_v2_repository_says_why_what_was_refused_is_not_there(manager: Manager) -> None:
+    def index(name: str) -> list[dict[str, Any]]:
+        return [each for each in manager.ask("POST", "/v2/repository/index")[1] if each["name"] == name]
+
+    assert manager.ask("POST", "/v2/repository/models/bad/load")[0] == 400
+    why = "Missing Model entry in manifest file."
+    assert index("bad") == [{"name": "bad", "state": "UNAVAILABLE", "reason": why}]
+    assert manager.register("bad", model_name="worse", model_version="3")[0] == 400
+    assert index("worse") == [{"name": "worse", "version": "3", "state": "UNAVAILABLE", "reason": why}]
+    assert manager.register("bad")[0] == 400
+    assert len(index("bad")) == 1
+    for _ in range(2):
+        assert manager.register("net.onnx", model_name="many", initial_workers=900)[0] == 400
+        (told,) = index("many")
+        assert (told["version"], told["state"]) == ("1", "UNAVAILABLE")
+        assert told["reason"].startswith("num_streams is 900")
+    for url, name in (("nowhere.mar", "lost"), ("net.onnx", "a b"), ("digits", "digits")):
+        assert manager.register(url, model_name=name)[0] in (400, 404, 409)
+    assert index("lost") == index("a b") == []
+    assert [each["state"] for each in index("digits")] == ["READY"]
+    assert manager.register("net.onnx", model_name="many", initial_workers=1)[0] == 200
+    assert [each["state"] for each in index("many")] == ["READY"]
+    assert manager.ask("DELETE", "/models/many")[0] == 200
+    assert index("many") == [], "what has gone is not what failed before"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "code", "says"),
     [
@@ -649,6 +690,21 @@ def test_mms_to_the_letter(mms: Manager) -> None:
         operations = manager.ask("DELETE", "/models/t")
         assert operations[0] == 200
     assert manager.ask("DELETE", "/models/net") == (200, {"status": 'Model "net" unregistered'})
+
+
+def test_of_a_model_store_the_old_servers_serve_nothing_until_they_are_told(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(Path(BUNDLED_DIGITS, "digits.onnx"), store / "net.onnx")
+    for compat, more, served in (
+        ("headrace", (), ["net"]), ("triton", (), ["net"]), ("torchserve", (), []), ("mms", (), []),
+        ("mms", ("--models=all",), ["net"]),
+    ):  # fmt: skip
+        flags = ("--management-address=127.0.0.1:0", "--model-store=store", f"--compat={compat}", *more)
+        with run_server(*flags, cwd=tmp_path) as server:
+            told = httpx.get(f"{server.management}/models").json()
+            assert [each["modelName"] for each in told["models"]] == served
+            assert httpx.get(f"{server.url}/ping").json() == {"status": "Healthy"}
 
 
 # ---- switches, ports, the end

@@ -48,6 +48,8 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is done, 
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Wait no longer; it goes on on the server.")]
 Drain = Annotated[float, typer.Option(metavar="SECONDS", help="For the requests inside what goes.")]
 URL = "http://127.0.0.1:8081"
+WHOLE_ID = 32
+"""Characters of an operation's id."""
 
 
 @models.command("list")
@@ -238,19 +240,19 @@ def unregister(
 
 @models.command()
 def operations(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them; it is followed.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them, or how its id begins.")] = None,
     wait: Wait = True,
     timeout: Timeout = None,
     management: Management = URL,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """The last changes, the newest first; or how one of them ends."""
+    """The last changes, the newest first; or, followed to its end, one of them."""
     if id is not None:
         chosen = id
         _change(
             f"operation {id:.8}",
-            lambda manager: manager.operation(chosen),
+            lambda manager: _called(manager, chosen),
             management,
             token,
             wait=wait,
@@ -308,6 +310,17 @@ def _change(
         _print_json(_plain_of(seen))
     else:
         print(showing.outcome(seen))
+
+
+def _called(manager: Manager, id: str) -> Operation:
+    """The change whose id is, or begins so."""
+    if len(id) < WHOLE_ID:
+        found = [each for each in manager.operations() if each.id.startswith(id)]
+        if len(found) > 1:
+            raise InvalidOption(f"the ids of {len(found)} changes begin with {id!r:.40}: say more of it")
+        if found:
+            return found[0]
+    return manager.operation(id)
 
 
 def _waits_for(manager: Manager, operation: Operation) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from headrace.archives.demands import RUNTIME, VERSION
-from headrace.errors import HeadraceError, InvalidInput, InvalidOption, Overloaded
+from headrace.errors import HeadraceError, InvalidInput, InvalidOption, ModelNotFound, Overloaded
 from headrace.server import compat as says
 from headrace.server import health, managed, patch, routes, v2_repository
 from headrace.server.compat import Compat, refused
@@ -113,7 +113,7 @@ class ManagementDoor:
             raise OtherOrigin(f"a page of {origin:.100} asks, and may not: managers are no web pages")
         there = managed.find(head.path)
         if not there:
-            raise NotFound(f"there is no {head.path!r:.200}; GET /api-description says what there is")
+            raise NotFound(f"there is no {head.path!r:.200}; {managed.near(head.path)}")
         if self._tokens is not None and head.path not in managed.OPEN:
             self._tokens.check(API if head.path.rstrip("/") == "/token" else MANAGEMENT, head.authorization)
         verb = "GET" if head.method == "HEAD" else head.method
@@ -275,12 +275,25 @@ class ManagementDoor:
 
     async def list(self, asked: Asked) -> Reply:
         limit, token = asked.parameters.integer("limit"), asked.parameters.integer("next_page_token")
+        detail = asked.parameters.is_true("detail", False)
 
         def look_at() -> Reply:
             models = [(entry.name, url_of(entry)) for entry in self.registry.defaults()]
-            return written(describe.page(models, describe.MOST_LISTED if limit is None else limit, token or 0))
+            page = describe.page(models, describe.MOST_LISTED if limit is None else limit, token or 0)
+            if detail:
+                page["models"] = [one | self._detail(one["modelName"]) for one in page["models"]]
+            return written(page)
 
-        return await self._look(look_at, long=len(self.registry) > LONG)
+        return await self._look(look_at, long=detail or len(self.registry) > LONG)
+
+    def _detail(self, name: str) -> dict[str, Any]:
+        """Every version of a model of a page. Nothing of one that has gone meanwhile."""
+        try:
+            default, entries = self.registry.find(name), self.registry.entries(name)
+        except ModelNotFound:
+            return {}
+        seen = [describe.torchserve(look(entry, self.service)) for entry in entries]
+        return {"defaultVersion": default.version, "versions": seen}
 
     async def describe(self, asked: Asked) -> Reply:
         every = asked.version == "all" and self.compat is not Compat.mms

@@ -178,12 +178,12 @@ class Sources:
 
     def names(self) -> list[str]:
         """Of what is in the model store and can be served; `named` finds it."""
-        return sorted({_stem(name) for name in self._files()})
+        return sorted({stem_of(name) for name in self._files()})
 
     def named(self, name: str) -> str:
         """Where in the model store the model is that is called so; as an archive, or a file. SourceNotFound."""
         for file in self._files():
-            if name in (file, _stem(file)):
+            if name in (file, stem_of(file)):
                 folder = self._store.folder
                 return file if folder is None else str(folder / file)
         raise SourceNotFound(f"Model not found in model store: {name}", name)
@@ -270,7 +270,8 @@ class Sources:
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
 
-def _stem(file: str) -> str:
+def stem_of(file: str) -> str:
+    """What a model is called by its file or folder in the store."""
     for ending in (*PACKED, ".onnx"):
         file = file.removesuffix(ending)
     return file
@@ -347,14 +348,19 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
 
 
 def _onnx(path: str, name: str, options: CompileOptions) -> Model:
+    asked = options.max_batch_size
+    if asked == 1:  # it is looked at whether its rows may be joined: that may be asked for while it serves
+        options = replace(options, max_batch_size=None)
     if options.isolation == "process":
-        return _in_workers(path, name, options, "onnxruntime")
-    return _in_process(path, name, options)
+        made = _in_workers(path, name, options, "onnxruntime")
+    else:
+        made = _in_process(path, name, options)
+    if asked == 1 and made.max_batch_size > 1:
+        made.rebatch(1)
+    return made
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
-    asked = options.max_batch_size
-    tensors = isinstance(model, str)
     _says_nothing(
         name,
         "runs in the server's process; for worker processes: --isolation process",
@@ -363,12 +369,7 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
         ("--concurrency", options.concurrency != AT_ONCE),
         ("--idempotent", not options.idempotent),
     )
-    if tensors and asked == 1:  # it is looked at whether its rows may be joined: that may be asked for later
-        options = replace(options, max_batch_size=None)
-    made = _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
-    if tensors and asked == 1:
-        made.rebatch(1)
-    return made
+    return _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
 
 
 def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:
