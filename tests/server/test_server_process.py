@@ -431,6 +431,7 @@ def test_a_handler_that_never_ends_is_killed_at_the_end_of_the_drain(
     assert refused.result(PATIENCE).status_code == 503
     assert server.ended() == 1, server.stderr()
     assert "1 requests were not answered" in server.stderr()
+    assert "worker-0 was ended, as its model was closed" in server.stderr(), "by the server, before it went itself"
     assert not worker.is_running()
 
 
