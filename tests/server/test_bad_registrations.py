@@ -65,10 +65,13 @@ ARCHIVES: dict[str, dict[str, str]] = {
 class Server:
     def __init__(self, running: RunningServer, folder: Path, compat: str) -> None:
         self.running, self.folder, self.compat = running, folder, compat
+        self.client = httpx.Client(timeout=PATIENCE)
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        # Not on a kept connection: the old servers end it after an error.
-        return httpx.request(method, self.running.management + path, timeout=PATIENCE, **options)
+        return self.client.request(method, self.running.management + path, **options)
+
+    def predict(self, path: str, body: bytes = b"1") -> httpx.Response:
+        return self.client.post(self.running.url + path, content=body)
 
     def state(self) -> tuple[object, list[str]]:
         """All it knows, and every file there is."""
@@ -104,7 +107,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     flags = ("--model-store=store", "--models=digits", "--cache-dir=cache", f"--compat={request.param}")
     environment = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     with run_server("--management-address=127.0.0.1:0", *flags, env=environment, cwd=folder) as running:
-        yield Server(running, folder, request.param)
+        server = Server(running, folder, request.param)
+        with server.client:
+            yield server
         assert running.process.poll() is None
 
 
@@ -155,11 +160,15 @@ def counted(said: str) -> dict[str, Told]:
 REGISTERING: list[tuple[dict[str, Any], dict[str, Told]]] = [
     # a bad url, and one that is not allowed
     ({}, everywhere(400, BAD, "Parameter url is required.")),
-    ({"url": ""}, everywhere(400, BAD, "Parameter url is required.")),
+    ({"url": ""}, everywhere(400, BAD, "Parameter url is required.") | {"torchserve": (404, NO_MODEL, "empty url")}),
     ({"url": "nowhere.mar"}, there("nowhere.mar")),
     ({"url": "/nowhere/a.mar"}, there("/nowhere/a.mar")),
     ({"url": "n" * 300}, there("n" * 200)),
-    ({"url": "http://[bad"}, everywhere(404, NO_MODEL, "Invalid model url: http://[bad...")),
+    ({"url": "http://[bad"}, {
+        "headrace": (404, NO_MODEL, "Invalid model url: http://[bad: ..."),
+        "torchserve": (400, "DownloadArchiveException", "Failed to download archive from: http://[bad"),
+        "mms": (404, NO_MODEL, "Invalid model url: http://[bad"),
+    }),
     ({"url": "http://h/a.mar"},
      everywhere(404, NO_MODEL, "Given URL http://h/a.mar does not match any allowed URL(s)")),
     ({"url": "file:///etc/passwd"},
@@ -269,7 +278,7 @@ def test_what_cannot_be_registered(server: Server, parameters: dict[str, Any], t
     before = server.state()
     check(server, server.ask("POST", "/models", params=parameters), told[server.compat])
     assert server.state() == before
-    assert httpx.get(f"{server.running.url}/ping").json() == {"status": "Healthy"}
+    assert server.client.get(f"{server.running.url}/ping").json() == {"status": "Healthy"}
 
 
 @pytest.mark.parametrize(("method", "path", "parameters", "told"), MANAGING)
@@ -312,7 +321,7 @@ def test_without_a_manifest_the_registration_says_it_all(server: Server, url: st
     before = server.state()
     given = {"url": url, "model_name": "own", "handler": "h.py", "initial_workers": 1}
     assert server.ask("POST", "/models", params=given).status_code == 200
-    assert httpx.post(f"{server.running.url}/predictions/own", content=b"1").text == "x"
+    assert server.predict("/predictions/own").text == "x"
     assert server.ask("DELETE", "/models/own").status_code == 200
     assert server.state() == before
 
@@ -324,6 +333,40 @@ def test_numbers_that_are_none_are_as_if_not_given(server: Server) -> None:
     assert server.ask("PUT", "/models/net", params={"min_worker": "x", "synchronous": "Nan"}).status_code == 202
     assert server.ask("DELETE", "/models/net").status_code == 200
     assert server.state() == before
+
+
+def test_numbers_as_text_in_json_are_only_for_who_speaks_as_an_old_server(server: Server) -> None:
+    before = server.state()
+    answer = server.ask("POST", "/models", json={"url": "net.onnx", "batch_size": "4"})
+    assert answer.status_code == (400 if server.compat == "headrace" else 200)
+    if server.compat != "headrace":
+        assert server.ask("DELETE", "/models/net").status_code == 200
+    assert server.state() == before
+
+
+def test_the_repositorys_index_names_no_folder_where_an_old_server_is_spoken(server: Server) -> None:
+    server.ask("POST", "/models", params={"url": "lost_file"})
+    told = {each["name"]: each for each in server.ask("POST", "/v2/repository/index").json()}
+    assert told["lost_file"]["state"] == "UNAVAILABLE"
+    assert (str(server.folder) in told["lost_file"]["reason"]) == (server.compat == "headrace")
+
+
+def test_what_is_no_http_and_what_names_no_model(server: Server) -> None:
+    url = httpx.URL(server.running.url)
+    with socket.create_connection(("127.0.0.1", url.port), timeout=PATIENCE) as raw:
+        raw.sendall(b"GET /ping HTTP/1.1\r\nno header\r\n\r\n")
+        came = b""
+        while part := raw.recv(65536):
+            came += part
+    told = json.loads(came.partition(b"\r\n\r\n")[2])
+    assert (told["code"], told["type"]) == (400, BAD)
+    assert (told["message"] == "Invalid HTTP message.") == (server.compat != "headrace")
+    server.ask("POST", "/models", params={"url": "net.onnx"})
+    told = server.predict("/invocations").json()
+    assert (told["code"], told["type"]) == (400, BAD)
+    assert told["message"].startswith("Parameter model_name is required")
+    assert (told["message"] == "Parameter model_name is required.") == (server.compat != "headrace")
+    assert server.ask("DELETE", "/models/net").status_code == 200
 
 
 def test_an_old_servers_connection_ends_with_an_error_and_stays_without_one(server: Server) -> None:

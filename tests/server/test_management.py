@@ -194,41 +194,21 @@ def test_a_handler_takes_the_place_of_the_archives(manager: Manager) -> None:
 @pytest.mark.parametrize(
     ("parameters", "code", "kind", "says"),
     [
-        ({}, 400, "BadRequestException", "Parameter url is required."),
-        ({"url": ""}, 400, "BadRequestException", "Parameter url is required."),
-        ({"url": "nowhere.mar"}, 404, "ModelNotFoundException", "Model not found at: nowhere.mar"),
         ({"url": "outside.onnx"}, 404, "ModelNotFoundException", "Model not found at: outside.onnx"),
-        ({"url": "http://example.com/a.mar"}, 404, "ModelNotFoundException",
-         "Given URL http://example.com/a.mar does not match any allowed URL(s)"),
-        ({"url": "../outside.onnx"}, 404, "ModelNotFoundException", "Relative path is not allowed in url: ../outs"),
-        ({"url": "a/../../outside.onnx"}, 404, "ModelNotFoundException", "Relative path is not allowed in url: a/"),
         ({"url": "a\0b"}, 404, "ModelNotFoundException", "Model not found at: a"),
-        ({"url": "bad"}, 400, "InvalidModelException", "Missing Model entry in manifest file."),
-        ({"url": "net.onnx", "runtime": "java"}, 400, "BadRequestException", "Invalid RuntimeType value: java"),
-        ({"url": "net.onnx", "model_name": "a b"}, 400, "BadRequestException", "'a b' cannot be the name"),
-        ({"url": "net.onnx", "model_version": "a/b"}, 400, "BadRequestException", "'a/b' cannot be a version"),
         ({"url": "net.onnx", "batch_size": "0"}, 400, "BadRequestException", "batch_size is at least 1, not 0"),
-        ({"url": "net.onnx", "batch_size": "-2"}, 400, "BadRequestException", "batch_size is at least 1"),
-        ({"url": "net.onnx", "max_batch_delay": "-2"}, 400, "BadRequestException", "max_batch_delay is at least 0"),
         ({"url": "net.onnx", "response_timeout": "0"}, 400, "BadRequestException", "response_timeout is at least 1"),
-        ({"url": "net.onnx", "initial_workers": "-1"}, 400, "BadRequestException",
-         "initial_workers is counted from 0 up, not -1"),
-        ({"url": "net.onnx", "initial_workers": "900"}, 400, "BadRequestException", "num_streams is 900"),
         ({"url": "managed_good:f", "initial_workers": "900"}, 400, "BadRequestException",
          "workers is a whole number from 1 to 256"),
-        ({"url": "corrupt.onnx", "initial_workers": "1"}, 500, "InternalServerException",
-         "Failed to start workers for model corrupt version: 1"),
         ({"url": "managed_broken:f", "model_name": "broken", "initial_workers": "1"}, 500, "InternalServerException",
          "Failed to start workers for model broken version: 1: "),
         ({"url": "managed_hungry:f", "model_name": "hungry", "initial_workers": "1"}, 507, "InternalServerException",
          "System out of memory: "),
-        ({"url": "net.onnx", "initial_workers": "1", "startup_timeout": "0"}, 500, "InternalServerException",
-         "Failed to start workers for model net version: 1: it was not loaded within 0 s"),
         ({"url": "managed_slow:f", "model_name": "slow", "initial_workers": "1", "startup_timeout": "1"}, 500,
          "InternalServerException", "Failed to start workers for model slow version: 1: "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_registered_is_told_why_and_changes_nothing(
+def test_what_cannot_be_registered_is_told_why_and_changes_nothing(  # more of it: test_bad_registrations.py
     manager: Manager, parameters: dict[str, str], code: int, kind: str, says: str
 ) -> None:
     before = sorted(path.name for path in manager.folder.rglob("*") if "__pycache__" not in path.parts)

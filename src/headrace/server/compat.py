@@ -20,6 +20,7 @@ from headrace.errors import (
     DeadlineExceeded,
     DownloadFailed,
     InvalidArchive,
+    InvalidInput,
     InvalidOption,
     IsDefaultVersion,
     ModelNotFound,
@@ -31,12 +32,13 @@ from headrace.errors import (
     Unavailable,
     WorkerDied,
 )
-from headrace.server.status import MethodNotAllowed, NotFound, NoWorkerToAsk, Status, status_of_managing
+from headrace.server.status import ConnectionEnds, MethodNotAllowed, NotFound, NoWorkerToAsk, Status, status_of_managing
 
 PROCESSING = "Processing worker updates..."
 SCALING = "Workers scaling in progress..."
 _FAILED = "InternalServerException"
 _PLEASE_SCALE = "Please use scale workers API to add workers."
+_NO_NAME = "Parameter model_name is required"
 _OLD_NOT_FOUND = "Requested resource is not found, please refer to API document."
 _OLD_NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 
@@ -133,6 +135,10 @@ def unanswered(
         return Status(507 if killed else 500, _FAILED), "Worker died."
     if isinstance(error, Closed | DeadlineExceeded):
         return status, message
+    if isinstance(error, ConnectionEnds) and status.code == 400:
+        return status, "Invalid HTTP message."
+    if isinstance(error, InvalidInput) and message.startswith(_NO_NAME):
+        return status, f"{_NO_NAME}."
     if isinstance(error, Unavailable):
         return Status(503, "ServiceUnavailableException", status.retry_after), no_worker(compat, name, version)
     return status, message
@@ -164,6 +170,12 @@ def _refused(compat: Compat, error: BaseException, setting_default: bool, url: s
         return Status(503, _FAILED), "Prediction failed"
     if isinstance(error, CannotLoad):
         return _cannot_load(compat, error, status)
+    if isinstance(error, SourceNotFound) and old and str(error).startswith("Invalid model url"):
+        if compat is Compat.mms:
+            return status, f"Invalid model url: {url or error.source:.200}"
+        return status_of_managing(
+            DownloadFailed("", "")
+        ), f"Failed to download archive from: {url or error.source:.200}"
     if isinstance(error, SourceNotFound):
         if not old or not str(error).startswith("Model not found"):
             return status, str(error)

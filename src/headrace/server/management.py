@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from headrace.archives.demands import RUNTIME, VERSION
-from headrace.errors import HeadraceError, InvalidInput, InvalidOption, ModelNotFound, Overloaded
+from headrace.errors import HeadraceError, InvalidInput, InvalidOption, ModelNotFound, Overloaded, SourceNotFound
 from headrace.server import compat as says
 from headrace.server import health, managed, patch, routes, v2_repository
 from headrace.server.compat import Compat, refused
@@ -149,6 +149,8 @@ class ManagementDoor:
     async def register(self, asked: Asked) -> Reply:
         given = asked.parameters
         url = given.text("url")
+        if url is None and self.compat is Compat.torchserve and "url" in given:
+            raise SourceNotFound("empty url", "")
         if url is None:
             raise InvalidInput("Parameter url is required.")
         runtime = given.text("runtime")
