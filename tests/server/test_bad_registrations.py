@@ -105,6 +105,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (store / "cat").symlink_to("/usr")
     (folder / "cache").mkdir(mode=0o700)
     flags = ("--model-store=store", "--models=digits", "--cache-dir=cache", f"--compat={request.param}")
+    flags += (f"--allowed-urls={NOBODY}/.*",)
     environment = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     with run_server("--management-address=127.0.0.1:0", *flags, env=environment, cwd=folder) as running:
         server = Server(running, folder, request.param)
@@ -118,6 +119,8 @@ def of(name: str, **more: Any) -> dict[str, Any]:
 
 
 Told = tuple[int, str, str]
+NOBODY = "http://127.0.0.1:1"
+"""Nothing answers there."""
 NOT_STARTED = "Failed to start workers"
 
 
@@ -173,6 +176,11 @@ REGISTERING: list[tuple[dict[str, Any], dict[str, Told]]] = [
      everywhere(404, NO_MODEL, "Given URL http://h/a.mar does not match any allowed URL(s)")),
     ({"url": "file:///etc/passwd"},
      everywhere(404, NO_MODEL, "Given URL file:///etc/passwd does not match any allowed URL(s)")),
+    ({"url": f"{NOBODY}/a.mar"}, {
+        "headrace": (400, "DownloadArchiveException", f"Failed to download archive from: {NOBODY}/a.mar (Conn..."),
+        "torchserve": (400, "DownloadArchiveException", f"Failed to download archive from: {NOBODY}/a.mar"),
+        "mms": (400, "DownloadModelException", f"Failed to download model from: {NOBODY}/a.mar"),
+    }),
     # a path that escapes
     ({"url": "../net.onnx"}, everywhere(404, NO_MODEL, "Relative path is not allowed in url: ../net.onnx")),
     ({"url": "a/../../b"}, everywhere(404, NO_MODEL, "Relative path is not allowed in url: a/../../b")),

@@ -184,7 +184,8 @@ def _refused(compat: Compat, error: BaseException, setting_default: bool, url: s
     if isinstance(error, DownloadFailed) and old:
         mms = compat is Compat.mms
         kind = Status(status.code, "DownloadModelException") if mms else status
-        return kind, f"Failed to download {'model' if mms else 'archive'} from: {error.url}"
+        code = f", {error.why}" if mms and error.why.startswith("code: ") else ""
+        return kind, f"Failed to download {'model' if mms else 'archive'} from: {error.url}{code}"
     if isinstance(error, InvalidArchive) and old and error.fault == NO_JSON:
         return status, "Failed to parse signature.json."  # whatever file it is
     if isinstance(error, InvalidArchive) and old and error.fault == NO_MANIFEST:
