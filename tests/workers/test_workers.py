@@ -37,6 +37,12 @@ def test_many_requests_all_get_their_own_answer(compiled: Compile) -> None:
     assert model.statistics().running == 0
 
 
+def test_a_process_that_a_callable_has_forked_answers_nothing(compiled: Compile) -> None:
+    model = compiled("forks")
+    assert [os.waitstatus_to_exitcode(model(how)) for how in ("exits", "raises", "returns", "exits")] == [3, 1, 0, 3]
+    assert [(each.starts, each.reason) for each in model.crew.statuses()] == [(1, None)]  # type: ignore[union-attr]
+
+
 def test_arrays_of_all_sizes_go_there_and_back(compiled: Compile) -> None:
     model = compiled("double", workers=1)
     for size in (0, 1, 1000, 5000, 100_000, 3_000_000, 10, 3_000_000):

@@ -60,6 +60,18 @@ def exits(_):
     os._exit(3)
 
 
+def forks(how):
+    """What became of a process that it forked."""
+    child = os.fork()
+    if child == 0:
+        if how == "exits":
+            sys.exit(3)
+        if how == "raises":
+            raise ValueError("in the forked one")
+        return "the forked one's"
+    return os.waitpid(child, 0)[1]
+
+
 def segfaults(_):
     import ctypes
 
