@@ -1,5 +1,4 @@
 import faulthandler
-import gc
 import sys
 import threading
 import time
@@ -35,13 +34,6 @@ class Crowd:
             assert not thread.is_alive(), "a thread hangs"
         while self._errors:
             raise self._errors.pop(0)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def light_collections() -> None:
-    """What all the test modules have brought is not looked at again and again: many tests here call the collector."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

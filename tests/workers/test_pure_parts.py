@@ -1,15 +1,11 @@
-"""The parts of a worker that only decide: window, extents, supervision, retry, shares, allowance of output."""
+"""The parts of a worker that only decide: window, extents, supervision, retry, shares."""
 
-import logging
-import os
 import random
-from typing import BinaryIO
 
 import pytest
 
 from headrace.engine.topology import made_up
 from headrace.workers.extents import PAGE, Extents
-from headrace.workers.output import Allowance, Output
 from headrace.workers.process import said_of_memory
 from headrace.workers.retry import Fate, fate, has_begun
 from headrace.workers.sharing import THREADS, Share, environment, plan, shares
@@ -219,34 +215,3 @@ def test_what_somebody_has_set_himself_stays() -> None:
     made = environment({"OMP_NUM_THREADS": "7"}, 2)
     assert made["OMP_NUM_THREADS"] == "7"
     assert {made[name] for name in THREADS if name != "OMP_NUM_THREADS"} == {"2"}
-
-
-def test_a_flood_of_lines_is_let_through_at_a_rate_and_counted() -> None:
-    allowance = Allowance(0.0, rate=10, burst=5)
-    assert [allowance.take(3, 0.0), allowance.take(97, 0.0)] == [3, 2]
-    assert allowance.is_used_up
-    assert allowance.take_lost() == 95
-    assert allowance.take(100, 1.0) == 5  # never more than at once
-    assert allowance.take_lost() == 95
-    assert allowance.take_lost() == 0
-
-
-def test_what_a_terminal_would_obey_is_escaped_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    def pipe_with(data: bytes) -> BinaryIO:
-        reading, writing = os.pipe()
-        os.write(writing, data)
-        os.close(writing)
-        return open(reading, "rb", buffering=0)
-
-    out = pipe_with(b"\x1eid-1\x1e\x1b[2Jgone\0\tbell\x07\n\x1eno mark\n" + "é\x9b2J\x7f\n".encode())
-    with caplog.at_level(logging.INFO, "headrace.workers"):
-        output = Output((out, pipe_with(b"\x1eid-2\x1eWhy\x1b\n")), "m", "worker 1")
-        output.close(60)
-    said = {(record.getMessage(), record.__dict__["request_id"]) for record in caplog.records}
-    assert said == {
-        ("worker 1: \\x1b[2Jgone\\x00\tbell\\x07", "id-1"),
-        ("worker 1: \\x1eno mark", None),
-        ("worker 1: é\\x9b2J\\x7f", None),
-        ("worker 1: Why\\x1b", "id-2"),
-    }
-    assert list(output.last) == ["Why\\x1b"]

@@ -45,7 +45,9 @@ GRACE = 0.1
 """Seconds. What is done and had a callback may have been handed on by it, to somebody who is just about to read it:
 so long it is not taken for one that nobody but its owner reads."""
 COLLECT = 1.0
-"""Seconds between two collections of garbage, while all room is taken by results that nobody reads."""
+"""Seconds between two collections of garbage, while all room is taken by results that nobody reads; at the least."""
+COLLECT_AT_MOST = 0.02
+"""The part of the time that such collections may take: with a large heap one stops every thread for seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,10 +586,10 @@ class Budget:
             if is_stuck:
                 self._collect_at = now + COLLECT
         self.wake()
-        if (
-            is_stuck
-        ):  # nothing runs, and what is charged may be results in cycles of garbage, which nobody else collects
+        if is_stuck:  # nothing runs: what is charged may be results in cycles of garbage, which nobody else collects
             gc.collect()
+            took = time.monotonic() - now
+            self._collect_at = now + max(COLLECT, took / COLLECT_AT_MOST)
 
     def _dropped(self, key: int) -> None:
         try:

@@ -1,14 +1,17 @@
 """What workers write to stdout and stderr, line by line into our log, with the model's name.
 
 Rule 1: a worker never waits for our log for long: what comes is read as fast as it comes, and of a flood RATE lines a
-        second are logged; the others are counted, and said. What is not logged is not looked at line by line either:
-        our interpreter is everybody's.
+        second are logged; the others are counted, and said. What is not logged is not looked at line by line either,
+        and is fetched PAUSE seconds apart, by as much as the pipe holds: our interpreter is everybody's, and each
+        read takes it from those who serve. A flood goes no faster than ROOM each PAUSE, some 200 MB/s.
 Rule 2: a line is cut at LONGEST bytes, and what terminals obey in it is escaped. Nothing is kept but
         the last lines, for whoever asks why it died.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -20,6 +23,9 @@ from typing import IO
 
 RATE = 100.0
 BURST = 500.0
+PAUSE = 0.005
+ROOM = 1 << 20
+"""Bytes a pipe is made to hold, where the system allows so much."""
 LONGEST = 8192
 KEPT = 40
 MARKED = re.compile("\x1e([0-9a-zA-Z-]{1,64})\x1e")
@@ -86,13 +92,18 @@ class Output:
         for file in self._files:
             poll.register(file, select.POLLIN)
             rest[file.fileno()] = b""
+            with contextlib.suppress(OSError):  # who may not have more pages keeps the 64 KiB there are
+                fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, ROOM)
         err = self._files[1].fileno()
         allowance = Allowance(time.monotonic())
         while rest:
             if self._until is not None and time.monotonic() > self._until:
                 break
-            for fd, _ in poll.poll(100):
-                data = os.read(fd, 1 << 16)
+            ready = poll.poll(100)
+            if not ready:  # a flood that has ended is told of now, not with the next line
+                allowance.take(0, time.monotonic())
+            for fd, _ in ready:
+                data = os.read(fd, ROOM)
                 if not data:
                     poll.unregister(fd)
                     self._say(rest.pop(fd), fd == err, allowance)
@@ -105,6 +116,8 @@ class Output:
                     rest[fd] = (rest[fd] + data)[:LONGEST]
             if allowance.lost and (not rest or not allowance.is_used_up or allowance.lost > 100_000):
                 self._log(f"{allowance.take_lost():,} lines of output were not logged: they came too fast")
+            if allowance.is_used_up:
+                time.sleep(PAUSE)
         lost = allowance.take_lost()
         if lost:
             self._log(f"{lost:,} lines of output were not logged: they came too fast")
