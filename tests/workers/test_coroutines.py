@@ -304,6 +304,17 @@ def test_what_must_not_be_run_twice_is_not(loops: Compile, tmp_path: Path) -> No
     assert model(1) == 1
 
 
+def test_closing_without_draining_cancels_them_and_says_that_it_closed(loops: Compile, tmp_path: Path) -> None:
+    model = loops("gate", cancel_grace=1000.0)
+    futures = [model.submit(str(tmp_path)) for _ in range(3)]
+    (pid,) = reached(tmp_path)
+    model.close(drain=False)
+    assert not is_alive(pid)
+    for each in futures:
+        with pytest.raises(hr.Closed):
+            each.result(0)
+
+
 def test_closing_answers_what_is_inside_and_leaves_nothing(loops: Compile, tmp_path: Path) -> None:
     before = descriptors()
     model = loops("gate", workers=2)

@@ -20,6 +20,9 @@ import os, time
 def nice():
     return [os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir("/proc/self/task")]
 
+def idle():
+    return {os.sched_getscheduler(int(thread)) == os.SCHED_IDLE for thread in os.listdir("/proc/self/task")}
+
 def group():
     try:
         with open("/proc/self/autogroup") as file:
@@ -27,17 +30,22 @@ def group():
     except OSError:
         return None
 
-START = max(nice()), group()
+START = max(nice()), group(), list(idle()), os.getsid(0)
+until = time.monotonic() + 60
 if os.path.exists("wait"):
-    until = time.monotonic() + 60
     while max(nice()) > int(os.environ["OWNERS"]) and time.monotonic() < until:
         time.sleep(0.01)
-READY = max(nice()), group()
+if os.path.exists("wait-busy"):
+    while True in idle() and time.monotonic() < until:
+        time.sleep(0.01)
+READY = max(nice()), group(), list(idle())
 
 def looks(x):
-    return {"start": START, "ready": READY, "now": (max(nice()), group()), "pid": os.getpid()}
+    return {"start": START, "ready": READY, "now": (max(nice()), group(), list(idle())), "pid": os.getpid()}
 """
 OWN = os.getpriority(os.PRIO_PROCESS, 0)
+GROUP = Path("/proc/self/autogroup")
+OURS = int(GROUP.read_text().split()[-1]) if GROUP.exists() else None
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="niceness of threads and autogroups are Linux's")
 
 
@@ -53,19 +61,35 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_gives_way_until_it_is_ready(folder: Path) -> None:
     with hr.compile_model("gently_looks:looks", isolation="process") as model:
         told = model(0)
-        nice, group = told["start"]
-        assert nice == (NICE if may_be(OWN) and OWN < NICE else OWN)
+        nice, group, idle, session = told["start"]
+        if may_be(OWN):
+            assert (nice, idle) == ((NICE, [True]) if OWN < NICE else (OWN, [False]))
+            assert session == os.getsid(0)  # else it would count as much as all of ours
+            assert group == OURS
+        else:
+            assert (nice, idle) == (OWN, [False])
+            assert session == told["pid"]
+        assert told["now"] == (OWN, None if group is None else OURS, [False])
+
+
+def test_who_may_not_take_it_back_has_a_session_of_its_own_and_its_niceness(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gently, "may_be", lambda nice: False)
+    with hr.compile_model("gently_looks:looks", isolation="process") as model:
+        told = model(0)
+        nice, group, idle, session = told["start"]
+        assert (nice, idle, session) == (OWN, [False], told["pid"])
         assert group in (None, NICE) or os.geteuid() != 0  # others change theirs ten times a second in all
-        assert tuple(told["now"]) == (OWN, None if group is None else 0)
+        assert told["now"] == (OWN, None if group is None else 0, [False])
 
 
 def test_one_that_is_waited_for_hurries(folder: Path) -> None:
     with hr.compile_model("gently_looks:looks", isolation="process") as model:
         os.kill(model(0)["pid"], signal.SIGKILL)
         told = model(0)
-        nice, group = told["start"]
-        assert nice == OWN
-        assert group in (None, 0)
+        nice, group, idle, _ = told["start"]
+        assert (nice, group, idle) == (OWN, OURS, [False])
 
 
 @pytest.mark.skipif(not may_be(OWN) or OWN >= NICE, reason="whoever may not take it back does not do it")
@@ -74,6 +98,16 @@ def test_it_gives_way_for_a_part_of_its_time_alone(folder: Path, monkeypatch: py
     monkeypatch.setattr(worker, "GENTLE", 0.0)
     with hr.compile_model("gently_looks:looks", isolation="process") as model:
         assert model(0)["ready"][0] == OWN
+
+
+@pytest.mark.skipif(not may_be(OWN) or OWN >= NICE, reason="whoever may not take it back does not do it")
+def test_it_runs_only_when_nobody_else_does_for_a_shorter_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On cores that are always full it would never be ready."""
+    (folder / "wait-busy").touch()
+    monkeypatch.setattr(worker, "AT_ONCE", 0.0)
+    with hr.compile_model("gently_looks:looks", isolation="process") as model:
+        nice, _, idle = model(0)["ready"]
+        assert (nice, idle) == (NICE, [False])
 
 
 def test_what_cannot_be_taken_back_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,19 +126,32 @@ def test_of_a_process_that_has_gone_nothing_is_said() -> None:
 
 
 @pytest.mark.skipif(not may_be(OWN) or OWN >= NICE, reason="whoever may not take it back does not do it")
-def test_all_its_threads_come_back() -> None:
-    code = "import threading; input(); threading.Thread(target=input).start(); print(flush=True)"
+def test_all_its_threads_and_what_it_has_started_come_back() -> None:
+    code = """
+import subprocess, sys, threading
+input()
+threading.Thread(target=input).start()
+with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    print(other.pid, flush=True)
+"""
+
+    def states(pids: list[int]) -> set[tuple[int, int]]:
+        threads = [int(name) for pid in pids for name in os.listdir(f"/proc/{pid}/task")]
+        assert len(threads) == 3
+        return {(os.getpriority(os.PRIO_PROCESS, each), os.sched_getscheduler(each)) for each in threads}
+
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
     ) as process:
         started = Gently(process.pid)
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
-        process.stdout.readline()
-        threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
-        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {NICE}
+        pids = [process.pid, int(process.stdout.readline())]
+        assert states(pids) == {(NICE, os.SCHED_IDLE)}
+        started.only_be_nicer()
+        assert states(pids) == {(NICE, os.SCHED_OTHER)}
         started.end()
-        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {OWN}
+        assert states(pids) == {(OWN, os.SCHED_OTHER)}
         process.communicate(b"\n")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.errors import BackendError
+from headrace.errors import BackendError, Closed
 from headrace.model.failure import failure_of
 from headrace.model.pending import Pending
 from headrace.workers import frames, messages
@@ -27,7 +27,9 @@ from headrace.workers.remote_error import error_of, made
 from headrace.workers.values import Raised, Reader, decode
 
 LEFT = ("Overdue", "Withdrawn")
-"""What a worker says of runs that it was told to leave, and did."""
+"""What a worker says of runs that it was told to leave, as they took too long, and did."""
+WAS_LET_GO = ("CancelledError", "Withdrawn")
+"""The same of those that it was told to leave as nobody wants them any more."""
 
 
 class Answers:
@@ -129,6 +131,8 @@ class Answers:
             if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
                 each.overdue.stack = str(error.__cause__)
                 error = each.overdue
+            elif each.stop_at is not None and type(error.__cause__).__name__ in WAS_LET_GO:
+                error = Closed("the model or the engine was closed")  # else nobody would wait for it
             elif len(each.requests) > 1 and hand.divides:
                 hand.divide(each, error)
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.workers.arena import Arena
+from headrace.workers.gently import apart
 from headrace.workers.offspring import Offspring
 
 CHILD = Path(__file__).with_name("child.py")
@@ -52,7 +53,7 @@ class Process:
                 pass_fds=(theirs.fileno(), arena.fd, *fds),
                 env=dict(env),
                 bufsize=0,
-                start_new_session=True,  # a group of its own: Ctrl-C at the terminal is for its owner, who drains
+                **apart(),  # Ctrl-C at the terminal is for its owner, who drains
             )
         except BaseException:
             self.sock.close()

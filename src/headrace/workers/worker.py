@@ -26,7 +26,7 @@ from headrace.workers.arena import Arena
 from headrace.workers.caller import hear
 from headrace.workers.cgroup import Group, limited
 from headrace.workers.connection import Bell, Connection
-from headrace.workers.gently import Gently
+from headrace.workers.gently import AT_ONCE, Gently
 from headrace.workers.in_hand import InHand
 from headrace.workers.output import Output
 from headrace.workers.process import STACK, Process, said_of_memory
@@ -240,6 +240,7 @@ class Worker:
         connection.send(frames.encode(frames.SETUP, setup, generation=process.generation))
         began, timeout = time.monotonic(), pool.options.start_timeout
         until, gentle_until = began + timeout, began + GENTLE * timeout
+        at_once_until = min(began + AT_ONCE, gentle_until)
         while True:
             self._bell.rung = False
             if self.is_to_stop:
@@ -248,7 +249,10 @@ class Worker:
             now = time.monotonic()
             left = until - now
             if gently is not None:
-                if now < gentle_until:
+                if now < at_once_until:
+                    left = at_once_until - now
+                elif now < gentle_until:
+                    gently.only_be_nicer()
                     left = gentle_until - now
                 else:
                     gently.end()
