@@ -159,6 +159,19 @@ def test_kinds_of_handlers_that_are_not_served_are_refused_by_name(archive, load
         load(archive(yaml=said))
 
 
+def test_a_handler_in_another_language_is_refused_by_name(archive, load):
+    folder = archive()
+    manifest = folder / "MAR-INF" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"python"', '"LSP"'))
+    with pytest.raises(InvalidArchive, match=r"model m: its runtime is LSP: handlers written in C\+\+ are not served"):
+        load(folder)
+
+
+def test_what_the_yaml_says_in_vain_is_named(archive, load, caplog):
+    load(archive(yaml="jobQueueSize: 10\nstartupTimeout: 5\nmine: 1\n"))
+    assert "model m: what its YAML says of jobQueueSize, startupTimeout is not listened to" in caplog.text
+
+
 def test_the_yaml_says_how_requests_come_in_sequences(archive, load, caplog):
     yaml = "sequenceBatching: true\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 250\nmaxNumSequence: 7\n"
     served = load(archive(yaml=yaml + "maxSequenceJobQueueSize: many\nresponseTimeout: 33\n"))

@@ -23,6 +23,11 @@ from headrace.workers.sequenced import SequenceHeaders, Sequencing
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
+SILENT = (
+    *("jobQueueSize", "jobTTL", "useJobTicket", "startupTimeout", "maxRetryTimeoutInSec", "clientTimeoutInMills"),
+    *("deviceType", "deviceIds", "parallelLevel"),
+)
+"""TorchServe's keys that say nothing here."""
 _log = logging.getLogger("headrace.serving")
 
 
@@ -60,7 +65,12 @@ def start_handler(
     InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
     """
     config = archive.config
+    if archive.manifest.runtime.upper() == "LSP":
+        raise InvalidArchive(f"model {name}: its runtime is LSP: handlers written in C++ are not served")
     _check_kind(config, name)
+    silent = [key for key in SILENT if key in config]
+    if silent:
+        _log.warning("model %s: what its YAML says of %s is not listened to", name, ", ".join(silent))
     for key in ("minWorkers", "maxWorkers"):  # how many there are is the server's affair; nonsense is told all the same
         _number(config, key, 0, name, whole=True, least=0)
     size = int(_number(config, "batchSize", 1, name, whole=True))
