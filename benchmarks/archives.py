@@ -7,6 +7,10 @@ with one worker process, answers one request, and is unloaded when `--at-once` o
 memory of this process, its descriptors, threads and child processes, and the files in the cache and in the temporary
 folder. Fails if anything but memory is more than after the first round, or if memory grew by more than GROWTH from the
 second round to the last. Writes benchmarks/results/archives.md.
+
+Memory that is freed may stay with the process: the C library keeps it in arenas, one for each of some threads (at most
+eight times the cores), and every worker that is loaded has a thread. `MALLOC_ARENA_MAX=1` before the command shows
+how much of a growth that is. That no object of ours stays is tested in tests/serving/test_nothing_is_left.py.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ def test_labels_that_are_none_are_refused(tmp_path, labels, said):
         ("1: a\n", "must be a YAML mapping with text for keys"),
         ("a: !!python/object/apply:os.system ['true']\n", "is not YAML"),
         ("a: \x00\n", "is not YAML"),
-        ("[" * 1500, "is not YAML"),
+        ("[" * 1500, "is not YAML.*nested more than 100 deep"),
+        ("a: 1\n" * 60_000, "has more than 262,144 bytes"),
         ("a: 2024-99-99\n", "is not YAML"),
     ],
 )

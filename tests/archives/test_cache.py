@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,43 @@ def test_a_fork_does_not_take_the_folder_from_its_parent(cache: Cache) -> None:
     assert (lease.folder / "file").exists()
     lease.close()
     assert left_in(cache) == []
+
+
+def test_a_folder_that_somebody_has_made_is_not_taken_for_ours(cache: Cache) -> None:
+    (cache.root / "k").mkdir()
+    (cache.root / "k" / "theirs").touch()
+    lease = cache.hold("k", build("ours"))
+    assert os.listdir(lease.folder) == ["file"]
+    lease.close()
+    assert left_in(cache) == []
+
+
+def test_what_is_written_to_a_folder_that_goes_is_not_taken_for_it_later(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, remove = cache.hold("k", build()), shutil.rmtree
+
+    def written_to(folder: Path, *rest: object, **named: object) -> None:
+        remove(folder)
+        (cache.root / "k").mkdir(exist_ok=True)
+        (cache.root / "k" / "log").touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", written_to)
+        lease.close()
+    assert left_in(cache) == ["k"]
+    lease = cache.hold("k", build("anew"))
+    assert [(lease.folder / "file").read_text(), *os.listdir(lease.folder)] == ["anew", "file"]
+    lease.close()
+    assert left_in(cache) == []
+
+
+def test_what_has_no_lock_is_nobodys_and_is_swept_if_it_is_called_as_ours_are(tmp_path: Path) -> None:
+    digest = "0123456789abcdef" * 4
+    (tmp_path / "cache").mkdir(0o700)
+    for name in (digest, digest.replace("0", "f") + ".leaving", "theirs", "f" * 63):
+        (tmp_path / "cache" / name).mkdir()
+    assert left_in(Cache(tmp_path / "cache")) == ["f" * 63, "theirs"]
 
 
 def test_a_folder_that_was_made_unreadable_is_removed(cache: Cache) -> None:

@@ -48,7 +48,9 @@ ANYWHERE = [
     "ts.metrics.metrics_store:MetricsStore", "ts.metrics.caching_metric:CachingMetric",
     "ts.metrics.metric_cache_errors:MetricsCacheKeyError",
     "ts.metrics.metric_cache_yaml_impl:MetricsCacheYamlImpl",
-    "ts.torch_handler.base_handler:BaseHandler",
+    "ts.torch_handler.base_handler:BaseHandler", "ts.torch_handler.base_handler:ipex_enabled",
+    "ts.torch_handler.base_handler:logger", "ts.torch_handler.base_handler:XLA_AVAILABLE",
+    "ts.service:emit_metrics", "mms.service:emit_metrics", "ts.handler_utils.utils:import_class",
 ]  # fmt: skip
 WITH_TORCH = [
     "ts.torch_handler.vision_handler:VisionHandler", "ts.torch_handler.image_classifier:ImageClassifier",
@@ -95,6 +97,42 @@ def test_each_is_one_thing_under_all_its_names(serve: Serve) -> None:
         """
     )
     assert ask_json(model, 0) == [True, True, True]
+
+
+def test_classes_by_their_names_and_metrics_at_once(serve: Serve) -> None:
+    model = serve(
+        """
+        from mms.service import emit_metrics as emits
+        from ts.handler_utils.utils import import_class
+        from ts.service import emit_metrics
+
+        def named(*how):
+            try:
+                return import_class(*how).__name__
+            except ImportError as error:
+                return str(error)
+
+        def handle(data, context):
+            if data is None:
+                return None
+            context.metrics.add_counter("Seen", 2)
+            emit_metrics(context.metrics.store)
+            context.metrics.add_counter("Seen", 3)
+            emits(context.metrics.cache)
+            return [[
+                named("collections.OrderedDict"), named("OrderedDict", "collections"),
+                named("decoder.JSONDecoder", "json"), named("OrderedDict"), named(""),
+                named("collections.Nothing"), named("nosuchmodule_x.Y"),
+            ]]
+        """
+    )
+    assert ask_json(model, 0) == [
+        *("OrderedDict", "OrderedDict", "JSONDecoder"),
+        "a class is named as MODULE.CLASS, not 'OrderedDict'",
+        "a class is named as MODULE.CLASS, not ''",
+        "collections has no 'Nothing'",
+        "No module named 'nosuchmodule_x'",
+    ]
 
 
 def test_a_server_that_is_installed_has_what_we_do_not(

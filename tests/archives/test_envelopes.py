@@ -60,10 +60,27 @@ def test_kserve_v2_names_model_and_request() -> None:
     assert (text["datatype"], text["data"]) == ("BYTES", ["a"])
 
 
-@pytest.mark.parametrize("body", [b"no json", {"other": 1}, [1], {"instances": 3}])
-def test_another_form_is_a_named_error(body: Any) -> None:
-    with pytest.raises(envelopes.Misformed, match="'instances'"):
+@pytest.mark.parametrize(
+    ("body", "came"),
+    [
+        (b"no json", "Expecting value"),
+        (b"[" * 100_000, "recursion"),
+        ({"inputs": [1], "id": 1}, "expected: it has 'inputs', 'id'"),
+        ({"a": {}}, "expected: it has 'a'"),
+        ([1], "a list came"),
+        ({"instances": 3}, "expected: a int"),
+    ],
+)
+def test_another_form_is_a_named_error(body: Any, came: str) -> None:
+    with pytest.raises(envelopes.Misformed, match=f"'instances'.*{came}"):
         through("json", [body], doubled)
+
+
+@pytest.mark.parametrize("text", ["a", 5, None, "\u2603"])
+def test_what_is_no_base64_is_the_requests_fault(text: Any) -> None:
+    for instance in ({"b64": text}, {"x": {"b64": text}}):
+        with pytest.raises(envelopes.Misformed, match="a text in base64 was expected"):
+            through("json", [{"instances": [instance]}], doubled)
 
 
 def test_answers_that_cannot_be_divided_are_refused() -> None:

@@ -7,6 +7,7 @@ import pytest
 from handler_archives import Serve, ask, ask_json
 
 import headrace as hr
+from headrace.workers.pool import Pool
 
 
 def test_a_function_is_called_once_to_initialise_itself(serve: Serve) -> None:
@@ -112,6 +113,8 @@ def test_the_archives_folder_is_first_and_where_it_runs(serve: Serve, tmp_path: 
 def test_a_handler_may_be_called_as_a_module_of_python_is(serve: Serve) -> None:
     files: dict[str, str | bytes] = {"signal.py": "def handle(data, context):\n    return ['mine']\n"}
     assert ask(serve(files=files, model={"handler": "signal.py"})) == b"mine"
+    files = {"colorsys/__init__.py": "def handle(data, context):\n    return ['mine']\n"}
+    assert ask(serve(files=files, model={"handler": "colorsys"})) == b"mine"
     files = {"code.py": "class Model:\n    def handle(self, data, context):\n        return ['mine']\n"}
     assert ask(serve(files=files, model={"handler": "code"})) == b"mine"
 
@@ -126,6 +129,14 @@ def refusal(serve: Serve, source: str | None, handler: str = "service.py:handle"
     ("source", "handler", "why"),
     [
         (None, "absent.py", "the archive has no handler 'absent.py'"),
+        (
+            None,
+            "os:system",
+            "the archive has no handler 'os:system': there is no os.py in it, and what is Python's own",
+        ),
+        (None, "subprocess.py:call", "what is Python's own is no handler"),
+        (None, "os.path:join", "what is Python's own is no handler"),
+        (None, "builtins:print", "what is Python's own is no handler"),
         ("import nosuchmodule_x", "service", "needs the module 'nosuchmodule_x', which is not installed"),
         ("1 / 0", "service", "importing the handler 'service' failed: ZeroDivisionError"),
         ("import sys; sys.exit(3)", "service", "importing the handler 'service' failed: SystemExit"),
@@ -153,6 +164,21 @@ def refusal(serve: Serve, source: str | None, handler: str = "service.py:handle"
 )
 def test_what_cannot_be_loaded_says_why(serve: Serve, source: str | None, handler: str, why: str) -> None:
     assert why in refusal(serve, source, handler)
+
+
+def test_what_a_worker_cannot_be_told_is_refused_at_once(serve: Serve) -> None:
+    with pytest.raises(
+        hr.InvalidModel, match=r"cannot be told what to load, which takes 2,[0-9,]+ bytes: at most 1,048"
+    ):
+        serve("def handle(data, context): return data", {"description": "x" * 2_000_000})
+
+
+def test_an_error_of_ours_while_a_worker_starts_is_told_and_nobody_waits(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pool, "setup", lambda *_: 1 // 0)
+    with pytest.raises(hr.InvalidModel, match="has ended: ZeroDivisionError"):
+        serve("def handle(data, context): return data")
 
 
 def test_the_operator_has_the_traceback(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -90,6 +90,17 @@ def test_the_old_form_hides_no_other_route(path: str) -> None:
     assert found is None or found.name != path.split("/")[1]
 
 
+@pytest.mark.parametrize(
+    "name", ["predictions", "explanations", "invocations", "models", "ping", "v1", "v2", "predict"]
+)
+def test_a_model_may_be_called_as_a_route_begins(name: str) -> None:
+    """All but the old form find it."""
+    for path in (f"/predictions/{name}", f"/models/{name}/invoke", f"/v2/models/{name}/infer"):
+        found = route(path)
+        assert found is not None
+        assert found.name == name
+
+
 def test_queries_are_fields_where_the_contract_has_them() -> None:
     assert asked("/predictions/m", b"raw", b"a=1")[2] == b"raw"
     kind = (b"Content-Type", b"text/x")
@@ -177,6 +188,15 @@ def test_a_header_of_8_kib_and_a_phrase_of_1_kib_are_sent() -> None:
     assert (reply.content_type, reply.reason) == (b"k" * 8192, b"r" * 1024)
     assert reply.headers == ((b"a", b"b" * 8191),)
     assert reply_of((b"", "k" * 8192, 200, None, ())).content_type == b"k" * 8192
+
+
+def test_headers_of_64_kib_together_are_sent_and_no_more() -> None:
+    eight = tuple((f"{i:03}", "b" * (8192 - 3 - len(": \r\n"))) for i in range(8))
+    assert len(reply_of((b"", None, 200, None, eight)).headers) == 8
+    with pytest.raises(BackendError, match="9 headers, of more than 65,536 bytes together"):
+        reply_of((b"", None, 200, None, (*eight, ("a", ""))))
+    with pytest.raises(BackendError, match="100,000 headers"):
+        reply_of((b"", None, 200, None, (("a", ""),) * 100_000))
 
 
 @given(st.text(), st.text(), st.integers(200, 999), st.text(max_size=5), st.text(max_size=5))

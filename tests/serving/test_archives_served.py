@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from yaml import safe_load
 
 from headrace.archives.environments import EnvironmentOptions
-from headrace.errors import InvalidEnvironment, InvalidModel
+from headrace.errors import InvalidArchive, InvalidEnvironment, InvalidModel
 from headrace.model.sequences import SequenceOptions
 from headrace.server.options import BUNDLED_DIGITS
 from headrace.serving.interpreters import Interpreters
@@ -136,6 +136,40 @@ def test_each_number_that_cannot_be_is_named_also_where_the_server_was_told(arch
     for said in ("minWorkers: -5", "maxWorkers: 'abc'", "batchSize: inf", "responseTimeout: -1", "maxBatchDelay: True"):
         assert f"{said} in its YAML is ignored" in caplog.text
     assert caplog.text.count("is ignored") == 5
+
+
+def test_numbers_larger_than_anything_are_ignored_and_the_model_can_be_looked_at(archive, load, caplog):
+    large = ("maxBatchDelay: 1.0e+300", "responseTimeout: 1.0e+300", "sequenceMaxIdleMSec: 1.0e+300")
+    counts = (f"batchSize: {10**20}", f"maxNumSequence: {10**20}", f"minWorkers: 0x{'f' * 1500}")
+    served = load(archive(yaml="\n".join((*large, *counts, "sequenceBatching: true", ""))))
+    assert caplog.text.count("is ignored") == 6
+    assert (
+        "minWorkers: a number of 6,000 bits in its YAML is ignored: a whole number from 0 to 2147483647" in caplog.text
+    )
+    assert served.model.max_batch_size == 1
+    assert (served.model.crew.options.response_timeout, served.model.batcher.sequences.options) == (
+        120.0,
+        SequenceOptions(),
+    )
+
+
+@pytest.mark.parametrize("said", ["asyncCommunication: true", "continuousBatching: true", "parallelType: tp"])
+def test_kinds_of_handlers_that_are_not_served_are_refused_by_name(archive, load, said):
+    with pytest.raises(InvalidArchive, match=f"model m: {said} in its YAML is not served yet"):
+        load(archive(yaml=said))
+
+
+def test_a_handler_in_another_language_is_refused_by_name(archive, load):
+    folder = archive()
+    manifest = folder / "MAR-INF" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"python"', '"LSP"'))
+    with pytest.raises(InvalidArchive, match=r"model m: its runtime is LSP: handlers written in C\+\+ are not served"):
+        load(folder)
+
+
+def test_what_the_yaml_says_in_vain_is_named(archive, load, caplog):
+    load(archive(yaml="jobQueueSize: 10\nstartupTimeout: 5\nmine: 1\n"))
+    assert "model m: what its YAML says of jobQueueSize, startupTimeout is not listened to" in caplog.text
 
 
 def test_the_yaml_says_how_requests_come_in_sequences(archive, load, caplog):

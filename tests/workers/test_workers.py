@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import worker_handlers
-from worker_watching import wait_for
+from worker_watching import is_alive, wait_for
 
 import headrace as hr
 
@@ -35,6 +35,28 @@ def test_many_requests_all_get_their_own_answer(compiled: Compile) -> None:
     assert list(model.map(range(3000), window=500)) == [2 * i for i in range(3000)]
     assert model.statistics().completed == 3000
     assert model.statistics().running == 0
+
+
+def test_a_process_that_a_callable_has_forked_answers_nothing(compiled: Compile) -> None:
+    model = compiled("forks")
+    assert [os.waitstatus_to_exitcode(model(how)) for how in ("exits", "raises", "returns", "exits")] == [3, 1, 0, 3]
+    assert [(each.starts, each.reason) for each in model.crew.statuses()] == [(1, None)]  # type: ignore[union-attr]
+
+
+def test_what_a_callable_has_started_ends_with_its_worker(compiled: Compile) -> None:
+    model = compiled("starts_others")
+    started = model(None)
+    assert all(map(is_alive, started))
+    model.close()
+    wait_for(lambda: not any(map(is_alive, started)))
+
+
+def test_what_a_callable_has_started_ends_with_a_worker_that_hangs(compiled: Compile, tmp_path: Path) -> None:
+    model = compiled("starts_others", cancel_grace=0.01)
+    running = model.submit(str(tmp_path / "started"))
+    pids = wait_for(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text().split())
+    running.cancel()
+    wait_for(lambda: not any(is_alive(int(pid)) for pid in pids))
 
 
 def test_arrays_of_all_sizes_go_there_and_back(compiled: Compile) -> None:

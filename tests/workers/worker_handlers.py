@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -58,6 +59,31 @@ def dies(_):
 
 def exits(_):
     os._exit(3)
+
+
+def starts_others(hangs):
+    """Their ids: one of our session, one of its own, and that one's."""
+    ours = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    script = "sleep 1000 & echo $!; wait"
+    own = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    pids = [ours.pid, own.pid, int(own.stdout.readline())]
+    if hangs:
+        with open(hangs, "w") as file:
+            file.write(" ".join(map(str, pids)))
+        time.sleep(1000)
+    return pids
+
+
+def forks(how):
+    """What became of a process that it forked."""
+    child = os.fork()
+    if child == 0:
+        if how == "exits":
+            sys.exit(3)
+        if how == "raises":
+            raise ValueError("in the forked one")
+        return "the forked one's"
+    return os.waitpid(child, 0)[1]
 
 
 def segfaults(_):

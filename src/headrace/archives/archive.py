@@ -17,19 +17,19 @@ from types import TracebackType
 from typing import Any
 
 import orjson
-import yaml
 
 from headrace.archives.cache import Cache, Lease
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.manifest import EMPTY, Manifest, parse_manifest
 from headrace.archives.packed import PACKED, unpack
+from headrace.archives.yaml_file import MAX_BYTES, parse_yaml
 from headrace.errors import NO_MANIFEST, InvalidArchive
 
 MANIFEST = Path("MAR-INF") / "MANIFEST.json"
 OLD_MANIFEST = Path("MANIFEST.json")
 """Where Multi Model Server 0.4 had it."""
 MAX_TEXT = 16 << 20
-"""Bytes of a manifest, of labels or of settings."""
+"""Bytes of a manifest or of labels."""
 LABELS = "index_to_name.json"
 
 
@@ -187,14 +187,14 @@ def check_links(root: Path) -> None:
                 raise InvalidArchive(f"{link} is a symbolic link that leads out of the archive")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = MAX_TEXT) -> bytes:
     try:
         with path.open("rb") as file:
-            found = file.read(MAX_TEXT + 1)
+            found = file.read(most + 1)
     except OSError as error:
         raise InvalidArchive(f"{path} cannot be read: {error.strerror}") from error
-    if len(found) > MAX_TEXT:
-        raise InvalidArchive(f"{path} has more than {MAX_TEXT:,} bytes; that is no manifest, list of labels or YAML")
+    if len(found) > most:
+        raise InvalidArchive(f"{path} has more than {most:,} bytes; that is no manifest, list of labels or YAML")
     return found
 
 
@@ -222,9 +222,9 @@ def _labels(path: Path) -> dict[str, str]:
 
 def _config(path: Path) -> dict[str, object]:
     try:
-        found = yaml.safe_load(_read(path))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InvalidArchive(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        found = parse_yaml(_read(path, MAX_BYTES))
+    except ValueError as error:
+        raise InvalidArchive(f"{path} is not YAML: {error}") from error
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):

@@ -3,15 +3,18 @@
 Rule 1: a folder is built beside its place and renamed into it; who sees it sees it whole.
 Rule 2: while a process uses a folder it holds a shared lock on the folder's lock file. The kernel drops the lock with
         the process, however it ends; whoever gets it alone may remove the folder. Who lets go last does.
-Rule 3: what killed processes have left is removed when a process first uses the cache.
+Rule 3: what killed processes have left is removed when a process first uses the cache. A lock file says with a byte
+        that its folder is whole: a folder of that name that somebody has made beside us is not taken for it.
 Rule 4: the folder of the cache is the user's alone: what is unpacked there is run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -23,6 +26,7 @@ from pathlib import Path
 from headrace.errors import InvalidOption
 
 _LOCK, _BUILDING, _LEAVING = ".lock", ".building", ".leaving"
+_DIGEST = re.compile(r"([0-9a-f]{64})(\.building|\.leaving)?\Z")
 _log = logging.getLogger("headrace.archives")
 
 
@@ -110,23 +114,26 @@ def _take(root: Path, key: str, build: Callable[[Path], None]) -> int:
         try:
             # Shared: who uses the folder has it, and only builders and removers make others wait.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if _is_at(descriptor, lock) and folder.is_dir():
+            if _is_at(descriptor, lock) and _is_whole(descriptor, folder):
                 return descriptor
             # What was shared is let go of first, so that two who want to build do not wait for each other.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, lock) and not folder.is_dir():
+            if _is_at(descriptor, lock) and not _is_whole(descriptor, folder):
+                os.ftruncate(descriptor, 0)
                 _remove(building)  # of one that was killed
+                _remove(folder)
                 building.mkdir(0o700)
                 try:
                     build(building)
                     building.rename(folder)
+                    os.pwrite(descriptor, b"1", 0)
                 except BaseException:
                     _remove(building)
                     lock.unlink()
                     raise
                 # Not one step: another one may come in between, and remove it all. So we look once more.
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_at(descriptor, lock) and folder.is_dir():
+                if _is_at(descriptor, lock) and _is_whole(descriptor, folder):
                     return descriptor
         except BaseException:
             os.close(descriptor)
@@ -150,23 +157,37 @@ def _drop(root: Path, key: str, descriptor: int) -> None:
 
 def _clear(root: Path, key: str) -> None:
     """Remove what is called `key`. The caller holds its lock alone."""
-    for name in (key, key + _BUILDING, key + _LEAVING):
-        _remove(root / name)
+    folder, leaving = root / key, root / (key + _LEAVING)
+    os.truncate(root / (key + _LOCK), 0)
+    _remove(leaving)
+    # It has another name first: a process that a handler has left behind may write to it, by the one it was told.
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(leaving)
+    for each in (leaving, folder, root / (key + _BUILDING)):
+        _remove(each)
+        if each.exists():
+            _log.warning("%s was not removed: something else writes to it", each)
     os.unlink(root / (key + _LOCK))
 
 
 def _sweep(root: Path) -> None:
-    for entry in sorted(root.iterdir()):
-        if not entry.name.endswith(_LOCK):
-            continue
-        key = entry.name.removesuffix(_LOCK)
+    names = sorted(os.listdir(root))
+    keys = {name.removesuffix(_LOCK): 0 for name in names if name.endswith(_LOCK)}
+    for found in filter(None, map(_DIGEST.match, names)):  # nobody's, where it has no lock
+        keys.setdefault(found[1], os.O_CREAT)
+    for key, make in keys.items():
         try:
-            descriptor = os.open(entry, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            lock = root / (key + _LOCK)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | make, 0o600)
         except OSError:
             continue  # gone meanwhile
         if (root / key).exists():
             _log.info("looking whether %s is left from a process that was killed", root / key)
         _drop(root, key, descriptor)
+
+
+def _is_whole(descriptor: int, folder: Path) -> bool:
+    return os.fstat(descriptor).st_size > 0 and folder.is_dir()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

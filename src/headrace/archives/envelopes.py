@@ -43,12 +43,15 @@ def _object(row: dict[str, Any], key: str) -> Any:
     if isinstance(body, (bytes, bytearray, str)):
         try:
             body = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Misformed(f"a JSON object with {key!r} was expected: {error}") from None
     if body is None:
         body = row
-    if not isinstance(body, dict) or not isinstance(body.get(key), list):
+    if not isinstance(body, dict):
         raise Misformed(f"a JSON object with a list {key!r} was expected, a {type(body).__name__} came")
+    if not isinstance(body.get(key), list):
+        there = f"a {type(body[key]).__name__}" if key in body else f"it has {', '.join(map(repr, body)) or 'nothing'}"
+        raise Misformed(f"a JSON object with a list {key!r} was expected: {there:.200}")
     return body
 
 
@@ -140,8 +143,15 @@ def _without_base64(instance: Any) -> Any:
     if not isinstance(instance, dict):
         return instance
     if list(instance) == ["b64"]:
-        return b64decode(instance["b64"])
+        return _bytes_of(instance["b64"])
     return {
-        key: b64decode(value["b64"]) if isinstance(value, dict) and list(value) == ["b64"] else value
+        key: _bytes_of(value["b64"]) if isinstance(value, dict) and list(value) == ["b64"] else value
         for key, value in instance.items()
     }
+
+
+def _bytes_of(text: Any) -> bytes:
+    try:
+        return b64decode(text)
+    except (TypeError, ValueError) as error:
+        raise Misformed(f"a text in base64 was expected for 'b64': {error}") from None

@@ -128,6 +128,11 @@ def imported(handler: str, folder: str) -> Any:
         and not os.path.exists(file)
         and not os.path.isdir(os.path.join(folder, name))
     )
+    if not is_ours and _is_pythons_own(name) and not any(map(os.path.exists, (file, os.path.join(folder, name)))):
+        raise Refused(
+            f"the archive has no handler {handler!r}: there is no {name}.py in it, and what is Python's own is no "
+            "handler"
+        )
     try:
         if is_ours and name in READY_MADE:
             return _from_file("_headrace_handler_" + name, os.path.join(_HERE, "ready_made", name + ".py"))
@@ -147,6 +152,14 @@ def imported(handler: str, folder: str) -> Any:
         raise HandlerNotLoaded(needs) from error
     except (Exception, SystemExit) as error:
         raise HandlerNotLoaded(f"importing the handler {handler!r} failed: {_said(error)}") from error
+
+
+def _is_pythons_own(name: str) -> bool:
+    """Whether it is of the standard library, where every name is something to call, and none is a handler."""
+    top, home = name.partition(".")[0], os.path.dirname(os.__file__)
+    if top in getattr(sys, "stdlib_module_names", sys.builtin_module_names):  # the first from Python 3.10 on
+        return True
+    return os.path.isfile(os.path.join(home, top + ".py")) or os.path.isfile(os.path.join(home, top, "__init__.py"))
 
 
 def _is_of(module: Any, file: str) -> bool:

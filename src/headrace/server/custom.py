@@ -37,6 +37,8 @@ LONGEST_ID = 256
 """Characters of the name of a sequence."""
 LONGEST_HEADER = 8192
 """Characters of a header's name and value together: more is what proxies and clients refuse."""
+LONGEST_HEADERS = 64 << 10
+"""Bytes of all of them together, as they are sent."""
 LONGEST_REASON = 1024
 """Characters of a reason phrase."""
 _UNUSUAL = re.compile(r"[^\x20-\x7e\x80-\xff]")
@@ -135,7 +137,7 @@ def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) 
         kind = _plain_head(content_type, status) if len(content_type) < 200 else None
         if kind is not None:
             return Reply(bytes(body), kind, status)
-    says = []
+    says, length = [], 0
     for name, value in headers:
         name, value = str(name), str(value)
         lower = name.lower()
@@ -143,6 +145,12 @@ def _told(body: Any, content_type: Any, status: Any, reason: Any, headers: Any) 
             raise BackendError(f"a handler's answer has the header {name!r:.100}: {value!r:.100}, which cannot be sent")
         if len(name) + len(value) > LONGEST_HEADER:
             raise _too_long(f"the header {name!r:.100}", len(name) + len(value), LONGEST_HEADER)
+        length += len(name) + len(value) + len(": \r\n")
+        if length > LONGEST_HEADERS:
+            raise BackendError(
+                f"a handler's answer has {len(headers):,} headers, of more than {LONGEST_HEADERS:,} bytes together: "
+                "what is so long goes in the body"
+            )
         if lower == "content-type":
             content_type = content_type or value
         elif lower not in _OURS:

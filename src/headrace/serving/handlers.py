@@ -7,20 +7,27 @@ what a manager asked for of this model, else what the YAML says, else what the s
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Container
 from dataclasses import replace
 
 from headrace.archives.archive import Archive
 from headrace.archives.environments import EnvironmentOptions, Environments
-from headrace.engine.timeouts import is_number
+from headrace.engine.timeouts import is_number, shown
+from headrace.errors import InvalidArchive
+from headrace.model.compile import LONGEST_DELAY
 from headrace.model.model import Model
 from headrace.serving.sequencing import sequencing_of
+from headrace.serving.settings import MOST_COUNT, MOST_SECONDS
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.sequenced import SequenceHeaders, Sequencing
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
+SILENT = (
+    *("jobQueueSize", "jobTTL", "useJobTicket", "startupTimeout", "maxRetryTimeoutInSec", "clientTimeoutInMills"),
+    *("deviceType", "deviceIds", "parallelLevel"),
+)
+"""TorchServe's keys that say nothing here."""
 _log = logging.getLogger("headrace.serving")
 
 
@@ -58,6 +65,12 @@ def start_handler(
     InvalidEnvironment, InvalidArchive, InvalidModel, InvalidOption say what is wrong.
     """
     config = archive.config
+    if archive.manifest.runtime.upper() == "LSP":
+        raise InvalidArchive(f"model {name}: its runtime is LSP: handlers written in C++ are not served")
+    _check_kind(config, name)
+    silent = [key for key in SILENT if key in config]
+    if silent:
+        _log.warning("model %s: what its YAML says of %s is not listened to", name, ", ".join(silent))
     for key in ("minWorkers", "maxWorkers"):  # how many there are is the server's affair; nonsense is told all the same
         _number(config, key, 0, name, whole=True, least=0)
     size = int(_number(config, "batchSize", 1, name, whole=True))
@@ -95,6 +108,25 @@ def start_handler(
     return model, sequences
 
 
+def _check_kind(config: dict[str, object], name: str) -> None:
+    """InvalidArchive for what such a handler would wait for in vain."""
+    for key in ("asyncCommunication", "continuousBatching"):
+        if config.get(key) is True:
+            raise InvalidArchive(
+                f"model {name}: {key}: true in its YAML is not served yet: a handler is given one batch after the "
+                "other, and returns its answers, or sends them in parts"
+            )
+    if config.get("parallelType") in ("pp", "tp", "pptp"):
+        raise InvalidArchive(
+            f"model {name}: parallelType: {config['parallelType']} in its YAML is not served yet: a worker is one "
+            "process (custom, for a handler that starts others itself)"
+        )
+
+
+_MOST = {"maxBatchDelay": LONGEST_DELAY * 1000.0, "responseTimeout": MOST_SECONDS}
+"""In the unit of the key; of others MOST_COUNT."""
+
+
 def _number(
     config: dict[str, object], key: str, default: float, name: str, *, whole: bool = False, least: float | None = None
 ) -> float:
@@ -105,10 +137,12 @@ def _number(
     if least is None:
         least = 1 if whole else 0 if key == "maxBatchDelay" else 1e-3
     is_one = is_number(value) and not isinstance(value, bool)
-    if is_one and isinstance(value, int | float) and least <= value < math.inf and (not whole or value == int(value)):
+    most = _MOST.get(key, MOST_COUNT)
+    if is_one and isinstance(value, int | float) and least <= value <= most and (not whole or value == int(value)):
         return value
     what = "a whole number" if whole else "a number"
+    text = shown(value)[:200]
     _log.warning(
-        "model %s: %s: %.200r in its YAML is ignored: %s from %g up is expected", name, key, value, what, least
+        "model %s: %s: %s in its YAML is ignored: %s from %g to %d is expected", name, key, text, what, least, most
     )
     return default

@@ -51,6 +51,9 @@ def bury(pool: Pool, worker: Worker, hand: InHand, error: HeadraceError) -> None
         fates = part(inside, begun, pool.tried, may_try, error)
     back: list[tuple[Any, float]] = []
     for work, ends, waits, taken_at in fates:
+        for request in ends:  # nobody asks for its past any more
+            pool.tried.discard(request)
+            alone.discard(request)
         if not waits:
             ended.append((work, None))
         elif not ends:

@@ -152,6 +152,17 @@ class Child:
 
     # ---- its life
 
+    def forked(self) -> None:
+        """In a process that what runs has forked: it is no worker, though it has the socket. When it comes back from
+        the callable, or raises (`sys.exit()`), it ends as any process does, and tells nothing."""
+
+        def ends(*_: Any, **__: Any) -> None:
+            raise SystemExit
+
+        self.gone, self.answer, self.answer_small = True, ends, ends  # type: ignore[method-assign]
+        self.out, self.times, self.pickles = [], [], []
+        self.sending = threading.Lock()  # whoever held it is not here
+
     def set_up(self) -> bool:
         while not self.waiting:
             if not self.receive():
@@ -500,6 +511,7 @@ def main() -> None:
     os.close(arena_fd)
     child = Child(sock, arena, generation)
     child.page = arena
+    os.register_at_fork(after_in_child=child.forked)
     _offer(child)
     try:
         if child.set_up():

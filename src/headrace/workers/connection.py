@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 
@@ -44,7 +45,9 @@ class Bell:
 class Connection:
     def __init__(self, process: Process, bell: Bell) -> None:
         self._sock, self.bell = process.sock, bell
-        self._buffer = memoryview(bytearray(BUFFER))
+        # Pages of its own, which go back to the system with it. On the heap it would lie in an arena of the thread that
+        # made it, and arenas keep what is freed: each of a server's many came to hold a megabyte of workers long gone.
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._decoder = frames.Decoder(frames.FROM_WORKER, process.generation)
         self._rest = b""
         self._gone = False

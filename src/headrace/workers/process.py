@@ -15,6 +15,7 @@ from typing import IO
 
 from headrace.workers.arena import Arena
 from headrace.workers.gently import apart
+from headrace.workers.offspring import Offspring
 
 CHILD = Path(__file__).with_name("child.py")
 SOCKET_BUFFER = 1 << 20
@@ -94,14 +95,17 @@ class Process:
 
     def kill(self) -> None:
         """It and all it has started."""
+        offspring = Offspring(self.pid)
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
             self._process.kill()
+        offspring.kill()
 
     def end(self, timeout: float) -> str:
         """Wait until it has ended, kill it if it has not after `timeout` seconds, and let go of all there is of it. How
         it ended."""
+        offspring = Offspring(self.pid)
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)  # others may have its descriptor as well
         self.sock.close()
@@ -110,7 +114,9 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._process.wait()
-        self.kill()  # what it has started
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it has started
+        offspring.kill()
         os.close(self.pidfd)
         return ending(code)
 

@@ -145,8 +145,9 @@ class Worker:
             while not self.is_to_stop:
                 self._start_and_serve()
                 self._wait_to_start()
-        except BaseException:
+        except BaseException as error:
             _log.exception("%s has ended", self.name)
+            self.supervision.reason = f"has ended: {type(error).__name__}: {error}"  # whoever waits for it is told
         finally:
             self.supervision.stopping()
             self.supervision.stopped()
@@ -232,7 +233,13 @@ class Worker:
     def _load(self, connection: Connection, process: Process, arena: Arena, gently: Gently | None) -> str | None:
         """Have it load its callable. None, or why it could not."""
         pool = self.pool
-        connection.send(frames.encode(frames.SETUP, pool.setup(self, arena), generation=process.generation))
+        setup = pool.setup(self, arena)
+        if len(setup) > frames.MAX_PAYLOAD:
+            return (
+                f"cannot be told what to load, which takes {len(setup):,} bytes: at most {frames.MAX_PAYLOAD:,}; of an "
+                "archive the manifest and the YAML are among them, and weights, labels and the like go into files"
+            )
+        connection.send(frames.encode(frames.SETUP, setup, generation=process.generation))
         began, timeout = time.monotonic(), pool.options.start_timeout
         until, gentle_until = began + timeout, began + GENTLE * timeout
         at_once_until = min(began + AT_ONCE, gentle_until)

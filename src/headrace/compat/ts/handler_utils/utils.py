@@ -1,7 +1,8 @@
-"""Answers in parts."""
+"""Answers in parts; classes by their names."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -31,3 +32,14 @@ def send_intermediate_predict_response(ret: Any, req_id_map: Any, message: Any, 
         if isinstance(part, tuple) and len(part) == 3:
             raise contexts.PredictionException(part[2], part[0])
         headrace_worker.send_part(index, part)
+
+
+def import_class(class_name: str, module_prefix: Any = None) -> Any:
+    """The class `module.Class`, below the module or package `module_prefix` if that is given. ImportError."""
+    module, _, name = f"{module_prefix}.{class_name}".rpartition(".") if module_prefix else class_name.rpartition(".")
+    if not module or not name:
+        raise ImportError(f"a class is named as MODULE.CLASS, not {class_name!r}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ImportError(f"{module} has no {name!r}") from None

@@ -25,7 +25,7 @@ except ImportError:
 
 PROFILER_AVAILABLE = torch is not None and hasattr(torch, "profiler")
 PT2_AVAILABLE = torch is not None and hasattr(torch, "compile")
-IPEX_AVAILABLE = False
+IPEX_AVAILABLE = ipex_enabled = False
 try:
     import torch_xla.core.xla_model as xm
 
@@ -38,7 +38,7 @@ try:
     ONNX_AVAILABLE = True
 except ImportError:
     ONNX_AVAILABLE = False
-_log = logging.getLogger(__name__)
+logger = _log = logging.getLogger(__name__)
 _FILES = "a .pt (TorchScript), .onnx, .pt2 or .so file, or a state dict with a modelFile"
 
 
