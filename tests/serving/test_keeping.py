@@ -16,7 +16,7 @@ from headrace.archives.store import Store
 from headrace.errors import HeadraceError, InvalidModel, InvalidOption, ModelNotFound
 from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
-from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.lifecycle import Lifecycle, workers_of
 from headrace.serving.management import Management
 from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State
@@ -214,6 +214,54 @@ def test_a_place_where_no_file_can_be_is_said_at_once(begin: Any, folder: Path) 
         Keeping(lifecycle, folder / "nowhere" / "state.json")
 
 
+def test_streams_come_back_as_many_as_they_were(begin: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    cat = lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    cores = len(cat.served.model.engine.cores)
+    lifecycle.scale("cat", min_workers=cores)
+    lifecycle.register(Wanted("dog", "dog.onnx"), min_workers=1, max_workers=cores)
+    again, keeping = begin(scheduler="multi_stream")
+    keeping.restore()
+    registry = again.service.registry
+    assert served(again) == served(lifecycle)
+    assert (workers_of(registry.find("cat")), workers_of(registry.find("dog"))) == (cores, 1)
+    assert "--workers says nothing" not in caplog.text
+    state = (folder / "state.json").read_text()  # it was written where there were more cores
+    (folder / "state.json").write_text(state.replace(f'"min_workers": {cores}', f'"min_workers": {cores + 5}')
+                                       .replace(f'"max_workers": {cores}', f'"max_workers": {cores + 5}'))  # fmt: skip
+    again, keeping = begin()
+    keeping.restore()
+    about = again.service.registry.find("cat").about
+    assert again.service.registry.find("cat").state is State.READY
+    assert about.bounds == (cores, cores + 5)
+    assert f"cat:1 had {cores + 5} workers, and has {cores}" in caplog.text
+
+
+def test_what_is_beside_us_is_not_taken_for_what_is_in_the_store(
+    begin: Any, folder: Path, add_two: AddOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    add_two(folder / "elsewhere" / "cat.onnx")
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    assert ask(lifecycle) == [[1, 1]]
+    again, keeping = begin()
+    keeping.restore()
+    assert ask(again) == [[1, 1]]
+
+
+def test_halves_go_and_what_an_editor_has_beside_it_stays(begin: Any, folder: Path) -> None:
+    mine, half = folder / ".state.json.swp", folder / ".state.json.abcd.half"
+    mine.touch()
+    half.touch()
+    begin()
+    assert mine.exists()
+    assert not half.exists()
+
+
 # ---- once more
 
 
@@ -336,3 +384,68 @@ def test_only_folders_are_watched(begin: Any) -> None:
     lifecycle, _ = begin()
     with pytest.raises(InvalidOption, match="a model store that is a folder"):
         Watcher(Management(lifecycle), Store(None), 1.0)
+
+
+def test_what_was_failed_at_the_start_is_loaded_once_it_is_mended(begin: Any, folder: Path, add_one: AddOne) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    (folder / "store" / "cat.onnx").write_text("no model")
+    again, keeping = begin()
+    keeping.restore()
+    management = Management(again)
+    watcher = Watcher(management, again.sources.store, 1.0)
+    cat = again.service.registry.find("cat")
+    assert cat.state is State.FAILED
+    add_one(folder / "store" / "cat.onnx")
+    watcher.turn()
+    watcher.turn()
+    assert cat.state is State.READY
+    assert ask(again) == [[1, 1]]
+    assert management.close(PATIENCE)
+
+
+def test_what_has_gone_or_changed_while_nobody_looked_is_seen(begin: Any, folder: Path, digits: Path) -> None:
+    def make(version: str) -> None:
+        made = make_archive(
+            folder / version, "digits", files={"d.onnx": digits}, version=version, handler="image_classifier",
+            serialized_file="d.onnx",
+        )  # fmt: skip
+        shutil.copy(made, folder / "store" / "digits.mar")
+
+    lifecycle, keeping = begin()
+    keeping.begin()
+    make("1.0")
+    for file in "cat.onnx", "dog.onnx", "digits.mar":
+        lifecycle.register(Wanted(None, str(folder / "store" / file)), min_workers=1)
+    (folder / "store" / "cat.onnx").unlink()
+    make("2.0")
+    again, keeping = begin()
+    keeping.restore()
+    management = Management(again)
+    watcher = Watcher(management, again.sources.store, 1.0)
+    watcher.turn()
+    watcher.turn()
+    assert set(map(repr, again.service.registry)) == {"<digits:2.0 READY>", "<dog:1 READY>"}
+    assert management.close(PATIENCE)
+
+
+def test_one_file_that_goes_wrong_keeps_no_other_from_being_served(
+    begin: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    register = management.register
+
+    def wrong(url: str, **more: Any) -> Any:
+        if url == "cat.onnx":
+            raise PermissionError("nobody thought of that")
+        return register(url, **more)
+
+    monkeypatch.setattr(management, "register", wrong)
+    watcher.turn()
+    watcher.turn()
+    assert [entry.name for entry in lifecycle.service.registry] == ["dog"]
+    assert "cat.onnx of the model store" in caplog.text
+    assert management.close(PATIENCE)

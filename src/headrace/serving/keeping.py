@@ -76,9 +76,7 @@ class Keeping:
 
     def _kept(self, entry: Entry[Served], is_default: bool) -> Kept:
         about: Registration = entry.about
-        source = about.wanted.source
-        if "://" not in source and Path(source).exists():
-            source = str(Path(source).absolute())  # the next server may be started elsewhere
+        source = self._lifecycle.sources.absolute(about.wanted.source)  # the next server may be started elsewhere
         usual = self._lifecycle.options
         settings = {
             name: getattr(about.options, name)

@@ -260,6 +260,20 @@ class Sources:
             raise
         return Located(wanted.name or path.stem, "1", partial(_build_file, path), place.close)
 
+    def absolute(self, source: str) -> str:
+        """The same, wherever it is said, if it is a path that exists."""
+        bare, mark, checksum = source.rpartition("#sha256=")
+        for name, rest in ((source, ""), (bare, mark + checksum)) if bare else ((source, ""),):
+            if "://" in name or "::" in name:
+                continue
+            try:
+                path = self._path(name)
+            except InvalidModel:  # what it was found by cannot be entered now
+                continue
+            if path is not None:
+                return f"{path.absolute()}{rest}"
+        return source
+
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]
         if self._store.folder is not None and not Path(source).is_absolute():
