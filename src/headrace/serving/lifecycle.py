@@ -353,11 +353,14 @@ class Lifecycle:
     # ---- in the model's turn
 
     def _start(self, entry: Entry[Served], workers: int) -> None:
+        was_parked = entry.state is State.REGISTERED and entry.about.is_complete
         self._become(entry, State.LOADING)
         try:
             entry.served = self._build(entry, workers)
         except BaseException as error:
             self._become(entry, State.FAILED, str(error))
+            if was_parked:  # as it is to be: nobody has it wanting workers now
+                self._become(entry, State.REGISTERED, str(error))
             raise
         self._become(entry, State.READY)
         self._follow(entry)
