@@ -195,6 +195,12 @@ def test_a_disk_that_is_full_keeps_nobody_from_managing(
         ({"colour": "red"}, "has the setting 'colour'"),
         ({"max_batch_delay": "slow"}, "'max_batch_delay' of cat:1 must be a number"),
         ({"queue": 1.5}, "'queue' of cat:1 must be a number"),
+        ({"queue": 0}, "'queue' of cat:1 must be a number from 1 to 2.* it is 0"),
+        ({"max_batch_delay": -4}, "'max_batch_delay' of cat:1 must be a number from 0 to 3,600, it is -4"),
+        ({"max_batch_size": 0}, "'max_batch_size' of cat:1 must be a number from 1"),
+        ({"response_timeout": float("nan")}, "'response_timeout' of cat:1 must be a number .* it is nan"),
+        ({"startup_timeout": 1e300}, "'startup_timeout' of cat:1 must be a number .* it is 1e"),
+        ({"priority_levels": 10**9}, r"models\[0\]: priority_levels is from 0"),
     ],
 )
 def test_settings_that_are_none_are_named(begin: Any, folder: Path, settings: Any, says: str) -> None:
@@ -206,6 +212,28 @@ def test_settings_that_are_none_are_named(begin: Any, folder: Path, settings: An
     (folder / "state.json").write_text(json.dumps(found))
     with pytest.raises(InvalidOption, match=says):
         begin()[1].restore()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "a/b"}, r"models\[1\]: 'a/b' cannot be the name of a model"),
+        ({"version": "all"}, r"models\[1\]: 'all' cannot be a version"),
+        ({"min_workers": -1}, r"models\[1\]: 'min_workers' is from 0 up"),
+    ],
+)
+def test_a_slip_is_told_before_anything_is_loaded(begin: Any, folder: Path, change: Any, says: str) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    lifecycle.register(Wanted("dog", "dog.onnx"), min_workers=1)
+    found = json.loads((folder / "state.json").read_text())
+    found["models"][1].update(change)
+    (folder / "state.json").write_text(json.dumps(found))
+    again, keeping = begin()
+    with pytest.raises(InvalidOption, match=says):
+        keeping.restore()
+    assert len(again.service.registry) == 0
 
 
 def test_a_place_where_no_file_can_be_is_said_at_once(begin: Any, folder: Path) -> None:

@@ -82,6 +82,11 @@ def _kept(found: Any, where: str) -> Kept:
     unknown = found.keys() - _TYPES.keys() - set(_MAY_BE_NULL)
     if unknown:
         raise InvalidOption(f"{where} has {sorted(unknown)[0]!r:.100}, which nobody knows")
+    low, high = found["min_workers"], found["max_workers"]
+    if not 0 <= low <= high:
+        raise InvalidOption(
+            f"{where}: 'min_workers' is from 0 up, and 'max_workers' no less; they are {low} and {high}"
+        )
     return Kept(**found)
 
 

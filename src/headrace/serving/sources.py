@@ -43,6 +43,7 @@ from headrace.workers.start import runs_coroutines, start_workers
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 NAMES = "letters, digits, '_', '.' and '-', the first a letter or a digit"
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
+VERSIONS = "letters, digits, '_', '.', '+' and '-', and not `all`"
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 TORCH_FILES = (".pt", ".pth", ".pt2")
 """Served by the handler `tensor`, in an environment with torch."""
@@ -201,9 +202,7 @@ class Sources:
         """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed; InvalidOption
         for a version that cannot be one, and where it takes no `handler`."""
         if wanted.version is not None and not VERSION.match(wanted.version):
-            raise InvalidOption(
-                f"{wanted.version!r:.80} cannot be a version: letters, digits, '_', '.', '+' and '-', and not `all`"
-            )
+            raise InvalidOption(f"{wanted.version!r:.80} cannot be a version: {VERSIONS}")
         found = self._locate(wanted)
         return found if wanted.version is None else replace(found, version=wanted.version)
 
