@@ -477,3 +477,39 @@ def test_one_file_that_goes_wrong_keeps_no_other_from_being_served(
     assert [entry.name for entry in lifecycle.service.registry] == ["dog"]
     assert "cat.onnx of the model store" in caplog.text
     assert management.close(PATIENCE)
+
+
+def test_a_copy_of_what_is_served_takes_its_place_when_that_goes(begin: Any, folder: Path, digits: Path) -> None:
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    store, registry = folder / "store", lifecycle.service.registry
+    one = make_archive(store, "one", files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
+
+    def turns() -> None:
+        watcher.turn()
+        watcher.turn()
+
+    turns()
+    assert registry.find("one").about.url == "one.mar"
+    shutil.copy(one, store / "two.mar")
+    turns()
+    assert registry.find("one").about.url == "one.mar"
+    one.unlink()
+    turns()
+    assert registry.find("one").about.url == "two.mar"
+    (store / "two.mar").unlink()
+    turns()
+    assert not registry.knows("one")
+    assert management.close(PATIENCE)
+
+
+def test_what_is_in_the_store_is_called_as_it_is_there(begin: Any, folder: Path) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.load_all(lifecycle.sources.in_store())
+    before = [(each.name, each.about.url) for each in lifecycle.service.registry]
+    assert before == [("cat", "cat.onnx"), ("dog", "dog.onnx")]
+    again, keeping = begin()
+    keeping.restore()
+    assert [(each.name, each.about.url) for each in again.service.registry] == before

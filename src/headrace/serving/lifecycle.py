@@ -62,7 +62,7 @@ class Registration:
     max_workers: int = 1
     at_startup: bool = False
     url: str | None = None
-    """What a manager called it; None: `wanted` says."""
+    """What a manager called it, or how it is called in the store; None: `wanted` says."""
     is_complete: bool = False
     """Whether it was registered to the end: loaded, where it was to be."""
     by_options: bool = False
@@ -154,6 +154,7 @@ class Lifecycle:
                 if not NAME.match(name):
                     mend = f"give one: NAME={wanted.source}" if at_startup else "give another (model_name)"
                     raise InvalidOption(f"{name!r:.80} cannot be the name of a model: {NAMES}; {mend}")
+                url = self.sources.shown(wanted.source) if url is None else url
                 about = Registration(wanted, located, options, low, high, at_startup, url, by_options=by_options)
                 entry = self._registry.add(name, version, about)
             except BaseException:
@@ -195,6 +196,7 @@ class Lifecycle:
             if self._registry.knows(name, version):
                 return
             located = _looked_for_again(self.sources, wanted)
+            url = self.sources.shown(wanted.source) if url is None else url
             about = Registration(wanted, located, options, min_workers, max_workers, True, url, is_complete=True)
             entry = self._registry.add(name, version, about)
             self._become(entry, State.LOADING)

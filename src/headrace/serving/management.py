@@ -182,7 +182,7 @@ class Management:
         def work() -> Entry[Served]:
             if not self.registry.knows(name):
                 source, workers = self.lifecycle.sources.named(name), self.lifecycle.options.workers
-                return self.lifecycle.register(Wanted(name, source), min_workers=workers, by_options=True, url=source)
+                return self.lifecycle.register(Wanted(name, source), min_workers=workers, by_options=True)
             for entry in self.registry.entries(name):
                 if entry.state is not State.READY:
                     low, high = entry.about.parked or entry.about.bounds

@@ -259,6 +259,13 @@ class Sources:
             raise
         return Located(wanted.name or path.stem, "1", partial(_build_file, path), place.close)
 
+    def shown(self, source: str) -> str:
+        """What a source is called where clients read it: what lies in the model store, by its name there."""
+        folder, path = self._store.folder, Path(source)
+        if folder is not None and path.is_absolute() and path.parent == folder.absolute():
+            return path.name
+        return source
+
     def absolute(self, source: str) -> str:
         """The same, wherever it is said, if it is a path that exists."""
         bare, mark, checksum = source.rpartition("#sha256=")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from headrace.archives.store import Store
-from headrace.errors import HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
+from headrace.errors import AlreadyRegistered, HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
 from headrace.serving.lifecycle import Registration
 from headrace.serving.management import Management
 from headrace.serving.sources import Located, Wanted
@@ -32,6 +32,8 @@ class Watcher:
         # What a snapshot has brought back may have gone, or be another version, since: that is seen, too.
         known = {file: None if self._is_another(file) else there.get(file) for file in self._served}
         self._watching = Watching(known)
+        self._twice: set[str] = set()
+        """Files of models that others are already: they are served once those have gone."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-watcher", daemon=True)
 
@@ -54,7 +56,8 @@ class Watcher:
             self._try(file, self._go)
         for file in seen.changed:
             self._try(file, self._change)
-        for file in seen.come:
+        again = sorted(self._twice - set(seen.come)) if seen.gone or seen.changed else []
+        for file in (*seen.come, *again):
             self._try(file, self._come)
 
     def _run(self) -> None:
@@ -96,7 +99,12 @@ class Watcher:
             operation = self._management.register(
                 file, options=like.options, workers=like.min_workers, max_workers=like.max_workers, who=WHO
             )
-        entry = operation.future.result()
+        try:
+            entry = operation.future.result()
+        except AlreadyRegistered:
+            self._twice.add(file)
+            raise
+        self._twice.discard(file)
         self._served[file] = entry.name, entry.version
 
     def _change(self, file: str) -> None:
@@ -118,6 +126,7 @@ class Watcher:
         self._unregister(name, version)
 
     def _go(self, file: str) -> None:
+        self._twice.discard(file)
         found = self._served.pop(file, None)
         if found is not None:
             self._unregister(*found)
