@@ -69,6 +69,7 @@ def test_settings_are_changed_and_told(headrace: Headrace) -> None:
     done = headrace("settings", "digits", "--queue", "70", "--max-batch-delay", "0.01")
     assert done.returncode == 0, done.stderr
     assert "digits: queue is 70 now, it was not set" in done.stdout
+    assert "room for          70 requests" in headrace("show", "digits").stdout
     told = headrace("settings", "digits", "--queue", "80", "--json")
     assert json.loads(told.stdout) == {"queue": {"from": 70, "to": 80}}
     assert headrace("settings", "digits", "--queue", "80").stdout == "digits: that is how it was\n"

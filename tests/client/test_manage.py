@@ -443,6 +443,9 @@ def test_settings_are_changed_all_together_or_not_at_all(manager: Manager) -> No
     assert changed["batch_size"][1] == 4
     assert changed["max_batch_delay"][1] == 20
     assert changed["queue"] == (None, 50)
+    manager.change("net", priority_levels=3)
+    seen = manager.show("net")
+    assert (seen.queue, seen.priority_levels, seen.default_priority_level) == (50, 3, 2)
     assert manager.change("net", reset=["queue"]) == {"queue": (50, None)}
     with pytest.raises(hr.InvalidOption, match="queue cannot be set and reset at once"):
         manager.change("net", queue=5, reset=["queue"])

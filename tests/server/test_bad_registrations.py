@@ -343,10 +343,24 @@ def test_numbers_that_are_none_are_as_if_not_given(server: Server) -> None:
     assert server.state() == before
 
 
+def test_times_that_are_too_long_are_the_longest(server: Server) -> None:
+    before = server.state()
+    told = server.ask("POST", "/models", params={"url": "net.onnx", "max_batch_delay": 10**9, "initial_workers": 1})
+    assert told.status_code == 200
+    seen = server.ask("GET", "/models/net").json()
+    assert (seen if server.compat == "mms" else seen[0])["maxBatchDelay"] == 3_600_000
+    assert server.ask("DELETE", "/models/net").status_code == 200
+    assert server.state() == before
+
+
 def test_numbers_as_text_in_json_are_only_for_who_speaks_as_an_old_server(server: Server) -> None:
     before = server.state()
     answer = server.ask("POST", "/models", json={"url": "net.onnx", "batch_size": "4"})
     assert answer.status_code == (400 if server.compat == "headrace" else 200)
+    flag = server.ask("POST", "/models", json={"url": "net.onnx", "model_name": "flag", "synchronous": "yes"})
+    assert flag.status_code == (400 if server.compat == "headrace" else 200), "though there is nothing to wait for"
+    if server.compat != "headrace":
+        assert server.ask("DELETE", "/models/flag").status_code == 200
     if server.compat != "headrace":
         assert server.ask("DELETE", "/models/net").status_code == 200
     assert server.state() == before

@@ -69,6 +69,10 @@ def shown(model: ModelSeen) -> None:
         if seconds is not None:
             about.add_row(what, f"{seconds:g} s")
     about.add_row("  waiting requests", f"{model.waiting:,}")
+    if model.queue is not None:
+        about.add_row("  room for", count_of(model.queue, "request"))
+    if model.priority_levels:
+        about.add_row("  priorities", f"{model.priority_levels}, {model.default_priority_level} where none is named")
     console.print(about)
     if model.workers:
         table = _table()

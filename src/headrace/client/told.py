@@ -51,6 +51,11 @@ class ModelSeen:
     """Whether the server was started with it."""
     waiting: int
     """Requests inside that wait for a worker."""
+    queue: int | None = None
+    """Requests it may have inside; None: it has no bound of its own, or the server does not tell."""
+    priority_levels: int = 0
+    """Levels its requests may name; 0: none."""
+    default_priority_level: int | None = None
 
     @property
     def ready(self) -> bool:
@@ -113,7 +118,7 @@ def operation_of(told: Mapping[str, Any], subject: Subject = NOTHING) -> Operati
 
 def _model(told: Mapping[str, Any], *, default: bool) -> ModelSeen:
     workers = tuple(_worker(each) for each in told.get("workers", ()))
-    queue = told.get("jobQueueStatus") or {}
+    queue, settings = told.get("jobQueueStatus") or {}, told.get("settings") or {}
     return ModelSeen(
         name=str(told["modelName"]),
         version=str(told["modelVersion"]),
@@ -130,6 +135,9 @@ def _model(told: Mapping[str, Any], *, default: bool) -> ModelSeen:
         startup_timeout=_seconds(told.get("startupTimeout")),
         at_startup=bool(told.get("loadedAtStartup", False)),
         waiting=int(queue.get("pendingRequests", 0)),
+        queue=settings.get("queue"),
+        priority_levels=int(settings.get("priority_levels", 0)),
+        default_priority_level=settings.get("default_priority_level"),
     )
 
 

@@ -22,6 +22,7 @@ import orjson
 
 from headrace.archives.demands import RUNTIME, VERSION
 from headrace.errors import HeadraceError, InvalidInput, InvalidOption, ModelNotFound, Overloaded, SourceNotFound
+from headrace.model.compile import LONGEST_DELAY
 from headrace.server import compat as says
 from headrace.server import health, managed, patch, routes, v2_repository
 from headrace.server.compat import Compat, refused
@@ -160,6 +161,7 @@ class ManagementDoor:
         most = _count("max_workers", given.integer("max_workers", "max_worker"))
         if most is not None and most < workers:
             raise InvalidOption("max_worker cannot be less than min_worker.")
+        waits = given.is_true("synchronous", True)
         operation = self.management.register(
             url,
             name=given.text("model_name"),
@@ -171,7 +173,7 @@ class ManagementDoor:
             demands=self._demands(given),
             who=asked.who,
         )
-        if workers and not given.is_true("synchronous", True):
+        if workers and not waits:
             await _until(operation.known)
             if operation.state == RUNNING:
                 return self._later(operation)
@@ -190,7 +192,8 @@ class ManagementDoor:
         if size is not None:
             options = replace(options, max_batch_size=_at_least(1, "batch_size", size), max_batch_delay=BATCH_DELAY)
         if delay is not None:
-            options = replace(options, max_batch_delay=_at_least(0, "max_batch_delay", delay) / 1000)
+            seconds = _at_least(0, "max_batch_delay", delay) / 1000
+            options = replace(options, max_batch_delay=min(seconds, LONGEST_DELAY))
         response = given.integer("response_timeout")
         if response is not None:
             minutes = self.compat is Compat.mms and not given.is_in_body("response_timeout")
