@@ -70,6 +70,19 @@ def test_where_it_cannot_be_written_the_old_one_stays(tmp_path: Path, monkeypatc
     assert [each.name for each in tmp_path.iterdir()] == ["state.json"]
 
 
+def test_a_link_stays_one_and_who_could_read_it_still_can(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    real, link = tmp_path / "volume" / "state.json", tmp_path / "state.json"
+    link.symlink_to(real)
+    write(link, "first")
+    real.chmod(0o644)
+    write(link, "second")
+    assert (link.is_symlink(), real.read_text(), real.stat().st_mode & 0o777) == (True, "second", 0o644)
+    (tmp_path / "volume" / ".state.json.x.half").touch()
+    sweep(link)
+    assert [each.name for each in (tmp_path / "volume").iterdir()] == ["state.json"]
+
+
 WRITER = """
 import sys
 from pathlib import Path

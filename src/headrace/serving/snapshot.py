@@ -8,9 +8,11 @@ Rule 3: a person can read it, and mend it. What is wrong with it is said with th
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -91,10 +93,14 @@ def _kept(found: Any, where: str) -> Kept:
 
 
 def write(path: Path, text: str) -> None:
-    """OSError where that cannot be; then what was there is there still."""
+    """OSError where that cannot be; then what was there is there still. Where it is a link, that stays one; who may
+    read it, may read it still."""
+    path = Path(os.path.realpath(path))
     descriptor, half = tempfile.mkstemp(prefix=f".{path.name}.", suffix=HALF, dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -111,5 +117,6 @@ def write(path: Path, text: str) -> None:
 
 def sweep(path: Path) -> None:
     """Halves that a server which was killed has left beside it."""
+    path = Path(os.path.realpath(path))
     for half in path.parent.glob(f".{glob.escape(path.name)}.*{HALF}"):
         half.unlink(missing_ok=True)
