@@ -83,7 +83,15 @@ class InvalidModel(SetupError, ValueError):
 
 
 class InvalidArchive(InvalidModel):
-    """The archive is missing something, or something in it is not as its format says."""
+    """The archive is missing something, or something in it is not as its format says. `fault`: NO_JSON, NO_MANIFEST,
+    where it is one of these."""
+
+    def __init__(self, message: str, fault: str | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+NO_JSON, NO_MANIFEST = "no JSON", "no manifest"
 
 
 class CannotLoad(InvalidModel):

@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import headrace as hr
+from headrace.client.told import Operation
 from headrace.server.options import BUNDLED_DIGITS
 from headrace.testing import RunningServer, run_server
 
@@ -35,9 +37,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSe
 
 @pytest.fixture
 def headrace(server: tuple[RunningServer, Path]) -> Iterator[Headrace]:
-    environment = {**os.environ, "HEADRACE_MANAGEMENT": server[0].management, "COLUMNS": "100"}
+    environment = {**os.environ, "HEADRACE_MANAGEMENT": server[0].management}
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, width: str = "100") -> subprocess.CompletedProcess[str]:
+        environment["COLUMNS"] = width
         command = [sys.executable, "-W", "error", "-m", "headrace", "models", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
@@ -69,6 +72,8 @@ def test_settings_are_changed_and_told(headrace: Headrace) -> None:
     told = headrace("settings", "digits", "--queue", "80", "--json")
     assert json.loads(told.stdout) == {"queue": {"from": 70, "to": 80}}
     assert headrace("settings", "digits", "--queue", "80").stdout == "digits: that is how it was\n"
+    done = headrace("settings", "digits", "--reset", "queue", "--reset", "priority-levels")
+    assert done.stdout == "digits: queue is not set now, it was 80\n"
     wrong = headrace("settings", "digits", "--queue", "0")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert headrace("settings", "digits").returncode == 2
@@ -134,6 +139,9 @@ def test_what_is_begun_can_be_followed_later(headrace: Headrace, server: tuple[R
         ("list --management http://127.0.0.1:1", 3, "no management API at http://127.0.0.1:1: connection refused"),
         ("list -m nowhere", 2, "a management API is at a URL as http://127.0.0.1:8081, not 'nowhere'"),
         ("operations nix", 1, "there is no operation 'nix'"),
+        ("show digits/1.0/x", 1, "model not found: digits/1.0/x: no name has a slash, and a version is said by itself"),
+        ("scale digits -1", 2, "-1 is no count: counts are from 0 up"),
+        ("scale digits -12 --max-workers 3", 2, "-12 is no count: counts are from 0 up"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_a_status(headrace: Headrace, command: str, status: int, said: str) -> None:
@@ -142,6 +150,46 @@ def test_what_goes_wrong_is_one_line_and_a_status(headrace: Headrace, command: s
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("headrace: ")
     assert said in done.stderr
+
+
+def test_the_last_changes_fit_a_narrow_terminal_and_the_first_letters_of_an_id_are_enough(headrace: Headrace) -> None:
+    headrace("register", "net.onnx")
+    assert headrace("register", "net.onnx").returncode == 1
+    lines = headrace("operations", width="80").stdout.splitlines()
+    end = lines.index("")
+    table, why = lines[:end], lines[end + 1 :]
+    assert table[0].split() == ["id", "began", "change", "model", "state", "took"]
+    rows = [line.split() for line in table[1:]]
+    assert [(row[2], row[3], row[4]) for row in rows[:2]] == [
+        ("register", "?", "failed"), ("register", "net:1", "done"),
+    ]  # fmt: skip
+    assert all(len(row) == 7 and len(line) <= 80 for row, line in zip(rows, table[1:])), "nothing is folded"
+    assert why[0] == "why they failed:"
+    assert why[1] == f"{rows[0][0]}  Model version 1 is already registered for model net"
+    assert headrace("operations", rows[1][0]).stdout == "net:1 is READY with 1 worker\n"
+    assert headrace("operations", rows[0][0]).stderr == f"headrace: {why[1].partition('  ')[2]}\n"
+
+
+def test_what_was_another_day_has_a_date(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.cli.showing import changes, moment
+
+    monkeypatch.setenv("COLUMNS", "80")
+    at = datetime(2026, 3, 5, 12, tzinfo=UTC)
+    here = at.astimezone().date()
+    changes([Operation("a" * 32, "unregister", "m" * 60, "1", "done", at, at)], today=here + timedelta(1))
+    out = capsys.readouterr().out
+    assert moment(at) in out
+    assert moment(at) != moment(at, today=here)
+    lines = out.splitlines()
+    assert "".join(lines[1:]).count("m") == 60, "a long name is folded, not cut"
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_inference_apis_port_is_told_so(headrace: Headrace, server: tuple[RunningServer, Path]) -> None:
+    for command in ("list", "show digits", "register net.onnx", "operations x"):
+        done = headrace(*command.split(), "--management", server[0].url)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "is it the inference API? The management API has an address of its own" in done.stderr
 
 
 def test_a_terminal_sees_what_a_load_waits_for(server: tuple[RunningServer, Path]) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,31 @@ def test_versions_and_which_is_the_default(manager: Manager) -> None:
 
 
 def test_a_name_that_needs_quoting_is_asked_for_as_it_is(manager: Manager) -> None:
-    for name in ("a/b", "a?b#c", "ä b", "%2e%2e"):
+    for name in ("a?b#c", "ä b", "%2e%2e"):
         with pytest.raises(hr.ModelNotFound) as caught:
             manager.show(name)
         assert caught.value.name == name
+
+
+def test_all_models_are_seen_with_one_request_for_each_page(
+    manager: Manager, server: tuple[RunningServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.register("net.onnx", name="net", version="1", workers=0)
+    manager.register("net.onnx", name="net", version="2", workers=1)
+    manager.set_default("net", "2")
+    alone = [*manager.versions("digits"), *manager.versions("net")]
+    asked: list[str] = []
+    look = manager._wire.look
+    monkeypatch.setattr(manager._wire, "look", lambda path, *more: (asked.append(path), look(path, *more))[1])
+    for page in (100, 1):
+        monkeypatch.setattr("headrace.client.manage.PAGE", page)
+        asked.clear()
+        seen = manager.models()
+        assert len(asked) == (1 if page == 100 else 2)
+        assert [(each.name, each.version, each.default) for each in seen] == [
+            ("digits", "1.0", True), ("net", "1", False), ("net", "2", True)
+        ]  # fmt: skip
+        assert [replace(each, workers=()) for each in seen] == [replace(each, workers=()) for each in alone]
 
 
 # ---- following
@@ -344,6 +366,30 @@ def test_what_is_no_management_api_is_told_from_one(answer: bytes, why: str) -> 
     assert why in str(caught.value)
 
 
+def test_the_inference_apis_port_is_told_from_the_management_apis(server: tuple[RunningServer, Path]) -> None:
+    with hr.manage(server[0].url) as manager:
+        for ask in (
+            manager.names, manager.models, manager.operations, lambda: manager.operation("x"),
+            lambda: manager.show("digits"), lambda: manager.scale("digits", 2), lambda: manager.register("net.onnx"),
+            lambda: manager.change("digits", queue=2), lambda: manager.set_default("digits", "1.0"),
+            lambda: manager.unregister("digits"),
+        ):  # fmt: skip
+            with pytest.raises(hr.Unreachable, match="has no models to manage; is it the inference API"):
+                ask()
+    with hr.manage(server[0].management) as manager:
+        assert manager.names() == ["digits"]
+        with pytest.raises(hr.RequestError, match="there is no operation 'x'"):
+            manager.operation("x")
+
+
+def test_a_slash_is_no_way_to_a_version(manager: Manager) -> None:
+    for name, version in (("digits/1.0", None), ("digits/1.0/x", None), ("digits", "1.0/x"), ("a/b", "1")):
+        with pytest.raises(hr.ModelNotFound, match="no name has a slash, and a version is said by itself") as caught:
+            manager.unregister(name, version)
+        assert (caught.value.name, caught.value.version) == (name, version)
+    assert manager.names() == ["digits"]
+
+
 def test_a_server_that_says_nothing_is_not_waited_for() -> None:
     with answering(b"") as url, hr.manage(url, timeout=0.05) as manager:
         with pytest.raises(hr.NoAnswer, match=r"GET http://\S+: no answer within 0.05 s"):
@@ -397,6 +443,11 @@ def test_settings_are_changed_all_together_or_not_at_all(manager: Manager) -> No
     assert changed["batch_size"][1] == 4
     assert changed["max_batch_delay"][1] == 20
     assert changed["queue"] == (None, 50)
+    assert manager.change("net", reset=["queue"]) == {"queue": (50, None)}
+    with pytest.raises(hr.InvalidOption, match="queue cannot be set and reset at once"):
+        manager.change("net", queue=5, reset=["queue"])
+    with pytest.raises(hr.InvalidOption, match="there is no setting 'colour'"):
+        manager.change("net", reset=["colour"])
     assert manager.change("net", batch_size=4) == {}
     with pytest.raises(hr.InvalidOption):
         manager.change("net", batch_size=8, queue=0)

@@ -197,6 +197,27 @@ def test_what_is_not_a_setting_is_told_and_changes_nothing(manager: Manager, bod
     assert manager.described("own")["settings"] == {"priority_levels": 0}
 
 
+def test_null_is_as_if_it_had_never_been_set(manager: Manager, own: str) -> None:
+    assert manager.patch(own, queue=1, priority_levels=4, default_priority_level=1)[0] == 200
+    assert manager.patch(own, priority=None)[1]["changed"] == {"default_priority_level": {"from": 1, "to": 2}}
+    status, told = manager.patch(own, queue=None, priorities=None)
+    assert (status, told["changed"]) == (
+        200,
+        {
+            "queue": {"from": 1, "to": None},
+            "priority_levels": {"from": 4, "to": 0},
+            "default_priority_level": {"from": 2, "to": None},
+        },
+    )
+    seen = manager.described(own)
+    assert seen["settings"] == {"priority_levels": 0}
+    assert seen["jobQueueStatus"]["remainingCapacity"] > 7, "the server's own bound"
+    for name in ("batch_size", "max_batch_delay", "response_timeout", "min_workers", "max_workers"):
+        status, told = manager.patch(own, **{"queue": 3, name: None})
+        assert (status, "null came" in told["message"]) == (400, True)
+    assert manager.described(own)["settings"] == {"priority_levels": 0}
+
+
 def test_its_query_is_strict_too(manager: Manager) -> None:
     for query in ("?synchronous=yes", "?timeout=no", "?batch_size=3"):
         assert manager.patch("own", query, queue=5)[0] == 400, query

@@ -10,6 +10,7 @@ from headrace.errors import (
     CannotLoad,
     DownloadFailed,
     HeadraceError,
+    InvalidArchive,
     InvalidInput,
     InvalidOption,
     IsDefaultVersion,
@@ -32,6 +33,7 @@ from headrace.server.compat import (
     scaled,
     unanswered,
     unregistered,
+    without_folders,
 )
 from headrace.server.health import HEALTHY, PARTIAL, UNHEALTHY, of_all
 from headrace.server.status import MethodNotAllowed, NotFound, status_of
@@ -77,8 +79,12 @@ def test_the_version_is_said_where_it_was_asked_for() -> None:
         (TS, SourceNotFound("empty url", ""), 404, "ModelNotFoundException", "empty url"),
         (TS, DownloadFailed("http://a/b", "404"), 400, "DownloadArchiveException",
          "Failed to download archive from: http://a/b"),
-        (MMS, DownloadFailed("http://a/b", "404"), 400, "DownloadModelException",
+        (MMS, DownloadFailed("http://a/b", "it was cut short"), 400, "DownloadModelException",
          "Failed to download model from: http://a/b"),
+        (TS, DownloadFailed("http://a/b", "code: 404"), 400, "DownloadArchiveException",
+         "Failed to download archive from: http://a/b"),
+        (MMS, DownloadFailed("http://a/b", "code: 404"), 400, "DownloadModelException",
+         "Failed to download model from: http://a/b, code: 404"),
         (TS, UrlNotAllowed("http://a/b"), 404, "ModelNotFoundException",
          "Given URL http://a/b does not match any allowed URL(s)"),
         (TS, CannotLoad("m", "1", "why"), 500, "InternalServerException",
@@ -115,13 +121,31 @@ def test_the_url_is_said_as_it_was_asked_for() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "url", "told"),
+    [
+        ("/a/b c.json is not JSON", "", "b c.json is not JSON"),
+        ("no such file in /a/b.d/c: x", "", "no such file in c: x"),
+        ("'/a/b' and (/c/d), \"/e/f/\"", "", "'b' and (d), \"f/\""),
+        ("/a/m.mar is no archive, /b/c is", "/a/m.mar", "/a/m.mar is no archive, c is"),
+        ("from http://h/a/b or s3://h/a, 3/4/5, a/b.py:3", "", "from http://h/a/b or s3://h/a, 3/4/5, a/b.py:3"),
+        ("/top", "", "top"),
+    ],
+)
+def test_where_things_lie_is_not_told_but_of_what_was_asked_for(said: str, url: str, told: str) -> None:
+    assert without_folders(said, url) == told
+    error = InvalidArchive(said)
+    assert refused(TS, error, url=url)[1] == told
+    assert refused(Compat.headrace, error, url=url)[1] == said
+
+
 @pytest.mark.parametrize(("compat", "busy", "negative"), [(Compat.headrace, 429, 400), (Compat.triton, 429, 400),
                                                           (TS, 503, 500), (MMS, 503, 500)])  # fmt: skip
 def test_headrace_says_whose_fault_it_is_and_the_old_servers_what_they_said(
     compat: Compat, busy: int, negative: int
 ) -> None:
     assert refused(compat, Overloaded(1, 1))[0].code == busy
-    assert refused(compat, InvalidOption("workers are counted from 0 up: min_worker is -1"))[0].code == negative
+    assert refused(compat, InvalidOption("min_worker is counted from 0 up, not -1"))[0].code == negative
 
 
 def test_headrace_adds_why() -> None:

@@ -55,10 +55,23 @@ def test_a_json_body_counts_more_than_the_query_and_null_is_nothing() -> None:
     given = json_of({"batch_size": 4, "url": "a", "synchronous": True, "handler": None}, "batch_size=2&handler=h")
     assert (given.integer("batch_size"), given.text("url"), given.text("handler")) == (4, "a", "h")
     assert given.is_true("synchronous", False)
-    assert json_of({"batch_size": "4", "synchronous": "true"}).integer("batch_size") == 4
+    assert json_of({"batch_size": 4.0}).integer("batch_size") == 4
 
 
-@pytest.mark.parametrize("value", ["dd", 1.5, [], {}, True, 2**31, "", float(2**40)])
+def test_numbers_and_flags_are_no_text_in_json_but_for_who_speaks_as_an_old_server() -> None:
+    body = orjson.dumps({"batch_size": "4", "synchronous": "True", "timeout": "5"})
+    ours, old = (Parameters.of("", body, "application/json", texts=texts) for texts in (False, True))
+    assert (old.integer("batch_size"), old.is_true("synchronous", False)) == (4, True)
+    with pytest.raises(InvalidInput, match="batch_size is a whole number, not '4'"):
+        ours.integer("batch_size")
+    with pytest.raises(InvalidInput, match="synchronous is true or false, not 'True'"):
+        ours.is_true("synchronous", False)
+    for each in (ours, old):
+        with pytest.raises(InvalidInput, match=r"timeout is in seconds, .* not '5'"):
+            each.seconds("timeout")  # it is ours
+
+
+@pytest.mark.parametrize("value", ["4", "dd", 1.5, [], {}, True, 2**31, "", float(2**40)])
 def test_in_json_a_number_is_a_number(value: Any) -> None:
     with pytest.raises(InvalidInput, match="batch_size is a whole number"):
         json_of({"batch_size": value}).integer("batch_size")

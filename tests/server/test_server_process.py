@@ -31,7 +31,7 @@ from headrace.version import __version__
 
 PATIENCE = 30.0
 MODULE = """
-import os
+import os, signal, threading
 
 def pass_gate(name):
     with open(f"{name}.reached", "wb", 0) as reached:
@@ -50,6 +50,16 @@ def wait(x):
     note(x)
     pass_gate("gate")
     return x
+
+def stay(x):
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open("pid", "w") as file:
+        file.write(str(os.getpid()))
+    with open("gate.reached", "wb", 0) as reached:
+        reached.write(b".")
+    while True:
+        threading.Event().wait()
 
 def fail(x):
     raise ValueError("no")
@@ -403,6 +413,42 @@ def test_who_could_not_be_waited_for_is_refused_and_the_exit_status_says_so(
     assert server.ended() == 1
     assert "1 requests were not answered" in server.stderr()
     assert "Traceback" not in server.stderr()
+
+
+LONG = ["--response-timeout=3600", "--isolation=process"]
+
+
+def test_a_handler_that_never_ends_is_killed_at_the_end_of_the_drain(
+    start: Serve, gate: ProcessGate, aside: ThreadPoolExecutor, folder: Path
+) -> None:
+    server = start("served:stay", HERE, READY, "--drain-timeout=0", "--cancel-grace=3600", *LONG, *CLOSED)
+    url = server.started()["inference"]
+    refused = aside.submit(post, url, "/predictions/stay")
+    gate.wait()
+    worker = psutil.Process(int((folder / "pid").read_text()))
+    assert worker.pid != server.process.pid
+    server.process.send_signal(signal.SIGTERM)
+    assert refused.result(PATIENCE).status_code == 503
+    assert server.ended() == 1, server.stderr()
+    assert "1 requests were not answered" in server.stderr()
+    assert "worker-0 was ended, as its model was closed" in server.stderr(), "by the server, before it went itself"
+    assert not worker.is_running()
+
+
+def test_a_handler_that_never_ends_is_killed_after_the_grace_once_its_client_has_left(
+    start: Serve, gate: ProcessGate, folder: Path
+) -> None:
+    server = start("served:stay", HERE, READY, "--drain-timeout=3600", "--cancel-grace=0.1", *LONG, *CLOSED)
+    url = server.started()["inference"]
+    with socket.create_connection(("127.0.0.1", port_of(url)), timeout=PATIENCE) as client:
+        client.sendall(b"POST /predictions/stay HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+        gate.wait()
+        worker = psutil.Process(int((folder / "pid").read_text()))
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not listens(port_of(url)), "it still listens")
+        assert worker.is_running(), "whoever waits is waited for"
+    assert server.ended() == 0, server.stderr()
+    assert not worker.is_running()
 
 
 def test_an_upload_that_stops_half_way_holds_the_end_up_for_no_longer_than_the_drain(start: Serve) -> None:

@@ -89,7 +89,7 @@ def test_the_index_says_what_there_is_what_failed_and_what_could_be() -> None:
         ("a", "1", "READY", None), ("a", "2", "LOADING", None), ("b", "1", "REGISTERED", None),
         ("c", "1", "FAILED", "no worker starts"), ("d", "1", "DRAINING", None),
     ]  # fmt: skip
-    failed = [("e", "1", "no such weights"), ("a", "1", "failed once, is there now")]
+    failed = [("e", "1", "no such weights"), ("a", "1", "failed once, is there now"), ("f", "", "no manifest")]
     assert index(known, failed, ["a", "z"]) == [
         {"name": "a", "version": "1", "state": "READY", "reason": ""},
         {"name": "a", "version": "2", "state": "LOADING", "reason": ""},
@@ -97,6 +97,7 @@ def test_the_index_says_what_there_is_what_failed_and_what_could_be() -> None:
         {"name": "c", "version": "1", "state": "UNAVAILABLE", "reason": "no worker starts"},
         {"name": "d", "version": "1", "state": "UNLOADING", "reason": ""},
         {"name": "e", "version": "1", "state": "UNAVAILABLE", "reason": "no such weights"},
+        {"name": "f", "state": "UNAVAILABLE", "reason": "no manifest"},
         {"name": "z"},
     ]
     assert index(known, failed, ["z"], only_ready=True) == [

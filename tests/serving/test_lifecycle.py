@@ -33,6 +33,7 @@ from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
+from headrace.serving.settings import Settings
 from headrace.serving.sources import CompileOptions, Sources, Wanted
 from headrace.testing import make_archive
 
@@ -455,11 +456,38 @@ def test_all_of_a_relative_store_is_not_looked_for_inside_it_once_more(load: Loa
     assert registry_of(load).is_healthy()
 
 
+def test_at_the_start_what_is_wrong_with_an_archive_is_said_with_its_name(load: Load, folder: Path) -> None:
+    for text, why in (
+        ("{}", "Missing Model entry in manifest file."),
+        ("{", r"MAR-INF/MANIFEST\.json is not JSON: .+"),
+    ):
+        (folder / "wrong" / "MAR-INF").mkdir(parents=True, exist_ok=True)
+        (folder / "wrong" / "MAR-INF" / "MANIFEST.json").write_text(text)
+        with pytest.raises(InvalidArchive, match=f"^wrong: {why}$"):
+            load("wrong")
+
+
 def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> None:
     with pytest.raises(InvalidOption, match="--model-store"):
         Lifecycle(service_of(load), CompileOptions()).sources.in_store()
     with pytest.raises(InvalidModel, match="no ONNX file and no archive in"):
         Lifecycle(service_of(load), CompileOptions(), folder / "bare").sources.in_store()
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_an_onnx_model_that_joins_no_rows_can_be_told_to_while_it_serves(
+    load: Load, folder: Path, isolation: str
+) -> None:
+    add_one(folder / "fixed.onnx", rows=1)
+    lifecycle = Lifecycle(service_of(load), CompileOptions(isolation=isolation, max_batch_size=1))
+    for name in ("plus", "fixed"):
+        lifecycle.load(Wanted(None, f"{name}.onnx"))
+    plus, fixed = (registry_of(load).ready(name).model for name in ("plus", "fixed"))
+    assert (plus.max_batch_size, fixed.max_batch_size) == (1, 1)
+    changed = lifecycle.change("plus", settings=Settings(max_batch_size=8)).settings
+    assert (changed, plus.max_batch_size) == ({"max_batch_size": (1, 8)}, 8)
+    with pytest.raises(InvalidOption, match=r"fixed are not joined .the leading dimension is not free"):
+        lifecycle.change("fixed", settings=Settings(max_batch_size=8))
 
 
 def test_an_onnx_model_runs_in_workers_only_where_that_is_asked_for(

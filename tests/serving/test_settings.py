@@ -29,7 +29,8 @@ def test_what_is_said_is_read_in_its_units() -> None:
         ({"batch_size": "8"}, "batch_size is a whole number (rows joined into one run); '8' came"),
         ({"batch_size": 8.0}, "batch_size is a whole number"),
         ({"batch_size": True}, "batch_size is a whole number"),
-        ({"batch_size": None}, "batch_size is a whole number"),
+        ({"batch_size": None}, "batch_size is a whole number (rows joined into one run); null came; null is for what"),
+        ({"queue": None, "job_queue_size": 1}, "queue came twice"),
         ({"batch_size": 0}, "from 1 to"),
         ({"queue": 2**31}, "from 1 to 2,147,483,647"),
         ({"max_batch_delay": -1}, "from 0 to 3,600,000"),
@@ -45,6 +46,13 @@ def test_what_is_not_said_so_is_refused(said: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read(said)
     assert why in str(refused.value)
+
+
+def test_null_takes_back_what_was_set() -> None:
+    said = read({"queue": None, "priorities": None, "default_priority_level": None, "batch_size": 2})
+    assert said == Settings(2, reset=frozenset({"queue", "priority_levels", "default_priority_level"}))
+    assert said.of_options == {"max_batch_size": 2}
+    assert read({"queue": None}).asked == "queue not set"
 
 
 def test_what_became_another_is_told_as_it_is_said() -> None:

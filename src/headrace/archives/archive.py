@@ -23,7 +23,7 @@ from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.manifest import EMPTY, Manifest, parse_manifest
 from headrace.archives.packed import PACKED, unpack
 from headrace.archives.yaml_file import MAX_BYTES, parse_yaml
-from headrace.errors import InvalidArchive
+from headrace.errors import NO_MANIFEST, InvalidArchive
 
 MANIFEST = Path("MAR-INF") / "MANIFEST.json"
 OLD_MANIFEST = Path("MANIFEST.json")
@@ -128,16 +128,19 @@ def _opened(path: Path, root: Path, name: str | None, handler: str | None, lease
     folder = _home(root)
     if folder is not None:
         legacy = not (folder / MANIFEST).is_file()
-        manifest = parse_manifest(_read(folder / (OLD_MANIFEST if legacy else MANIFEST)), legacy=legacy)
+        file = OLD_MANIFEST if legacy else MANIFEST
+        manifest = parse_manifest(_read(folder / file), legacy=legacy, where=f"{path.name}: {file}")
     elif handler is None:
-        raise InvalidArchive(f"{path} has no {MANIFEST}: its handler must then be given when it is registered")
+        raise InvalidArchive(
+            f"{path} has no {MANIFEST}: its handler must then be given when it is registered", NO_MANIFEST
+        )
     else:
         folder = _only_folder(root) or root
         manifest = EMPTY.registered(name or _stem(path))
     manifest = manifest.registered(name, handler)
-    for file in (manifest.serialized_file, manifest.model_file, manifest.requirements_file, manifest.config_file):
-        if file is not None and not (folder / file).is_file():
-            raise InvalidArchive(f"the manifest names {file!r}, but there is no such file in {path}")
+    for named in (manifest.serialized_file, manifest.model_file, manifest.requirements_file, manifest.config_file):
+        if named is not None and not (folder / named).is_file():
+            raise InvalidArchive(f"the manifest names {named!r}, but there is no such file in {path}")
     return Archive(
         folder=folder,
         manifest=manifest,

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from headrace.errors import InvalidArchive
+from headrace.errors import NO_JSON, InvalidArchive
 
 # What the archivers of both servers let a model be called; names end up in URLs and in folder names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
@@ -62,15 +62,16 @@ EMPTY = Manifest(
 """Of an archive without a manifest: name and handler come from the registration."""
 
 
-def parse_manifest(text: bytes | str, *, legacy: bool = False) -> Manifest:
+def parse_manifest(text: bytes | str, *, legacy: bool = False, where: str = "MANIFEST.json") -> Manifest:
     """The manifest in `text`. A model without a version has version 1: Multi Model Server's need none.
 
-    `legacy`: it lies at the top of the archive, where Multi Model Server 0.4 had it.
+    `legacy`: it lies at the top of the archive, where Multi Model Server 0.4 had it. `where`: what it is called where
+    it is no JSON.
     """
     try:
         raw = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InvalidArchive(f"MANIFEST.json is not JSON: {error}") from error
+        raise InvalidArchive(f"{where} is not JSON: {error}", NO_JSON) from error
     if not isinstance(raw, dict):
         raise InvalidArchive(f"MANIFEST.json must be a JSON object, it is a {type(raw).__name__}")
     if legacy and "model" not in raw:

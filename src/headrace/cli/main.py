@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Annotated, Any
 
@@ -45,7 +46,8 @@ def _serve(options: ServeOptions) -> None:
 _serve_command = command_of(ServeOptions, _serve, positional="models")
 _serve_command.__doc__ = """Serve models over HTTP until a signal ends it.
 
-    A SOURCE is an ONNX file, an archive, a URL of one, or module:function. Without any, the digits model is served.
+    A SOURCE is an ONNX file, an archive, a URL of one, or module:function. Without any, all of the model
+    store is served, if there is one (with --compat torchserve or mms nothing of it), else the digits model.
     """
 app.command("serve")(_serve_command)
 
@@ -102,6 +104,11 @@ def main() -> None:
         show = getattr(error, "show", None)  # the parser's own: a wrong flag, a missing value
         if show is None:
             raise
+        flag = getattr(error, "option_name", "")
+        if re.fullmatch(r"-\d", flag):  # a number below 0, to the parser
+            number = next((each for each in sys.argv if each.startswith(flag)), flag)
+            print(f"headrace: {number} is no count: counts are from 0 up", file=sys.stderr)
+            sys.exit(2)
         show()
         sys.exit(getattr(error, "exit_code", 2))
     sys.exit(result if isinstance(result, int) else 0)

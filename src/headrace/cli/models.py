@@ -48,6 +48,8 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is done, 
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Wait no longer; it goes on on the server.")]
 Drain = Annotated[float, typer.Option(metavar="SECONDS", help="For the requests inside what goes.")]
 URL = "http://127.0.0.1:8081"
+WHOLE_ID = 32
+"""Characters of an operation's id."""
 
 
 @models.command("list")
@@ -163,6 +165,10 @@ def settings(
     default_priority_level: Annotated[int | None, typer.Option(help="Of requests that name none.")] = None,
     min_workers: Annotated[int | None, typer.Option(help="At least so many.")] = None,
     max_workers: Annotated[int | None, typer.Option(help="At most so many: their number follows the load.")] = None,
+    reset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING", help="As if never set: queue, priority-levels, default-priority-level."),
+    ] = None,
     management: Management = URL,
     token: Token = None,
     as_json: Json = False,
@@ -180,6 +186,7 @@ def settings(
             default_priority_level=default_priority_level,
             min_workers=min_workers,
             max_workers=max_workers,
+            reset=[each.replace("-", "_") for each in reset or ()],
         )
     if as_json:
         _print_json({setting: {"from": before, "to": after} for setting, (before, after) in changed.items()})
@@ -187,7 +194,8 @@ def settings(
     if not changed:
         print(f"{name}: that is how it was")
     for setting, (before, after) in changed.items():
-        print(f"{name}: {setting} is {after} now, it was {'not set' if before is None else before}")
+        was, now = ("not set" if each is None else each for each in (before, after))
+        print(f"{name}: {setting} is {now} now, it was {was}")
 
 
 @models.command("set-default")
@@ -232,19 +240,19 @@ def unregister(
 
 @models.command()
 def operations(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them; it is followed.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them, or how its id begins.")] = None,
     wait: Wait = True,
     timeout: Timeout = None,
     management: Management = URL,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """The last changes, the newest first; or how one of them ends."""
+    """The last changes, the newest first; or, followed to its end, one of them."""
     if id is not None:
         chosen = id
         _change(
             f"operation {id:.8}",
-            lambda manager: manager.operation(chosen),
+            lambda manager: _called(manager, chosen),
             management,
             token,
             wait=wait,
@@ -302,6 +310,17 @@ def _change(
         _print_json(_plain_of(seen))
     else:
         print(showing.outcome(seen))
+
+
+def _called(manager: Manager, id: str) -> Operation:
+    """The change whose id is, or begins so."""
+    if len(id) < WHOLE_ID:
+        found = [each for each in manager.operations() if each.id.startswith(id)]
+        if len(found) > 1:
+            raise InvalidOption(f"the ids of {len(found)} changes begin with {id!r:.40}: say more of it")
+        if found:
+            return found[0]
+    return manager.operation(id)
 
 
 def _waits_for(manager: Manager, operation: Operation) -> str:

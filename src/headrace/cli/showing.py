@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from headrace.wording import count_of, size_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from headrace.client.told import ModelSeen, Operation
 
+SHORT = 8
+"""Characters of an operation's id that are shown; so many are enough to ask for it."""
 _COLOURS = {
     "READY": "green", "LOADING": "yellow", "DRAINING": "yellow", "FAILED": "red", "done": "green", "running": "yellow",
     "failed": "red",
@@ -83,24 +85,28 @@ def shown(model: ModelSeen) -> None:
         console.print(table)
 
 
-def changes(operations: Sequence[Operation]) -> None:
+def changes(operations: Sequence[Operation], today: date | None = None) -> None:
+    """`today`: of what was then the time alone is shown; None: it is known."""
     if not operations:
         print("no change was made yet")
         return
     table = _table()
-    table.add_column("began", no_wrap=True)
-    for heading in ("change", "model", "state"):
-        table.add_column(heading)
-    table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("id, or why it failed", overflow="fold")
+    for heading in ("id", "began", "change", "model", "state", "took"):
+        right = heading == "took"
+        table.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=heading != "model")
     for each in operations:
         model = f"{each.model or '?'}" + (f":{each.version}" if each.version else "")
         took = "-"
         if each.started is not None and each.ended is not None:
             took = f"{(each.ended - each.started).total_seconds():.2f} s"
-        said = each.id if each.error is None else " ".join(str(each.error).split())
-        table.add_row(moment(each.started), each.kind, plain(model), _state(each.state), took, plain(said))
+        began = moment(each.started, today=date.today() if today is None else today)
+        table.add_row(plain(each.id[:SHORT]), began, each.kind, plain(model), _state(each.state), took)
     _console().print(table)
+    failed = [each for each in operations if each.error is not None]
+    if failed:
+        print("\nwhy they failed:")
+    for each in failed:  # below, where a reason has all the width there is, and is not cut into a column
+        print(readable(f"{each.id[:SHORT]}  {' '.join(str(each.error).split())}"))
 
 
 def outcome(model: ModelSeen) -> str:
@@ -147,9 +153,12 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def moment(at: datetime | None) -> str:
-    """In the time of this machine."""
-    return "-" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def moment(at: datetime | None, *, today: date | None = None) -> str:
+    """In the time of this machine. Of `today` without the date."""
+    if at is None:
+        return "-"
+    here = at.astimezone()
+    return here.strftime("%H:%M:%S" if here.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
 def readable(text: str) -> str:

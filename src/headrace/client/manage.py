@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ssl import SSLContext
 from typing import Any, Literal, overload
 from urllib.parse import quote, urlencode
@@ -81,22 +81,31 @@ class Manager:
 
     def names(self) -> list[str]:
         """Of all models, in order."""
-        found, token = [], "0"
-        while True:
-            told = self._wire.look(f"/models?{urlencode({'limit': PAGE, 'next_page_token': token})}")
-            found += [str(each["modelName"]) for each in told["models"]]
-            token = told.get("nextPageToken")
-            if not token:
-                return list(dict.fromkeys(found))  # one that came meanwhile may have moved another to the next page
+        return list(self._listed())
 
     def models(self) -> list[ModelSeen]:
-        """Every version of every model. One request for each model, so not all of one moment."""
+        """Every version of every model. A request for each hundred, so of a hundred all of one moment; older servers
+        are asked for each model."""
         found = []
-        for name in self.names():
+        for name, told in self._listed(detail="true").items():
+            if "versions" in told:
+                found += with_default(models_of(told["versions"]), str(told["defaultVersion"]))
+                continue
             try:
                 found += self.versions(name)
             except ModelNotFound:
                 continue  # it has gone meanwhile
+        return found
+
+    def _listed(self, **asked: str) -> dict[str, Any]:
+        """What is told of each model in a list, by its name. One that came meanwhile may move another to the next page:
+        what is told last counts."""
+        found: dict[str, Any] = {}
+        token = "0"
+        while token:
+            told = self._wire.look(f"/models?{urlencode({'limit': PAGE, 'next_page_token': token, **asked})}")
+            found |= {str(each["modelName"]): each for each in told["models"]}
+            token = told.get("nextPageToken")
         return found
 
     def versions(self, name: str) -> list[ModelSeen]:
@@ -275,9 +284,11 @@ class Manager:
         default_priority_level: int | None = None,
         min_workers: int | None = None,
         max_workers: int | None = None,
+        reset: Collection[str] = (),
         timeout: float = DRAIN_TIMEOUT,
     ) -> dict[str, tuple[Any, Any]]:
-        """Change how it serves, without a pause: all of it or nothing. None leaves a setting as it is.
+        """Change how it serves, without a pause: all of it or nothing. None leaves a setting as it is; `reset` names
+        those that are to be as if they had never been set (queue, priority_levels, default_priority_level).
 
         Seconds, and counts; `queue`: requests it may have inside. `timeout`: how long workers that come or go are
         waited for. What has changed, by name: from what, to what; delays in milliseconds, as the server tells them.
@@ -294,6 +305,10 @@ class Manager:
             "max_workers": max_workers,
         }
         said = {name: value for name, value in said.items() if value is not None}
+        for each in reset:
+            if each in said:
+                raise InvalidOption(f"{each} cannot be set and reset at once")
+        said |= dict.fromkeys(reset)
         if not said:
             raise InvalidOption("nothing is to be changed: name a setting")
         subject = Subject(name, version or "", timeout=timeout)
@@ -333,6 +348,10 @@ def _path(name: str, version: str | None) -> str:
     for what, text in (("name", name), ("version", version)):
         if text is not None and (not text or text in (".", "..")):
             raise InvalidOption(f"a model's {what} cannot be {text!r}")
+    if "/" in name or "/" in (version or ""):  # a server would take it for a path
+        error = ModelNotFound(name, version)
+        error.args = (f"{error}: no name has a slash, and a version is said by itself",)
+        raise error
     return f"/models/{quote(name, safe='')}" + ("" if version is None else f"/{quote(version, safe='')}")
 
 

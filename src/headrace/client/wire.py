@@ -16,13 +16,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.client.refused import NOTHING, Subject, error_of
-from headrace.errors import Closed, InvalidOption, NoAnswer, Unreachable
+from headrace.errors import Closed, InvalidOption, NoAnswer, Unavailable, Unreachable
 from headrace.version import __version__
 
 MOST = 64 << 20
 """Bytes of an answer."""
 KEPT = 4
 """Connections."""
+LIST = "/models?"
+NO_ROUTE = ("ResourceNotFoundException", "MethodNotAllowedException")
+OTHER_API = (
+    "what answers there has no models to manage; is it the inference API? The management API has an address of its own "
+    "(--management-address, by default port 8081)"
+)
 
 
 class Wire:
@@ -78,6 +84,27 @@ class Wire:
         seconds: float,
         subject: Subject,
     ) -> tuple[Any, str | None]:
+        status, told, where = self._exchange(connection, method, path, body, seconds)
+        if status < 400:
+            return told, where
+        kind = str(told.get("type", ""))
+        if kind in NO_ROUTE and (path.startswith(LIST) or self._lacks_models()):
+            raise Unreachable(self.url, OTHER_API)
+        raise error_of(status, kind, told["message"], subject)
+
+    def _lacks_models(self) -> bool:
+        """Whether what has no route that was asked for has none of a management API at all."""
+        try:
+            _, told, _ = self._exchange(self._new(self.timeout), "GET", f"{LIST}limit=1", None, self.timeout)
+        except Unavailable:
+            return False
+        return str(told.get("type", "")) in NO_ROUTE
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, seconds: float
+    ) -> tuple[int, Any, str | None]:
+        """The status, what was told, and where to look on. An error is told as one of a management API, or it is
+        Unreachable."""
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -97,11 +124,9 @@ class Wire:
         if len(content) > MOST:
             raise Unreachable(self.url, f"what it answers has more than {MOST:,} bytes")
         told = self._read(answer, content)
-        if answer.status >= 400:
-            if not isinstance(told, dict) or not isinstance(told.get("message"), str):
-                raise Unreachable(self.url, f"{answer.status} in a form that is none of a management API")
-            raise error_of(answer.status, str(told.get("type", "")), told["message"], subject)
-        return told, answer.getheader("location")
+        if answer.status >= 400 and (not isinstance(told, dict) or not isinstance(told.get("message"), str)):
+            raise Unreachable(self.url, f"{answer.status} in a form that is none of a management API")
+        return answer.status, told, answer.getheader("location")
 
     def _read(self, answer: http.client.HTTPResponse, content: bytes) -> Any:
         if answer.status >= 300 and answer.status < 400:

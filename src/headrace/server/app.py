@@ -120,6 +120,7 @@ class App:
                 await parts.more(reply.body, more=False)
                 return
             self._tell(scope, request, reply, request_id)
+        close |= reply.status >= self.compat.closes_from
         await send_reply(reply, send, request_id, head=head, close=close)
 
     def _tell(

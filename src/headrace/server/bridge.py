@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.server.parts import gather
 from headrace.server.refusing import refusal
-from headrace.server.reply import request_id, status_line
+from headrace.server.reply import CLOSE, KEEP_1_0, request_id, status_line
 
 if TYPE_CHECKING:
     from headrace.server.exchange import Exchange
@@ -174,10 +174,10 @@ class Bridge:
             else:
                 self._chunked = True
                 headers.append(b"transfer-encoding: chunked\r\n")
-        if exchange.last:
-            headers.append(b"connection: close\r\n")
-        elif exchange.old:
-            headers.append(b"connection: keep-alive\r\n")
+        front = self._connection.front
+        if status >= front.closes_from:
+            self._connection.close_after(exchange)
+        headers.append(CLOSE if exchange.last else KEEP_1_0 if exchange.old else front.keep)
         self._out.append(b"%b%b\r\n" % (status_line(status), b"".join(headers)))
 
     def _write(self, body: bytes, more: bool) -> None:

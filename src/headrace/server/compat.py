@@ -7,14 +7,20 @@ Rule 1: which one is spoken is one option (`--compat`). Headrace speaks TorchSer
 from __future__ import annotations
 
 import enum
+import re
 
+from headrace.archives.demands import HANDLER, RUNTIME, SIGNATURE, VERSION
 from headrace.errors import (
+    NO_JSON,
+    NO_MANIFEST,
     AlreadyRegistered,
     BackendError,
     CannotLoad,
     Closed,
     DeadlineExceeded,
     DownloadFailed,
+    InvalidArchive,
+    InvalidInput,
     InvalidOption,
     IsDefaultVersion,
     ModelNotFound,
@@ -26,12 +32,13 @@ from headrace.errors import (
     Unavailable,
     WorkerDied,
 )
-from headrace.server.status import MethodNotAllowed, NotFound, NoWorkerToAsk, Status, status_of_managing
+from headrace.server.status import ConnectionEnds, MethodNotAllowed, NotFound, NoWorkerToAsk, Status, status_of_managing
 
 PROCESSING = "Processing worker updates..."
 SCALING = "Workers scaling in progress..."
 _FAILED = "InternalServerException"
 _PLEASE_SCALE = "Please use scale workers API to add workers."
+_NO_NAME = "Parameter model_name is required"
 _OLD_NOT_FOUND = "Requested resource is not found, please refer to API document."
 _OLD_NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 
@@ -46,6 +53,16 @@ class Compat(enum.StrEnum):
     def is_old(self) -> bool:
         """Word for word as the server of that name."""
         return self in (Compat.torchserve, Compat.mms)
+
+    @property
+    def closes_from(self) -> int:
+        """The least status with which the connection ends. The old servers let nobody go on after an error."""
+        return 400 if self.is_old else 1000
+
+
+DEMANDS = {Compat.torchserve: frozenset((VERSION, RUNTIME, SIGNATURE)), Compat.mms: frozenset((HANDLER, SIGNATURE))}
+"""What archives that managers register have to say."""
+_PATH = re.compile(r"(?<![\w:/.~-])/(?:[^\s/'\"`,:;()]+/)*([^\s/'\"`,:;()]+)")
 
 
 def registered(compat: Compat, name: str, version: str, workers: int) -> str:
@@ -118,16 +135,30 @@ def unanswered(
         return Status(507 if killed else 500, _FAILED), "Worker died."
     if isinstance(error, Closed | DeadlineExceeded):
         return status, message
+    if isinstance(error, ConnectionEnds) and status.code == 400:
+        return status, "Invalid HTTP message."
+    if isinstance(error, InvalidInput) and message.startswith(_NO_NAME):
+        return status, f"{_NO_NAME}."
     if isinstance(error, Unavailable):
         return Status(503, "ServiceUnavailableException", status.retry_after), no_worker(compat, name, version)
     return status, message
+
+
+def without_folders(message: str, url: str = "") -> str:
+    """Where things lie here is nobody's business: of a path its last part is left. What was asked for, `url`, stays."""
+    return _PATH.sub(lambda found: found[0] if url and found[0] in url else found[1], message)
 
 
 def refused(
     compat: Compat, error: BaseException, *, setting_default: bool = False, url: str = ""
 ) -> tuple[Status, str]:
     """(status and type, message) of what a manager asked for and did not get. `setting_default`: that was asked for;
-    `url`: of the model that was to be registered."""
+    `url`: of the model that was to be registered. The old servers name no folder of ours."""
+    status, message = _refused(compat, error, setting_default, url)
+    return status, without_folders(message, url) if compat.is_old else message
+
+
+def _refused(compat: Compat, error: BaseException, setting_default: bool, url: str) -> tuple[Status, str]:
     status = status_of_managing(error)
     old = compat.is_old
     if isinstance(error, ModelNotFound):
@@ -139,6 +170,12 @@ def refused(
         return Status(503, _FAILED), "Prediction failed"
     if isinstance(error, CannotLoad):
         return _cannot_load(compat, error, status)
+    if isinstance(error, SourceNotFound) and old and str(error).startswith("Invalid model url"):
+        if compat is Compat.mms:
+            return status, f"Invalid model url: {url or error.source:.200}"
+        return status_of_managing(
+            DownloadFailed("", "")
+        ), f"Failed to download archive from: {url or error.source:.200}"
     if isinstance(error, SourceNotFound):
         if not old or not str(error).startswith("Model not found"):
             return status, str(error)
@@ -147,7 +184,13 @@ def refused(
     if isinstance(error, DownloadFailed) and old:
         mms = compat is Compat.mms
         kind = Status(status.code, "DownloadModelException") if mms else status
-        return kind, f"Failed to download {'model' if mms else 'archive'} from: {error.url}"
+        code = f", {error.why}" if mms and error.why.startswith("code: ") else ""
+        return kind, f"Failed to download {'model' if mms else 'archive'} from: {error.url}{code}"
+    if isinstance(error, InvalidArchive) and old and error.fault == NO_JSON:
+        return status, "Failed to parse signature.json."  # whatever file it is
+    if isinstance(error, InvalidArchive) and old and error.fault == NO_MANIFEST:
+        mms = compat is Compat.mms
+        return status, "Model handler is not defined." if mms else "Missing Model entry in manifest file."
     if isinstance(error, AlreadyRegistered) and compat is Compat.mms:
         return status, f"Model {error.name} is already registered."
     if isinstance(error, IsDefaultVersion) and old:
@@ -160,7 +203,7 @@ def refused(
         return status, _OLD_NOT_FOUND
     if isinstance(error, MethodNotAllowed) and old:
         return status, _OLD_NOT_ALLOWED
-    if isinstance(error, InvalidOption) and old and "counted from 0 up" in str(error):
+    if isinstance(error, InvalidOption) and old and "is counted from 0 up" in str(error):
         return Status(500, "InternalServerException"), str(error)  # as their own tests want it
     return status, str(error)
 

@@ -264,6 +264,8 @@ def _has_part(came: tuple[Exchange, Any, int, Callable[[int], object]]) -> None:
     try:
         reply = route.door.encode(exchange.inside.served, [part], exchange.context)
         if exchange.stream is None:
+            if reply.status >= connection.front.closes_from:
+                connection.close_after(exchange)
             exchange.stream = Streaming(exchange.method, exchange.old, reply, exchange.number, exchange.last)
             exchange.last |= exchange.old  # where its body ends, the connection does
             exchange.stage = STREAMING

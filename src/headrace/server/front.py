@@ -23,6 +23,7 @@ from headrace.server.heads import Heads
 from headrace.server.limits import Limits, Watch
 from headrace.server.listener import Listener
 from headrace.server.protocol import Connection
+from headrace.server.reply import KEEP, KEEP_1_0
 from headrace.server.routes import TOLD, route
 from headrace.server.target import path_of, query_of
 from headrace.server.tokens import Tokens
@@ -51,20 +52,24 @@ class Front:
     service: Service
     codec: Executor
 
-    def __init__(self, app: App | Plain, limits: Limits) -> None:
-        """An App's hot routes go around it, and are counted and logged here; of any other app all goes through it."""
+    def __init__(self, app: App | Plain, limits: Limits, compat: Compat = Compat.headrace) -> None:
+        """An App's hot routes go around it, and are counted and logged here; of any other app all goes through it.
+        `compat`: whose words it speaks; an App knows."""
         self.app, self.limits = app, limits
         self.traffic: Traffic | None = None
         self.told: frozenset[str] = frozenset()
         """Paths that are answered without asking the app."""
         self.tokens: Tokens | None = None
-        self.compat = Compat.headrace
         self._hot = isinstance(app, App)
         self.unsent_limit = UNSENT
         if isinstance(app, App):
             self.unsent_limit = max(UNSENT, app.service.statistics().max_bytes or 0)
             self.service, self.codec, self.traffic, self.told = app.service, app.codec, app.traffic, TOLD
-            self.tokens, self.compat = app.tokens, app.compat
+            self.tokens, compat = app.tokens, app.compat
+        self.compat = compat
+        self.closes_from = compat.closes_from
+        self.keep = KEEP_1_0 if compat.is_old else KEEP
+        """What is said of a connection that stays."""
         self.connections: set[Connection] = set()
         self.choked: dict[Connection, int] = {}
         """Those whose clients do not read, with the bytes that waited for them at the last look."""

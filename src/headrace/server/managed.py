@@ -54,7 +54,7 @@ _REPOSITORY = "/v2/repository/models/{model}"
 ROUTES = (
     Managed("POST", "/models", "register", "Register a model", "Status", _REGISTER, "Register",
             change=True, later=True),
-    Managed("GET", "/models", "list", "The models, by name", "Models", ("limit", "next_page_token")),
+    Managed("GET", "/models", "list", "The models, by name", "Models", ("limit", "next_page_token", "detail")),
     Managed("GET", _MODEL, "describe", "What there is to say of the default version", "Described", ("customized",)),
     Managed("GET", _VERSION, "describe", "The same of one version, or of `all`", "Described", ("customized",)),
     Managed("PUT", _MODEL, "scale", "Change how many workers it has", "Status", (*_SCALE, "model_version"),
@@ -82,6 +82,14 @@ ROUTES = (
 )  # fmt: skip
 OPEN = frozenset(("/ping", "/", "/api-description"))
 """Paths that need no token."""
+
+
+def near(path: str) -> str:
+    """What to look at instead of a path that there is not."""
+    first = path.split("/")[1:2]
+    paths = dict.fromkeys(each.path for each in ROUTES if first and list(each.segments[:1]) == first)
+    whole = "GET /api-description says what there is"
+    return f"there are {', '.join(paths)}; {whole}" if paths and len(paths) < 8 else whole
 
 
 def find(path: str) -> list[tuple[Managed, dict[str, str]]]:
@@ -188,6 +196,7 @@ _ABOUT: dict[str, tuple[str, Json]] = {
     "timeout": ("Seconds for what is inside the workers that go; what is not above 0 is the default", _LENIENT),
     "limit": ("Models on a page, from 0 to 100", _LENIENT),
     "next_page_token": ("Where the page begins", _LENIENT),
+    "detail": ("Whether all there is to say of each comes with it, of every version", _FLAG),
     "customized": ("Whether its handler is asked, too", _FLAG),
     "type": ("management or inference", {"type": "string"}),
 }
@@ -215,13 +224,14 @@ _SHOWN = _of(
     settings=_of({"priority_levels": _WHOLE}, queue=_WHOLE, default_priority_level=_WHOLE),
     jobQueueStatus=_of({"remainingCapacity": {"type": "integer"}, "pendingRequests": {"type": "integer"}}),
 )  # fmt: skip
+_LISTED = _of({"modelName": _TEXT, "modelUrl": _TEXT}, defaultVersion=_TEXT, versions=_list(_SHOWN))
 _CHANGES: Json = {"type": "object", "additionalProperties": {"type": "object", "required": ["from", "to"]}}
 _OPERATION = _of(
     {"id": _TEXT, "kind": _TEXT, "state": {"type": "string", "enum": ["running", "done", "failed"]}, "started": _TEXT},
     model=_TEXT, version=_TEXT, ended=_TEXT, error=reference("Error"), changed=_CHANGES,
 )  # fmt: skip
-_NUMBER: Json = {"oneOf": [_WHOLE, {"type": "string", "pattern": "^[0-9]{1,9}$"}], "nullable": True}
-_YES: Json = {"oneOf": [{"type": "boolean"}, {"type": "string", "enum": ["true", "false"]}], "nullable": True}
+_NUMBER: Json = {**_WHOLE, "nullable": True}
+_YES: Json = {"type": "boolean", "nullable": True}
 _MAYBE_TEXT: Json = {"type": "string", "nullable": True}
 _OF_BODY: dict[str, Json] = {
     **dict.fromkeys(
@@ -234,7 +244,8 @@ _OF_BODY: dict[str, Json] = {
 
 def _setting(each: Setting) -> Json:
     kind = "integer" if each.scale is None else "number"
-    return {"type": kind, "minimum": each.low, "maximum": each.high, "description": each.unit}
+    told: Json = {"type": kind, "minimum": each.low, "maximum": each.high, "description": each.unit}
+    return {**told, "nullable": True} if each.may_be_null else told
 
 
 _SCHEMAS: dict[str, Any] = {
@@ -246,7 +257,7 @@ _SCHEMAS: dict[str, Any] = {
         "additionalProperties": False,
         "properties": {name: _setting(each) for name, each in SAID.items()},
     },
-    "Models": _of({"models": _list(_of({"modelName": _TEXT, "modelUrl": _TEXT}))}, nextPageToken=_TEXT),
+    "Models": _of({"models": _list(_LISTED)}, nextPageToken=_TEXT),
     "Described": {"oneOf": [_list(_SHOWN), _SHOWN]},
     "Operation": _OPERATION,
     "Operations": _of({"operations": _list(_OPERATION)}),

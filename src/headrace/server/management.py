@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from headrace.errors import HeadraceError, InvalidInput, InvalidOption, Overloaded
+from headrace.archives.demands import RUNTIME, VERSION
+from headrace.errors import HeadraceError, InvalidInput, InvalidOption, ModelNotFound, Overloaded, SourceNotFound
 from headrace.server import compat as says
 from headrace.server import health, managed, patch, routes, v2_repository
 from headrace.server.compat import Compat, refused
@@ -112,7 +113,7 @@ class ManagementDoor:
             raise OtherOrigin(f"a page of {origin:.100} asks, and may not: managers are no web pages")
         there = managed.find(head.path)
         if not there:
-            raise NotFound(f"there is no {head.path!r:.200}; GET /api-description says what there is")
+            raise NotFound(f"there is no {head.path!r:.200}; {managed.near(head.path)}")
         if self._tokens is not None and head.path not in managed.OPEN:
             self._tokens.check(API if head.path.rstrip("/") == "/token" else MANAGEMENT, head.authorization)
         verb = "GET" if head.method == "HEAD" else head.method
@@ -148,15 +149,15 @@ class ManagementDoor:
     async def register(self, asked: Asked) -> Reply:
         given = asked.parameters
         url = given.text("url")
+        if url is None and self.compat is Compat.torchserve and "url" in given:
+            raise SourceNotFound("empty url", "")
         if url is None:
             raise InvalidInput("Parameter url is required.")
         runtime = given.text("runtime")
         if runtime is not None and runtime not in _RUNTIMES:
             raise InvalidInput(f"Invalid RuntimeType value: {runtime:.60}")
-        workers = given.integer("initial_workers") or 0
-        if workers < 0:
-            raise InvalidOption(f"workers are counted from 0 up: initial_workers is {workers}")
-        most = given.integer("max_workers", "max_worker")
+        workers = _count("initial_workers", given.integer("initial_workers")) or 0
+        most = _count("max_workers", given.integer("max_workers", "max_worker"))
         if most is not None and most < workers:
             raise InvalidOption("max_worker cannot be less than min_worker.")
         operation = self.management.register(
@@ -167,6 +168,7 @@ class ManagementDoor:
             options=self._options_of(given),
             workers=workers,
             max_workers=most,
+            demands=self._demands(given),
             who=asked.who,
         )
         if workers and not given.is_true("synchronous", True):
@@ -175,6 +177,11 @@ class ManagementDoor:
                 return self._later(operation)
         entry: Entry[Served] = await _until(operation.future)
         return self._status(says.registered(self.compat, entry.name, entry.version, workers))
+
+    def _demands(self, given: Parameters) -> frozenset[str]:
+        """Of its archive: what is wanted, and not said here."""
+        said = {VERSION: "model_version", RUNTIME: "runtime"}
+        return frozenset(each for each in says.DEMANDS.get(self.compat, ()) if said.get(each, "") not in given)
 
     def _options_of(self, given: Parameters) -> CompileOptions:
         """What the old servers call them, in their units. InvalidOption for what cannot be."""
@@ -196,12 +203,10 @@ class ManagementDoor:
     async def scale(self, asked: Asked) -> Reply:
         given = asked.parameters
         version = asked.version or given.text("model_version")
-        low = given.integer("min_worker", "min_workers")
-        high = given.integer("max_worker", "max_workers")
+        low = _count("min_worker", given.integer("min_worker", "min_workers"))
+        high = _count("max_worker", given.integer("max_worker", "max_workers"))
         low = 1 if low is None else low
         high = low if high is None else high
-        if low < 0 or high < 0:
-            raise InvalidOption(f"workers are counted from 0 up: min_worker is {low}, max_worker {high}")
         if high < low:
             raise InvalidOption("max_worker cannot be less than min_worker.")
         self.registry.find(asked.name, version)
@@ -272,12 +277,25 @@ class ManagementDoor:
 
     async def list(self, asked: Asked) -> Reply:
         limit, token = asked.parameters.integer("limit"), asked.parameters.integer("next_page_token")
+        detail = asked.parameters.is_true("detail", False)
 
         def look_at() -> Reply:
             models = [(entry.name, url_of(entry)) for entry in self.registry.defaults()]
-            return written(describe.page(models, describe.MOST_LISTED if limit is None else limit, token or 0))
+            page = describe.page(models, describe.MOST_LISTED if limit is None else limit, token or 0)
+            if detail:
+                page["models"] = [one | self._detail(one["modelName"]) for one in page["models"]]
+            return written(page)
 
-        return await self._look(look_at, long=len(self.registry) > LONG)
+        return await self._look(look_at, long=detail or len(self.registry) > LONG)
+
+    def _detail(self, name: str) -> dict[str, Any]:
+        """Every version of a model of a page. Nothing of one that has gone meanwhile."""
+        try:
+            default, entries = self.registry.find(name), self.registry.entries(name)
+        except ModelNotFound:
+            return {}
+        seen = [describe.torchserve(look(entry, self.service)) for entry in entries]
+        return {"defaultVersion": default.version, "versions": seen}
 
     async def describe(self, asked: Asked) -> Reply:
         every = asked.version == "all" and self.compat is not Compat.mms
@@ -348,7 +366,8 @@ class ManagementDoor:
 
     async def index(self, asked: Asked) -> Reply:
         only_ready = v2_repository.wants_only_ready(asked.body)
-        return await self._look(lambda: v2_repository.index(self.management, only_ready), long=True)
+        say = says.without_folders if self.compat.is_old else str
+        return await self._look(lambda: v2_repository.index(self.management, only_ready, say), long=True)
 
     async def load(self, asked: Asked) -> Reply:
         v2_repository.check_load(asked.body)
@@ -410,6 +429,12 @@ def written(value: Any) -> Reply:
 
 async def _until(future: Future[T]) -> T:
     return await asyncio.wrap_future(future)
+
+
+def _count(name: str, value: int | None) -> int | None:
+    if value is not None and value < 0:
+        raise InvalidOption(f"{name} is counted from 0 up, not {value}")
+    return value
 
 
 def _at_least(low: int, name: str, value: int) -> int:

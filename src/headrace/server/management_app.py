@@ -46,7 +46,7 @@ class ManagementApp:
             route, named = door.check(request.head, _header(scope["headers"], b"origin"))
             body = await self._body(request)
             query = scope.get("query_string", b"").decode("latin-1")
-            parameters = Parameters.of(query, body, request.head.content_type)
+            parameters = Parameters.of(query, body, request.head.content_type, texts=door.compat.is_old)
             client = scope.get("client")
             who = f"{client[0]}:{client[1]}, request {request_id}" if client else f"request {request_id}"
             asked = Asked(request.head, parameters, body, named, who)
@@ -67,7 +67,7 @@ class ManagementApp:
             error = raised
             reply = door.refuse(error, None, path, request_id, asked)
         self._tell(scope, reply, began, request_id, error)
-        close = error is not None and ends_the_connection(error)
+        close = (error is not None and ends_the_connection(error)) or reply.status >= door.compat.closes_from
         await send_reply(reply, send, request_id, head=head, close=close)
 
     def takes(self, path: str) -> bool:
@@ -100,7 +100,7 @@ class ManagementPort:
 
     def __init__(self, app: ManagementApp, listener: Listener, limits: Limits, url: str) -> None:
         self.url = url
-        self._listener, self._front = listener, Front(app, limits)
+        self._listener, self._front = listener, Front(app, limits, app.door.compat)
 
     def open(self) -> None:
         """On the loop of the server."""

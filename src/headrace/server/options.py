@@ -23,7 +23,11 @@ def _scheduler(name: str) -> str:
 
 @dataclass(frozen=True)
 class ServeOptions(Checked):
-    models: tuple[str, ...] = option((), "what to serve: [NAME=]SOURCE, or `all` of the model store")
+    models: tuple[str, ...] = option(
+        (),
+        "what to serve: [NAME=]SOURCE, or `all` of the model store; without, all of the model store if there is one "
+        "(under `--compat torchserve` and `mms` nothing of it), else the digits model",
+    )
     model_store: str | None = option(None, "folder, or URL for fsspec, in which relative sources are looked for first")
     allowed_urls: tuple[str, ...] = option(
         (),

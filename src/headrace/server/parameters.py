@@ -3,8 +3,8 @@
 Rule 1: the old servers' query parameters are read as they read them: a number that is none is as if it had not been
         given, only `true` (in any case) is true, of a name that comes twice the first counts, and what is not known is
         ignored.
-Rule 2: JSON has types, so there it is told what is wrong; a number may be written as text. Parameters of our own are
-        strict in both.
+Rule 2: JSON has types, so there it is told what is wrong: a number is a number, a flag is true or false. Who speaks as
+        an old server (`texts`) takes both as text, too, as theirs did. Parameters of our own are strict in both.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ MOST = 1000
 
 
 class Parameters:
-    """Of one request. Where a body and the query both name one, the body's counts."""
+    """Of one request. Where a body and the query both name one, the body's counts. `texts`: in the body, too, numbers
+    and flags may be written as text."""
 
-    def __init__(self, query: str, body: Mapping[str, object] | None = None) -> None:
+    def __init__(self, query: str, body: Mapping[str, object] | None = None, *, texts: bool = False) -> None:
+        self._texts = texts
         try:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MOST, errors="replace")
         except ValueError as error:
@@ -37,7 +39,7 @@ class Parameters:
         self._body = {} if body is None else {name: value for name, value in body.items() if value is not None}
 
     @classmethod
-    def of(cls, query: str, body: bytes, content_type: str | None) -> Parameters:
+    def of(cls, query: str, body: bytes, content_type: str | None, *, texts: bool = False) -> Parameters:
         """InvalidInput for a JSON body that is no object. What is not JSON is not looked at."""
         if not body or (content_type or "").partition(";")[0].strip().lower() != "application/json":
             return cls(query)
@@ -47,7 +49,7 @@ class Parameters:
             raise InvalidInput(f"the body is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise InvalidInput(f"the body is an object of parameters, not {type(value).__name__}")
-        return cls(query, value)
+        return cls(query, value, texts=texts)
 
     def __contains__(self, name: str) -> bool:
         return name in self._body or name in self._query
@@ -72,9 +74,10 @@ class Parameters:
         """Under the first of its names that was given; None where that says no whole number of 32 bits."""
         for name in names:
             if name in self._body:
-                found = _whole(self._body[name])
+                value = self._body[name]
+                found = None if isinstance(value, str) and not self._texts else _whole(value)
                 if found is None:
-                    raise InvalidInput(f"{name} is a whole number, not {_shown(self._body[name])}")
+                    raise InvalidInput(f"{name} is a whole number, not {_shown(value)}")
                 return found
             if name in self._query:
                 return _whole(self._query[name])
@@ -85,7 +88,7 @@ class Parameters:
             value = self._body[name]
             if isinstance(value, bool):
                 return value
-            if isinstance(value, str):
+            if isinstance(value, str) and self._texts:
                 return value.lower() == "true"
             raise InvalidInput(f"{name} is true or false, not {_shown(value)}")
         value = self._query.get(name)
@@ -106,9 +109,9 @@ class Parameters:
         """One of our own: strict. Above 0, and less than a million."""
         if name not in self:
             return None
-        value = self._body.get(name, self._query.get(name))
+        value = self.told(name)
         try:
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
+            if isinstance(value, bool) or not isinstance(value, int | float if name in self._body else str):
                 raise ValueError
             seconds = float(value)
         except ValueError:

@@ -29,7 +29,7 @@ from headrace.server.head import Head
 from headrace.server.heads import END, LONGEST, Known, learn, size_of_head
 from headrace.server.limits import DISCARDED, LINGER, PIPELINED, SLICE
 from headrace.server.refusing import ends_the_connection, refusal
-from headrace.server.reply import CLOSE, KEEP, KEEP_1_0, LARGE, Reply, bytes_of, request_id
+from headrace.server.reply import CLOSE, KEEP_1_0, LARGE, Reply, bytes_of, request_id
 from headrace.server.routes import tell
 from headrace.server.status import ConnectionEnds
 from headrace.server.streaming import Streaming
@@ -56,8 +56,8 @@ class _Ended(Exception):
 class Connection(asyncio.Protocol):
     __slots__ = (
         "_before", "_came", "_choked", "_ended", "_exchange", "_headers", "_held", "_late", "_parser", "_phase",
-        "_pipeline", "_resumed", "_since", "_size", "_stopping", "_taken", "_target", "_transport", "_turned_away",
-        "_unfed", "_written", "front", "limits",
+        "_pipeline", "_resumed", "_since", "_size", "_stopping", "_taken", "_target", "_told", "_transport",
+        "_turned_away", "_unfed", "_written", "front", "limits",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._phase = IDLE
         self._since = 0.0  # when that began, by the watch
         self._ended = False  # nothing more is taken
+        self._told = False  # it is we who end it, as a reply says: the client may have sent more meanwhile
         self._stopping = False  # the server is
         self._held = False  # not read from
         self._choked = False  # the client does not read
@@ -401,8 +402,15 @@ class Connection(asyncio.Protocol):
             body = b""
         elif len(body) > LARGE:
             body, exchange.rest = b"", body
-        connection = CLOSE if exchange.last else KEEP_1_0 if exchange.old else KEEP
+        if reply.status >= self.front.closes_from:
+            self.close_after(exchange)
+        connection = CLOSE if exchange.last else KEEP_1_0 if exchange.old else self.front.keep
         exchange.out = bytes_of(reply, exchange.number, connection, body)
+
+    def close_after(self, exchange: Exchange) -> None:
+        """The connection ends with its reply."""
+        exchange.last = self._told = True
+        self._ended |= exchange.complete
 
     def refuse(self, exchange: Exchange, error: BaseException) -> None:
         exchange.drop()
@@ -555,7 +563,8 @@ class Connection(asyncio.Protocol):
         self._ended, self._unfed = True, None
         if self._phase == LOST:
             return
-        read, self._phase, self._since = self._phase == IDLE, LINGERING, self.front.watch.now
+        read, self._phase = self._phase == IDLE and not self._told, LINGERING
+        self._since = self.front.watch.now
         if read or not self._transport.can_write_eof():
             self._transport.close()
         else:  # it still sends: closed now, its bytes would be answered by a reset, which takes the reply away from it

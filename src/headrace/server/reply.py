@@ -26,7 +26,7 @@ next_number = _numbers.__next__
 _reasons = {status.value: status.phrase.encode() for status in HTTPStatus}
 _blocks: dict[tuple[int, bytes | None, bytes], bytes] = {}
 KEEP, CLOSE, KEEP_1_0 = b"", b"connection: close\r\n", b"connection: keep-alive\r\n"
-"""What is said of the connection. One that stays is only mentioned to a client of HTTP/1.0."""
+"""What is said of the connection. One that stays is only mentioned to a client of HTTP/1.0, and by old servers."""
 
 
 def request_id(number: int) -> str:

@@ -321,7 +321,9 @@ def load(service: Service, options: ServeOptions) -> Lifecycle:
 
 def _load_models(lifecycle: Lifecycle, options: ServeOptions, store: Store) -> None:
     asked = options.models
-    if not asked:
+    if not asked and store.is_configured and Compat(options.compat).is_old:
+        _log.info("as the old servers do: nothing of the model store is served until --models, or a manager, says so")
+    elif not asked:
         asked = ("all",) if store.is_configured else (f"digits={BUNDLED_DIGITS}",)
     for text in asked:
         if text.lower() == "all":

@@ -7,6 +7,7 @@ refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -38,11 +39,14 @@ def check_load(body: bytes) -> None:
         )
 
 
-def index(management: Management, only_ready: bool) -> Reply:
-    """Reads the model store: not on an event loop."""
+def index(management: Management, only_ready: bool, say: Callable[[str], str] = str) -> Reply:
+    """Reads the model store: not on an event loop. `say`: how reasons are told."""
     lifecycle = management.lifecycle
-    known = [(each.name, each.version, str(each.state), each.reason) for each in management.registry]
-    failed = [(each.name, each.version, each.reason) for each in list(lifecycle.failures)]
+    known = [
+        (each.name, each.version, str(each.state), None if each.reason is None else say(each.reason))
+        for each in management.registry
+    ]
+    failed = [(each.name, each.version, say(each.reason)) for each in list(lifecycle.failures)]
     stored = [] if only_ready else lifecycle.sources.names()
     told = describe.index(known, failed, stored, only_ready=only_ready)
     return Reply(orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE))

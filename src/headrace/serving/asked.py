@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace.archives.archive import is_archive
 from headrace.archives.packed import PACKED
 from headrace.archives.store import MODEL_FILES, Store
-from headrace.errors import InvalidModel, SourceNotFound
+from headrace.errors import NO_MANIFEST, InvalidArchive, InvalidModel, SourceNotFound
 from headrace.serving.sources import CALLABLE, TORCH_FILES
 
 _KINDS = (*PACKED, *MODEL_FILES, *TORCH_FILES, ".zip")
@@ -23,8 +23,10 @@ def _check_kind(path: Path, url: str, has_handler: bool) -> None:
     """InvalidModel for what nobody could load, whatever is in it."""
     if is_archive(path) or (has_handler and path.is_dir()) or (path.is_file() and path.name.endswith(_KINDS)):
         return
-    what = "a folder without a manifest" if path.is_dir() else "a file of no kind that is loaded"
-    raise InvalidModel(f"{url:.200} is {what}: an archive, or one of {', '.join(sorted(_KINDS))}, was expected")
+    wanted = f"an archive, or one of {', '.join(sorted(_KINDS))}, was expected"
+    if path.is_dir():
+        raise InvalidArchive(f"{url:.200} is a folder without a manifest: {wanted}", NO_MANIFEST)
+    raise InvalidModel(f"{url:.200} is a file of no kind that is loaded: {wanted}")
 
 
 def source_of(url: str, store: Store, *, callables: bool = False, has_handler: bool = False) -> str:

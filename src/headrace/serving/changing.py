@@ -25,9 +25,12 @@ def priorities(options: CompileOptions) -> Priorities | None:
     return priorities_of(options.priority_levels, options.default_priority_level)
 
 
-def checked(name: str, options: CompileOptions, served: Served | None, settings: Settings) -> CompileOptions:
-    """The options with those settings. InvalidOption for what cannot be."""
-    wanted = settings.of_options
+def checked(
+    name: str, options: CompileOptions, served: Served | None, settings: Settings, usual: CompileOptions
+) -> CompileOptions:
+    """The options with those settings. InvalidOption for what cannot be. `usual`: what a model has that was never
+    changed."""
+    wanted = settings.of_options | {each: getattr(usual, each) for each in settings.reset}
     size, delay = settings.max_batch_size, settings.max_batch_delay
     if size is not None or delay is not None:
         check_batching(size, 0.0 if delay is None else delay)
@@ -40,9 +43,9 @@ def checked(name: str, options: CompileOptions, served: Served | None, settings:
             raise InvalidOption(f"response_timeout is in seconds, above 0, not {settings.response_timeout!r}")
         if served is not None and served.model.crew is None:
             raise InvalidOption(f"{name} runs in this process: nothing ends a run there, so it has no time limit")
-    levels = options.priority_levels if settings.priority_levels is None else settings.priority_levels
-    default = settings.default_priority_level
-    if default is None and (options.default_priority_level or 0) <= levels:
+    levels = wanted.get("priority_levels", options.priority_levels)
+    default = wanted.get("default_priority_level")
+    if not settings.says("default_priority_level") and (options.default_priority_level or 0) <= levels:
         default = options.default_priority_level
     priorities_of(levels, default)
     asked = {*options.asked, *(each for each in OVER_YAML if each in wanted)}
@@ -55,8 +58,8 @@ def use(served: Served, options: CompileOptions, settings: Settings) -> None:
     model = served.model
     if settings.max_batch_size is not None or settings.max_batch_delay is not None:
         rebatch(model, settings.max_batch_size, settings.max_batch_delay)
-    if settings.queue is not None:
-        served.group.limit = settings.queue
+    if settings.says("queue"):
+        served.group.limit = options.queue
     if settings.response_timeout is not None and model.crew is not None:
         model.crew.set_response_timeout(settings.response_timeout)
     served.use(priorities(options))

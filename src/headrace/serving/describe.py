@@ -165,7 +165,7 @@ def index(
     only_ready: bool = False,
 ) -> list[Json]:
     """The v2 repository's index: of the versions that are `known` (name, version, state, reason), of those that could
-    not be loaded (name, version, reason), and of the names in the model store that are neither."""
+    not be loaded (name, version or nothing, reason), and of the names in the model store that are neither."""
     told: list[Json] = []
     names = set()
     there = set()
@@ -182,6 +182,7 @@ def index(
         if (name, version) not in there:
             names.add(name)
             there.add((name, version))
-            told.append({"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason})
+            of_version = {"version": version} if version else {}
+            told.append({"name": name, **of_version, "state": "UNAVAILABLE", "reason": reason})
     told += [{"name": name} for name in sorted(set(stored) - names)]
     return told

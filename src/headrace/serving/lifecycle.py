@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from headrace.engine.scheduler import Scheduler
-from headrace.errors import CannotLoad, Closed, InvalidModel, InvalidOption, NotEnoughCores, StillBusy
+from headrace.errors import (
+    CannotLoad,
+    Closed,
+    InvalidArchive,
+    InvalidModel,
+    InvalidOption,
+    NotEnoughCores,
+    StillBusy,
+)
 from headrace.model.model import Model
 from headrace.serving import changing
 from headrace.serving.loading import GRACE, wants_memory, within
@@ -30,7 +38,7 @@ from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import NAME, Built, CompileOptions, Located, Sources, Wanted
+from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
 from headrace.serving.turns import Turns
 
 UNLOAD_TIMEOUT = 120.0
@@ -77,6 +85,7 @@ class Failure:
 
     name: str
     version: str
+    """Empty where it was not found out."""
     reason: str
 
 
@@ -121,12 +130,23 @@ class Lifecycle:
         """
         options = options or self._options
         low, high = _bounds(min_workers, max_workers)
-        located = self.sources.locate(wanted)
+        try:
+            located = self.sources.locate(wanted)
+        except InvalidArchive as error:
+            # A manager knows which it asked for; who starts a server with many does not.
+            if at_startup and Path(wanted.source).name not in str(error):
+                error.args = (f"{wanted.source}: {error}",)
+            self._remember(wanted, error)
+            raise
+        except InvalidModel as error:
+            self._remember(wanted, error)
+            raise
         name, version = located.name, located.version
         with self._turns.of(name):
             try:
                 if not NAME.match(name):
-                    raise InvalidOption(f"{name!r} cannot be the name of a model; give one: NAME={wanted.source}")
+                    mend = f"give one: NAME={wanted.source}" if at_startup else "give another (model_name)"
+                    raise InvalidOption(f"{name!r:.80} cannot be the name of a model: {NAMES}; {mend}")
                 about = Registration(wanted, located, options, low, high, at_startup, url)
                 entry = self._registry.add(name, version, about)
             except BaseException:
@@ -141,8 +161,7 @@ class Lifecycle:
                     # Of a model in this process its options may have said how many.
                     low = high = max(low, workers_of(entry))
             except BaseException as error:
-                if not isinstance(error, InvalidOption):  # what cannot be asked for was not tried
-                    self.failures.append(Failure(name, version, str(error)))
+                self._failed(name, version, error)
                 if not at_startup:
                     self._forget(entry)
                     _tell(entry, error)
@@ -221,7 +240,7 @@ class Lifecycle:
             about: Registration = entry.about
             served = entry.served
             before = changing.seen(about.options, about.bounds, served)
-            options = changing.checked(entry.name, about.options, served, settings)
+            options = changing.checked(entry.name, about.options, served, settings, self._options)
             low = about.min_workers if settings.min_workers is None else settings.min_workers
             high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
             _bounds(low, high)
@@ -400,6 +419,8 @@ class Lifecycle:
                 model.scale(workers, timeout=timeout, replan=replan)
         elif workers != workers_of(entry):
             _use_streams(model, workers, timeout)
+            if entry.served is not None:
+                entry.served.since = time.time()  # they are new ones
 
     def _drain(self, entry: Entry[Served], timeout: float | None) -> None:
         served, budget = entry.served, self.service.budget
@@ -464,9 +485,25 @@ class Lifecycle:
             if entry.about is not None:
                 entry.about.located.close()
 
+    def _failed(self, name: str, version: str, error: BaseException) -> None:
+        failure = Failure(name, version, str(error) or type(error).__name__)
+        with self._changing:
+            self.failures = deque((*self._others(name, version), failure), MOST_FAILURES)
+
+    def _remember(self, wanted: Wanted, error: InvalidModel) -> None:
+        """It was not even found out what it is: that is known by the name it was to have, or has in the store."""
+        folder, path = self.sources.store.folder, Path(wanted.source)
+        of_store = folder is not None and path.absolute().parent == folder.absolute()
+        name = wanted.name or (stem_of(path.name) if of_store else None)
+        if name is not None and NAME.match(name):
+            self._failed(name, wanted.version or "", error)
+
     def _forget_failures(self, name: str, version: str) -> None:
-        for failure in [each for each in self.failures if (each.name, each.version) == (name, version)]:
-            self.failures.remove(failure)
+        with self._changing:
+            self.failures = deque(self._others(name, version), MOST_FAILURES)
+
+    def _others(self, name: str, version: str) -> list[Failure]:
+        return [each for each in self.failures if each.name != name or each.version not in ("", version)]
 
     # ---- states
 
@@ -547,8 +584,9 @@ def _tell(entry: Entry[Served], error: BaseException) -> None:
 
 def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:
     high = min_workers if max_workers is None else max_workers
-    if min_workers < 0 or high < 0:
-        raise InvalidOption(f"workers are counted from 0 up: min_worker is {min_workers}, max_worker {high}")
+    for name, count in (("min_worker", min_workers), ("max_worker", high)):
+        if count < 0:
+            raise InvalidOption(f"{name} is counted from 0 up, not {count}")
     if high < min_workers:
         raise InvalidOption("max_worker cannot be less than min_worker.")
     return min_workers, high

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import psutil
 
@@ -68,14 +67,9 @@ def _workers(entry: Entry[Served], model: Model, since: float, state: State) -> 
         return tuple(WorkerFacts(str(i), since, ready, os.getpid(), memory) for i in range(workers_of(entry)))
     found = []
     for each in crew.statuses():
-        memory, began = 0, since
-        pid = each.pid
-        if pid is not None:
-            try:
-                process = psutil.Process(pid)
-                memory, began = process.memory_info().rss, process.create_time()
-            except psutil.Error:  # it has ended meanwhile
-                pid = None
+        pid = None if each.rss is None else each.pid  # None: it has ended meanwhile
+        # Not as the kernel has it: that counts from a boot whose time it has to the second.
+        began = since if pid is None else each.since
         works = ready and pid is not None and each.state in (WorkerState.READY, WorkerState.BUSY)
-        found.append(WorkerFacts(str(each.index), min(began, time.time()), works, pid or 0, memory))
+        found.append(WorkerFacts(str(each.index), began, works, pid or 0, each.rss or 0))
     return tuple(found)

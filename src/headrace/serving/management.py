@@ -101,17 +101,18 @@ class Management:
         options: CompileOptions | None = None,
         workers: int = 0,
         max_workers: int | None = None,
+        demands: frozenset[str] = frozenset(),
         who: str = "",
     ) -> Operation:
         """Have the model at `url` registered, with so many workers, or as many as its load wants up to `max_workers`.
-        Overloaded."""
+        `demands`: what its archive has to say (`archives.demands`). Overloaded."""
         key = name or PurePosixPath(url).name.partition(".")[0]
 
         def work() -> Entry[Served]:
             source = source_of(
                 url, self.lifecycle.sources.store, callables=self.callables, has_handler=handler is not None
             )
-            wanted = Wanted(name, source, version, handler)
+            wanted = Wanted(name, source, version, handler, demands)
             return self.lifecycle.register(
                 wanted,
                 options=options,

@@ -2,7 +2,7 @@
 
 Rule 1: it is strict: a name that is not known, a value of another type, one thing said twice under two names are
         refused with what was expected. What is changed live must not be changed by a slip.
-Rule 2: what is not said stays as it is.
+Rule 2: what is not said stays as it is. `null` takes back what was set, where a setting may be not set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_COUNT = 2**31 - 1
 
 @dataclass(frozen=True)
 class Settings:
-    """None: as it is. Seconds, and counts."""
+    """None: as it is. Seconds, and counts. `reset`: what is to be as if it had never been set, by its name here."""
 
     max_batch_size: int | None = None
     max_batch_delay: float | None = None
@@ -31,19 +31,27 @@ class Settings:
     default_priority_level: int | None = None
     min_workers: int | None = None
     max_workers: int | None = None
+    reset: frozenset[str] = frozenset()
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        there = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "reset"}
+        return {name: value for name, value in there.items() if value is not None}
 
     @property
     def of_options(self) -> dict[str, Any]:
-        """Those that are options of the model, by their names there."""
-        told = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in told.items() if value is not None and not name.endswith("_workers")}
+        """Those that are options of the model and get a value, by their names there."""
+        return {name: value for name, value in self._values.items() if not name.endswith("_workers")}
 
     @property
     def asked(self) -> str:
         """For the log: what was said, where nothing came of it."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        there = {name: value for name, value in values.items() if value is not None}
-        return ", ".join(f"{_SAID_OF[name]} {_shown(_in_unit(name, value))}" for name, value in there.items())
+        said = [f"{_SAID_OF[name]} {_shown(_in_unit(name, value))}" for name, value in self._values.items()]
+        return ", ".join([*said, *(f"{_SAID_OF[name]} not set" for name in sorted(self.reset))])
+
+    def says(self, name: str) -> bool:
+        """Whether it is to have another value, or none."""
+        return getattr(self, name) is not None or name in self.reset
 
     @property
     def scales(self) -> bool:
@@ -52,7 +60,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one is said. `low`: the least; `scale`: seconds in its unit, where it is a time."""
+    """How one is said. `low`: the least; `scale`: seconds in its unit, where it is a time. `may_be_null`: then it is as
+    if it had never been set."""
 
     name: str
     """In `Settings`."""
@@ -60,15 +69,16 @@ class Setting:
     unit: str
     scale: float | None = None
     high: float = MOST_COUNT
+    may_be_null: bool = False
 
 
 SAID: dict[str, Setting] = {
     "batch_size": Setting("max_batch_size", 1, "rows joined into one run"),
     "max_batch_delay": Setting("max_batch_delay", 0, "milliseconds", 1e-3, 3_600_000.0),
-    "queue": Setting("queue", 1, "requests inside at once"),
+    "queue": Setting("queue", 1, "requests inside at once", may_be_null=True),
     "response_timeout": Setting("response_timeout", 0, "seconds", 1.0, MOST_SECONDS),
-    "priority_levels": Setting("priority_levels", 0, "levels"),
-    "default_priority_level": Setting("default_priority_level", 1, "a level"),
+    "priority_levels": Setting("priority_levels", 0, "levels", may_be_null=True),
+    "default_priority_level": Setting("default_priority_level", 1, "a level", may_be_null=True),
     "min_workers": Setting("min_workers", 0, "workers"),
     "max_workers": Setting("max_workers", 0, "workers"),
 }
@@ -86,24 +96,29 @@ _SAID_OF = {setting.name: said for said, setting in SAID.items()}
 def read(said: Mapping[str, object]) -> Settings:
     """InvalidInput for what is not said so, or says nothing."""
     found: dict[str, Any] = {}
+    reset = set()
     for name, value in said.items():
         known = OTHER_NAMES.get(name, name)
         setting = SAID.get(known)
         if setting is None:
             raise InvalidInput(f"there is no setting {name!r:.60}; there are {', '.join(SAID)}")
-        if setting.name in found:
+        if setting.name in found or setting.name in reset:
             raise InvalidInput(f"{known} came twice: {name} is another name for it")
-        found[setting.name] = _value(name, setting, value)
-    if not found:
+        if value is None and setting.may_be_null:
+            reset.add(setting.name)
+        else:
+            found[setting.name] = _value(name, setting, value)
+    if not found and not reset:
         raise InvalidInput(f"nothing is to be changed; what can be: {', '.join(SAID)}")
-    return Settings(**found)
+    return Settings(**found, reset=frozenset(reset))
 
 
 def _value(name: str, setting: Setting, value: object) -> int | float:
     whole = setting.scale is None
     wanted = f"{name} is a {'whole number' if whole else 'number'} ({setting.unit})"
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise InvalidInput(f"{wanted}; {value!r:.60} came")
+        null = "; null is for what may be not set" if value is None else ""
+        raise InvalidInput(f"{wanted}; {'null' if value is None else repr(value):.60} came{null}")
     assert isinstance(value, int | float)
     if (
         not math.isfinite(value)

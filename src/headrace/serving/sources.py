@@ -19,6 +19,7 @@ from typing import Any
 
 from headrace.archives.archive import Archive, is_archive, open_archive
 from headrace.archives.cache import Cache
+from headrace.archives.demands import check_demands
 from headrace.archives.download import check_sha256
 from headrace.archives.entries import DEFAULT_BOUNDS, Bounds
 from headrace.archives.environments import EnvironmentOptions
@@ -40,6 +41,7 @@ from headrace.workers.sequenced import SequenceHeaders
 from headrace.workers.start import runs_coroutines, start_workers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
+NAMES = "letters, digits, '_', '.' and '-', the first a letter or a digit"
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 TORCH_FILES = (".pt", ".pth", ".pt2")
@@ -51,12 +53,13 @@ _log = logging.getLogger("headrace.serving")
 @dataclass(frozen=True)
 class Wanted:
     """One model to serve: its name (None: the source's own), and where it is. `version`, `handler`: in place of the
-    source's own."""
+    source's own. `demands`: what its archive has to say (`archives.demands`)."""
 
     name: str | None
     source: str
     version: str | None = None
     handler: str | None = None
+    demands: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -175,12 +178,12 @@ class Sources:
 
     def names(self) -> list[str]:
         """Of what is in the model store and can be served; `named` finds it."""
-        return sorted({_stem(name) for name in self._files()})
+        return sorted({stem_of(name) for name in self._files()})
 
     def named(self, name: str) -> str:
         """Where in the model store the model is that is called so; as an archive, or a file. SourceNotFound."""
         for file in self._files():
-            if name in (file, _stem(file)):
+            if name in (file, stem_of(file)):
                 folder = self._store.folder
                 return file if folder is None else str(folder / file)
         raise SourceNotFound(f"Model not found in model store: {name}", name)
@@ -229,10 +232,14 @@ class Sources:
         """The archive or model file there. `place` is let go of where it cannot be used."""
         path = place.path
         try:
-            if is_archive(path) or path.suffix in (".mar", ".gz", ".tgz", ".zip"):
-                archive = open_archive(path, cache=self._cache, bounds=self._bounds)
-                if wanted.handler is not None:
-                    archive = replace(archive, manifest=archive.manifest.registered(handler=wanted.handler))
+            packed = path.suffix in (".mar", ".gz", ".tgz", ".zip")
+            if is_archive(path) or packed or (wanted.handler is not None and path.is_dir()):
+                archive = open_archive(path, handler=wanted.handler, cache=self._cache, bounds=self._bounds)
+                try:
+                    check_demands(archive, wanted.demands)
+                except BaseException:
+                    archive.close()
+                    raise
                 name, version = wanted.name or archive.manifest.name or path.stem, archive.manifest.version
 
                 if archive.lease is not None:
@@ -263,7 +270,8 @@ class Sources:
             raise InvalidModel(f"{source:.200} cannot be looked for: {error.strerror}") from error
 
 
-def _stem(file: str) -> str:
+def stem_of(file: str) -> str:
+    """What a model is called by its file or folder in the store."""
     for ending in (*PACKED, ".onnx"):
         file = file.removesuffix(ending)
     return file
@@ -340,14 +348,19 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
 
 
 def _onnx(path: str, name: str, options: CompileOptions) -> Model:
+    asked = options.max_batch_size
+    if asked == 1:  # it is looked at whether its rows may be joined: that may be asked for while it serves
+        options = replace(options, max_batch_size=None)
     if options.isolation == "process":
-        return _in_workers(path, name, options, "onnxruntime")
-    return _in_process(path, name, options)
+        made = _in_workers(path, name, options, "onnxruntime")
+    else:
+        made = _in_process(path, name, options)
+    if asked == 1 and made.max_batch_size > 1:
+        made.rebatch(1)
+    return made
 
 
 def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
-    asked = options.max_batch_size
-    tensors = isinstance(model, str)
     _says_nothing(
         name,
         "runs in the server's process; for worker processes: --isolation process",
@@ -356,12 +369,7 @@ def _in_process(model: Any, name: str, options: CompileOptions) -> Model:
         ("--concurrency", options.concurrency != AT_ONCE),
         ("--idempotent", not options.idempotent),
     )
-    if tensors and asked == 1:  # it is looked at whether its rows may be joined: that may be asked for later
-        options = replace(options, max_batch_size=None)
-    made = _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
-    if tensors and asked == 1:
-        made.rebatch(1)
-    return made
+    return _compiled(model, name, options, scheduler=options.scheduler, num_streams=options.num_streams)
 
 
 def _in_workers(source: str, name: str, options: CompileOptions, backend: str) -> Model:

@@ -81,6 +81,8 @@ class WorkerStatus:
     """What holds it to that: "cgroup", or "address space"."""
     rss: int | None
     """Bytes that are resident, what it shares with others included; None: it has no process."""
+    since: float
+    """When its process was started, in seconds since 1970."""
 
 
 class Pool:
@@ -346,6 +348,7 @@ class Pool:
             memory_limit=self.options.memory_limit,
             limited_by=worker.limit_kind,
             rss=None if pid is None else resident_bytes(pid),
+            since=worker.since,
         )
 
     # ---- what its workers call

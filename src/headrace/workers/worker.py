@@ -57,6 +57,8 @@ class Worker:
         if replaces is not None:
             self.index, self.supervision.starts = replaces.index, replaces.supervision.starts
         self.pid: int | None = None
+        self.since = 0.0
+        """When that process was started, in seconds since 1970."""
         self.share: Share | None = None
         """What its process was started with."""
         self.limit_kind: str | None = None
@@ -185,7 +187,7 @@ class Worker:
                 if pool.options.memory_limit is not None:
                     group = limited(process.pid, pool.options.memory_limit, f"{self.name}-{supervision.starts}")
                     self.limit_kind = "address space" if group is None else "cgroup"
-                self.pid = process.pid
+                self.pid, self.since = process.pid, time.time()
                 output = Output(process.outputs, pool.name, self.name, process.shows_stack)
                 connection = Connection(process, self._bell)
                 why = self._load(connection, process, arena, gently)
