@@ -77,7 +77,9 @@ class NoRoom(ValueError):
 
 
 class Child:
-    def __init__(self, sock: socket.socket, arena: mmap.mmap, generation: int) -> None:
+    def __init__(self, sock: socket.socket, arena: mmap.mmap, generation: int, parent: int = 0) -> None:
+        """`parent`: its owner's process; 0: it is in this one."""
+        self.parent = parent
         self.frames, self.messages = _neighbour("frames"), _neighbour("messages")
         self.values: Any = None  # with NumPy: after its threads have been told how many they may be
         self.sock, self.arena, self.generation = sock, arena, generation
@@ -174,6 +176,7 @@ class Child:
             self.values = _neighbour("values")
             self.encoder = self.values.Encoder()
             about = self.load(setup)
+            end_with(self.parent)  # what it loads may have become another user, and that would have been forgotten
         except BaseException as error:
             said = {
                 "type": type(error).__name__,
@@ -493,15 +496,39 @@ def _offer(child: Child) -> None:
     sys.modules["headrace_worker"] = module
 
 
-def main() -> None:
-    sock_fd, arena_fd, size, generation, parent = map(int, sys.argv[1:6])
-    # It is killed when the thread that started it ends, so that one lives as long as its process.
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process when that thread of its owner ends which has started it: one that lives as long
+    as this process."""
+    if not parent:
+        return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # its owner went before that
+    if os.getppid() != parent:  # it went before that
         os._exit(0)
+
+
+def leave_terminal() -> None:
+    """Whoever reads from it in the background is stopped, and so is the whole worker with what it has started. Where
+    there is none, opening it is an error, which is told."""
+    with contextlib.suppress(OSError, ImportError):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            import fcntl
+            import termios
+
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)  # ours alone: only who leads a session takes it from the others
+        finally:
+            os.close(terminal)
+
+
+def main() -> None:
+    sock_fd, arena_fd, size, generation, parent = map(int, sys.argv[1:6])
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's: it drains
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and it does not end the owner
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what its owner does not want to hear of is not its business
+    leave_terminal()
     os.set_inheritable(sock_fd, False)
     os.set_inheritable(arena_fd, False)
     faulthandler.enable()
@@ -509,7 +536,7 @@ def main() -> None:
     sock = socket.socket(fileno=sock_fd)
     arena = mmap.mmap(arena_fd, size)
     os.close(arena_fd)
-    child = Child(sock, arena, generation)
+    child = Child(sock, arena, generation, parent)
     child.page = arena
     os.register_at_fork(after_in_child=child.forked)
     _offer(child)
