@@ -269,7 +269,7 @@ class Child:
                 except ImportError:  # it speaks of what only we know by that name, or of what is not here
                     values = self.values.decode(data, (), trusting=True, own=False)
         except BaseException as raised:
-            error = self.packed(self.values.shown(raised))
+            error = self.packed(self.values.cannot_arrive(raised))
             for id in range(frame.id, frame.id + frame.runs):
                 self.answer(id, 0.0, error, True, 0)
             return
