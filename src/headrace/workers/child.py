@@ -48,6 +48,9 @@ IDLE = 0.05
 BUFFER = 256 << 10
 METRICS = 500
 """In one frame."""
+KEPT = 32 << 20
+"""Bytes of inputs that a callable may keep where they lie, in what the worker shares with its owner; it gets copies of
+the others."""
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
 LOADERS = {"callable": "callables", "onnx": "onnx_loader", "handler": "../archives/handler"}
@@ -355,14 +358,17 @@ class Child:
         """(what owns its memory, where that is the arena's; its value)."""
         import numpy as np
 
-        if parcel.in_arena:
+        is_shared = parcel.in_arena
+        if is_shared:
             root = np.frombuffer(self.arena, np.uint8, parcel.nbytes, parcel.offset)
+            if self.kept and sum(kept.nbytes for _, kept in self.kept) + parcel.nbytes > KEPT:
+                root, is_shared = root.copy(), False  # else what it keeps would take all the room there is
         else:
             root = np.frombuffer(bytearray(frame.payload[at : at + parcel.nbytes]), np.uint8)
         places = self.messages.places_of(parcel.pickled, parcel.arrays)
         buffers = [root[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
         value = self.values.decode(bytes(root[: parcel.pickled]), buffers, trusting=True, own=False)
-        return (root if parcel.in_arena else None), value
+        return (root if is_shared else None), value
 
     def pack(self, id: int, frame: Any, pickled: bytes, arrays: list[Any]) -> bytes:
         messages = self.messages
