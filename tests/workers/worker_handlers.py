@@ -17,14 +17,6 @@ def double(x):
     return x * 2
 
 
-KEPT = []
-
-
-def keeps_all(x):
-    KEPT.append(x)
-    return len(KEPT), [int(each[0]) for each in KEPT]
-
-
 def pid(_):
     return os.getpid()
 
@@ -144,6 +136,11 @@ def batch(xs):
 
 
 KEPT = []
+
+
+def keeps_all(x):
+    KEPT.append(x)
+    return len(KEPT), [int(each[0]) for each in KEPT]
 
 
 def keeps(x):
