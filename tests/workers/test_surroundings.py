@@ -11,6 +11,7 @@ import pytest
 from worker_watching import is_alive, wait_for
 
 import headrace as hr
+from headrace.workers.child import Child
 
 SOURCE = str(Path(hr.__file__).parents[1])
 FIRST = f"import os, pty, select, signal, sys, time\nsys.path.insert(0, {SOURCE!r})\nimport headrace as hr\n"
@@ -60,6 +61,18 @@ def test_a_folder_that_has_gone_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     gone.rmdir()
     with pytest.raises(hr.InvalidOption, match=r"the folder that this process is in.*os\.chdir"):
         hr.compile_model("worker_handlers:echo", isolation="process", engine=engine)
+
+
+def test_a_folder_that_its_owner_may_be_in_and_not_enter_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chdir", refuse)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Child.prepare(None, {"folder": os.getcwd()})  # type: ignore[arg-type]
+    with pytest.raises(PermissionError):
+        Child.prepare(None, {"folder": "/"})  # type: ignore[arg-type]
 
 
 def test_signals_that_its_owner_blocks_or_ignores_are_heard(tmp_path: Path) -> None:

@@ -202,7 +202,11 @@ class Child:
         if setup.get("cpus"):
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, setup["cpus"])
-        os.chdir(setup["folder"])
+        here = None
+        with contextlib.suppress(OSError):  # it has gone
+            here = os.getcwd()
+        if here != setup["folder"]:  # else its owner may be where nobody may enter any more, or never might
+            os.chdir(setup["folder"])
         if setup.get("path") is not None:
             sys.path[:] = setup["path"]
         if setup["folder"] not in sys.path:
