@@ -136,7 +136,7 @@ def test_what_torch_model_archiver_makes_opens(work: Path, archive_format: str) 
         assert (manifest.name, manifest.version, manifest.handler) == ("m", "1.0", "service:handle")
         assert (manifest.serialized_file, manifest.model_file) == ("w.pt", "net.py")
         assert (manifest.requirements_file, manifest.config_file) == ("requirements.txt", "config.yaml")
-        assert (archive.labels, archive.config) == ({"0": "cat"}, {"minWorkers": 1})
+        assert (archive.labels(), archive.config) == ({"0": "cat"}, {"minWorkers": 1})
         assert (archive.folder / "sub" / "deep" / "c.txt").read_text() == "c"
     assert not list((work / "cache").iterdir()) if (work / "cache").exists() else archive_format == "no-archive"
 
