@@ -236,6 +236,8 @@ class Sources:
                 archive = open_archive(path, handler=wanted.handler, cache=self._cache, bounds=self._bounds)
                 try:
                     check_demands(archive, wanted.demands)
+                    if runs_in_process(archive):
+                        archive.labels()  # what is wrong with them is said before anything is loaded
                 except BaseException:
                     archive.close()
                     raise
@@ -301,7 +303,7 @@ def _as_archive(path: Path, handler: str) -> Archive:
     """A model file by itself, where it lies, as if it were all there is of an archive."""
     raw = {"runtime": "python", "model": {"handler": handler, "serializedFile": path.name, "modelVersion": "1"}}
     manifest = replace(EMPTY, serialized_file=path.name, raw=raw).registered(handler=handler)
-    return Archive(path.parent, manifest, labels=None, config={})
+    return Archive(path.parent, manifest, config={})
 
 
 def _build_file(path: Path, name: str, options: CompileOptions) -> Built:
@@ -361,7 +363,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
     try:
         if not isinstance(config, dict):
             raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
-        return Built(model, ImageClassifier(model.inputs or (), model.outputs or (), archive.labels, config))
+        return Built(model, ImageClassifier(model.inputs or (), model.outputs or (), archive.labels(), config))
     except BaseException:
         model.close()
         raise
