@@ -513,3 +513,24 @@ def test_what_is_in_the_store_is_called_as_it_is_there(begin: Any, folder: Path)
     again, keeping = begin()
     keeping.restore()
     assert [(each.name, each.about.url) for each in again.service.registry] == before
+
+
+def test_a_store_that_is_away_is_told_once_and_what_is_served_goes_on(
+    begin: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    for _ in range(2):
+        watcher.try_turn()
+    (folder / "store").rename(folder / "away")
+    for _ in range(5):
+        watcher.try_turn()
+    said = [record for record in caplog.records if "cannot be looked at" in record.msg]
+    assert [(record.levelname, record.exc_info) for record in said] == [("WARNING", None)]
+    (folder / "away").rename(folder / "store")
+    for _ in range(3):
+        watcher.try_turn()
+    assert {each.name for each in lifecycle.service.registry} == {"cat", "dog"}
+    assert ask(lifecycle) == [[1, 1]]
+    assert management.close(PATIENCE)

@@ -34,6 +34,8 @@ class Watcher:
         self._watching = Watching(known)
         self._twice: set[str] = set()
         """Files of models that others are already: they are served once those have gone."""
+        self._wrong: str | None = None
+        """Why it could not be looked at the last time."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-watcher", daemon=True)
 
@@ -62,10 +64,19 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._end.wait(self._every):
-            try:
-                self.turn()
-            except Exception:  # a store that cannot be read now may be read later
-                _log.exception("the model store %s could not be looked at", self._store)
+            self.try_turn()
+
+    def try_turn(self) -> None:
+        """A store that cannot be read now may be read later; meanwhile what is served goes on."""
+        try:
+            self.turn()
+            self._wrong = None
+        except OSError as error:
+            if str(error) != self._wrong:  # it is said once
+                _log.warning("the model store %s cannot be looked at; what is served goes on: %s", self._store, error)
+            self._wrong = str(error)
+        except Exception:
+            _log.exception("the model store %s could not be looked at", self._store)
 
     def _try(self, file: str, do: Callable[[str], None]) -> None:
         try:
