@@ -232,7 +232,7 @@ REGISTERING: list[tuple[dict[str, Any], dict[str, Told]]] = [
     ({"url": "net.onnx", "max_batch_delay": -2}, everywhere(400, BAD, "max_batch_delay is at least 0, not -2")),
     ({"url": "net.onnx", "response_timeout": -2}, everywhere(400, BAD, "response_timeout is at least 1, not -2")),
     ({"url": "net.onnx", "startup_timeout": -2}, everywhere(400, BAD, "startup_timeout is at least 0, not -2")),
-    ({"url": "net.onnx", "initial_workers": 900}, everywhere(400, BAD, "num_streams is 900, but ...")),
+    ({"url": "net.onnx", "initial_workers": 900}, everywhere(400, BAD, "900 workers were asked for; ...")),
     (of("fails", initial_workers=900), everywhere(400, BAD, "workers is a whole number from 1 to 256, not 900...")),
     # a load that fails, takes too long, or needs too much
     (of("fails"), failed("fails")),
@@ -262,7 +262,7 @@ MANAGING: list[tuple[str, str, dict[str, Any], dict[str, Told]]] = [
      everywhere(400, BAD, "max_worker cannot be less than min_worker.")),
     ("PUT", "/models/digits", {"min_worker": -1}, counted("min_worker is counted from 0 up, not -1")),
     ("PUT", "/models/digits", {"max_worker": -1}, counted("max_worker is counted from 0 up, not -1")),
-    ("PUT", "/models/digits", {"min_worker": 900}, everywhere(400, BAD, "num_streams is 900, but ...")),
+    ("PUT", "/models/digits", {"min_worker": 900}, everywhere(400, BAD, "900 workers were asked for; ...")),
 ]  # fmt: skip
 
 

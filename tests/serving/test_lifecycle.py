@@ -485,6 +485,8 @@ def test_streams_are_as_many_as_were_asked_for_on_the_cores_a_model_may_use(load
     entry = narrow.load(Wanted("narrow", "plus.onnx"))
     with pytest.raises(InvalidOption, match="num_streams is 2"):
         narrow.scale("narrow", min_workers=2)
+    with pytest.raises(InvalidOption, match=r"2 workers were asked for; wide runs in .* there is 1 core$"):
+        narrow.register(Wanted("wide", "plus.onnx"), min_workers=2)
     assert (workers_of(entry), most_workers_of(entry)) == (1, 1)
     assert [place.width for place in entry.served.model.placements] == [1]
 

@@ -212,7 +212,7 @@ class ManagementDoor:
         high = low if high is None else high
         if high < low:
             raise InvalidOption("max_worker cannot be less than min_worker.")
-        self.registry.find(asked.name, version)
+        self.management.lifecycle.check_count(asked.name, version, low)
         seconds = given.integer("timeout")
         operation = self.management.scale(
             asked.name,
@@ -230,7 +230,7 @@ class ManagementDoor:
     async def change(self, asked: Asked) -> Reply:
         waits, timeout = asked.parameters.of_ours("synchronous", "timeout")
         wanted = settings.read(patch.read(asked.body))
-        self.registry.find(asked.name, asked.version)
+        self.management.lifecycle.check_count(asked.name, asked.version, wanted.min_workers or 0)
         operation = self.management.change(
             asked.name,
             asked.version,

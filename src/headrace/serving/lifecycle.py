@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headrace.engine.ownership import default_engine
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import (
     CannotLoad,
@@ -40,7 +41,8 @@ from headrace.serving.service import Service
 from headrace.serving.settings import Settings
 from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
 from headrace.serving.turns import Turns
-from headrace.workers.pool import MOST
+from headrace.wording import are, count_of
+from headrace.workers.pool import MOST, check_workers
 
 UNLOAD_TIMEOUT = 120.0
 """Seconds: TorchServe's `unregister_model_timeout`."""
@@ -154,6 +156,12 @@ class Lifecycle:
                 if not NAME.match(name):
                     mend = f"give one: NAME={wanted.source}" if at_startup else "give another (model_name)"
                     raise InvalidOption(f"{name!r:.80} cannot be the name of a model: {NAMES}; {mend}")
+                if not at_startup and not by_options:
+                    try:
+                        _check_count(name, located, options, low)
+                    except InvalidOption as error:
+                        self._failed(name, version, error)
+                        raise
                 url = self.sources.shown(wanted.source) if url is None else url
                 about = Registration(wanted, located, options, low, high, at_startup, url, by_options=by_options)
                 entry = self._registry.add(name, version, about)
@@ -231,6 +239,12 @@ class Lifecycle:
             self._scale(entry, low, high, timeout)
             self.on_change()
         return entry
+
+    def check_count(self, name: str, version: str | None, workers: int) -> None:
+        """InvalidOption for more than there could be, as far as that is known without loading it. ModelNotFound."""
+        entry = self._registry.find(name, version)
+        if entry.state is not State.FAILED or entry.served is not None:  # else it is not known what it is
+            _check_count(entry.name, entry.about.located, entry.about.options, workers)
 
     def change(
         self,
@@ -377,8 +391,7 @@ class Lifecycle:
                 raise Closed("the server is stopping")
             started = time.monotonic()
             located, limit = about.located, options.startup_timeout
-            isolation = options.isolation
-            grace = GRACE if isolation == "process" or (located.is_code and isolation != "thread") else 0.0
+            grace = GRACE if _is_apart(located, options) else 0.0
             built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
             model = built.model
             try:
@@ -630,6 +643,25 @@ def _count(model: Model) -> int:
     if model.crew is not None:
         return len(model.crew)
     return 1 if model.port is None else len(model.port.streams)
+
+
+def _is_apart(located: Located, options: CompileOptions) -> bool:
+    """Whether it runs in worker processes, as far as that is known before it is loaded."""
+    return options.isolation == "process" or (located.is_code and options.isolation != "thread")
+
+
+def _check_count(name: str, located: Located, options: CompileOptions, workers: int) -> None:
+    if workers and (_is_apart(located, options) or options.interpreters.of(name) is not None):
+        check_workers(workers)
+    elif workers > 1:
+        cores = len(default_engine().cores)
+        if options.num_cores is not None:
+            cores = min(cores, options.num_cores)
+        if workers > cores:
+            raise InvalidOption(
+                f"{workers:,} workers were asked for; {name} runs in the server's process, where each is a stream with "
+                f"a core of its own, and there {are(cores)} {count_of(cores, 'core')}"
+            )
 
 
 def _most(model: Model, options: CompileOptions) -> int:
