@@ -221,7 +221,7 @@ def test_a_server_that_is_killed_while_it_registers_comes_back_with_the_last_com
                 with pytest.raises(httpx.TransportError):
                     half.result(PATIENCE)
                 (store.parent / "reached").unlink()
-                (store.parent / f".models.json.{turn}").write_text("half of one")
+                (store.parent / f".models.json.{turn}.half").write_text("half of one")
     with managed(store, f"--snapshot={snapshot}") as server:
         with httpx.Client(base_url=server.management, timeout=PATIENCE) as manager:
             assert state_of(manager) == complete
