@@ -474,6 +474,9 @@ class Pool:
             if self.is_broken:
                 for worker in self.workers:
                     worker.wake()
+            elif not self.ready:  # who starts gently is waited for now
+                for worker in self.workers:
+                    worker.ring()
             self.on_change()
 
     def _start(self, workers: Sequence[Worker]) -> None:

@@ -251,6 +251,8 @@ class Worker:
             now = time.monotonic()
             left = until - now
             if gently is not None:
+                if pool.is_open and not pool.ready:  # another worker has died meanwhile, and requests wait for this one
+                    at_once_until = gentle_until = now
                 if now < at_once_until:
                     left = at_once_until - now
                 elif now < gentle_until:
