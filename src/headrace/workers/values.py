@@ -158,6 +158,7 @@ def _kind_of(array: Any) -> str:
 
 class _Pickler(pickle.Pickler):
     arrays: list[Any]
+    shows_errors: bool
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
@@ -169,7 +170,7 @@ class _Pickler(pickle.Pickler):
             return array_of, ((*about, kind) if kind else about)
         if isinstance(obj, np.generic):
             return scalar_of, (_described(obj.dtype), obj.tobytes())
-        if isinstance(obj, BaseException):
+        if self.shows_errors and isinstance(obj, BaseException):
             return raised_of, shown(obj)
         if isinstance(obj, memoryview):
             return bytes, (bytes(obj),)
@@ -187,10 +188,12 @@ class _Parts:
 class Encoder:
     """Makes bytes of values, one after the other. Of one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, shows_errors: bool = True) -> None:
+        """`shows_errors`: of exceptions is sent what they say; else they are sent as they are pickled."""
         file = _Parts()
         self._parts = file.parts
         self._pickler = _Pickler(file, 5)
+        self._pickler.shows_errors = shows_errors
 
     def encode(self, value: Any) -> tuple[bytes, list[Any]]:
         """The pickle, and the arrays it refers to: contiguous, and perhaps the very ones of the value.
