@@ -143,7 +143,7 @@ class Pool:
         self._made = 0
 
     def start(self, workers: int) -> None:
-        """Start so many, and wait until they are ready. InvalidModel if one cannot be."""
+        """Start so many, and wait until they are ready. InvalidModel if one cannot be, Closed if the engine is."""
         try:
             adopt(self.engine, self.port, lambda _: self._first(workers))
         except BaseException:
@@ -152,9 +152,11 @@ class Pool:
         self._start(self.workers)
         try:
             with self._told:
-                self._told.wait_for(lambda: self._failed is not None or self.ready == workers)
+                self._told.wait_for(lambda: self._failed is not None or self.ready == workers or not self.port.attached)
             if self._failed is not None:
                 raise self._refusal or InvalidModel(self._could_not_load(self._failed))
+            if not self.port.attached:
+                raise Closed("the engine was closed")
         except BaseException:
             self.engine.detach(self.port)
             raise
