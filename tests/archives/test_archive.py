@@ -41,14 +41,14 @@ def test_an_archive_is_opened_with_its_labels_and_settings(tmp_path):
     archive = open_archive(str(folder))
     assert archive.folder == folder.resolve()
     assert archive.manifest.name == "m"
-    assert archive.labels == {"0": "cat", "1": "dog"}
+    assert archive.labels() == {"0": "cat", "1": "dog"}
     assert archive.config == {"batchSize": 4, "handler": {"mean": [0.5]}}
     assert is_archive(folder)
 
 
 def test_an_archive_may_have_neither_labels_nor_settings(tmp_path):
     archive = open_archive(make(tmp_path / "m"))
-    assert (archive.labels, archive.config) == (None, {})
+    assert (archive.labels(), archive.config) == (None, {})
 
 
 def test_an_archive_may_lie_in_the_only_folder_of_a_folder(tmp_path):
@@ -79,7 +79,7 @@ def test_an_archive_folder_may_itself_be_reached_by_a_link(tmp_path):
 )
 def test_labels_come_in_the_forms_torchserve_knows(tmp_path, labels, expected):
     folder = make(tmp_path / "m", files={"index_to_name.json": json.dumps(labels)})
-    assert open_archive(folder).labels == expected
+    assert open_archive(folder).labels() == expected
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,10 @@ def test_labels_come_in_the_forms_torchserve_knows(tmp_path, labels, expected):
         ('{"0": ["a", null]}', "must be a string"),
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path, labels, said):
+def test_labels_that_are_none_are_refused_to_who_asks_for_them(tmp_path, labels, said):
+    archive = open_archive(make(tmp_path / "m", files={"index_to_name.json": labels}))
     with pytest.raises(InvalidArchive, match=said):
-        open_archive(make(tmp_path / "m", files={"index_to_name.json": labels}))
+        archive.labels()
 
 
 @pytest.mark.parametrize(

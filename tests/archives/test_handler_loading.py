@@ -1,7 +1,9 @@
 """How a handler is found and loaded: real archives in real workers."""
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from handler_archives import Serve, ask, ask_json
@@ -257,3 +259,21 @@ def test_handlers_may_be_coroutines_and_what_they_open_stays_open(serve: Serve) 
     with pytest.raises(hr.BackendError, match="no good"):
         ask(model, b"bad")
     assert ask(model, b"x") == b"awaited"
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], {"0": {"name": "cat"}, "thresholds": [0.5]}, {"0": 7}])
+def test_index_to_name_is_what_the_handler_takes_it_for(serve: Serve, labels: Any) -> None:
+    model = serve(
+        """
+        import json, os
+        class Own:
+            def initialize(self, context):
+                with open(os.path.join(context.system_properties["model_dir"], "index_to_name.json")) as file:
+                    self.labels = json.load(file)
+            def handle(self, data, context):
+                return [self.labels]
+        """,
+        {"handler": "service.py"},
+        {"index_to_name.json": json.dumps(labels)},
+    )
+    assert ask_json(model, 0) == labels

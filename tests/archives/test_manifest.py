@@ -72,7 +72,7 @@ def test_what_need_not_be_there_is_none():
         ('{"model": {"modelName": "a/b"}}', "cannot be called 'a/b'"),
         ('{"model": {"modelName": ".."}}', "cannot be called"),
         ('{"model": {"modelName": "m\\n"}}', "cannot be called"),
-        ('{"model": {"modelName": "m", "modelVersion": 1.0}}', "'modelVersion' in MANIFEST.json must be a string"),
+        ('{"model": {"modelName": "m", "modelVersion": true}}', "'modelVersion' in MANIFEST.json must be a string"),
         ('{"model": {"modelName": "m", "modelVersion": "1/2"}}', "cannot be '1/2'"),
         ('{"model": {"modelName": "m", "modelVersion": "1 2"}}', "cannot be '1 2'"),
         ('{"model": {"modelName": "m", "handler": ["h"]}}', "'handler' in MANIFEST.json must be a string"),
@@ -87,7 +87,7 @@ def test_a_manifest_that_is_none_is_refused(text, said):
         parse_manifest(text)
 
 
-@pytest.mark.parametrize("key", ["serializedFile", "modelFile", "requirementsFile", "configFile", "handler"])
+@pytest.mark.parametrize("key", ["serializedFile", "modelFile", "requirementsFile", "configFile"])
 @pytest.mark.parametrize(
     "name",
     ["/etc/passwd", "../x", "a/../../x", "a/..", "..", ".", "./x", "a//b", "a/", "x\0.onnx", "..\\x", "a\\b"],
@@ -95,6 +95,33 @@ def test_a_manifest_that_is_none_is_refused(text, said):
 def test_no_file_leads_out_of_the_archive(key, name):
     with pytest.raises(InvalidArchive, match=f"{key!r} in MANIFEST.json names .* plain relative name"):
         parse_manifest(json.dumps({"model": {"modelName": "m", key: name}}))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("service", "service"),
+        ("src/service.py:handle", "src/service.py:handle"),
+        ("./service:handle", "service:handle"),
+        ("/home/me/service.py:handle", "service.py:handle"),
+        ("../model/service.py", "service.py"),
+        ("a/./service", "service"),
+    ],
+)
+def test_of_a_handler_that_lies_elsewhere_the_last_part_counts(said, meant):
+    assert parse_manifest(json.dumps({"model": {"modelName": "m", "handler": said}})).handler == meant
+    assert EMPTY.registered("m", said).handler == meant
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/", "a/..:f", "x\0.py", "..\\x", "a\\b"])
+def test_a_handler_is_a_file(name):
+    with pytest.raises(InvalidArchive, match=r"'handler' in MANIFEST\.json names .* plain relative name"):
+        parse_manifest(json.dumps({"model": {"modelName": "m", "handler": name}}))
+
+
+@pytest.mark.parametrize(("number", "version"), [("1", "1"), ("1.0", "1.0"), ("1.10", "1.10"), ("2e3", "2e3")])
+def test_a_version_may_be_a_number(number, version):
+    assert parse_manifest(f'{{"model": {{"modelName": "m", "modelVersion": {number}}}}}').version == version
 
 
 @pytest.mark.parametrize("name", ["C:x", "C:/x"])
@@ -154,7 +181,7 @@ def test_a_manifest_of_04_becomes_one_of_10():
         ({}, "Missing Model entry"),
         ({"Model": "m"}, "Missing Model entry"),
         ({"Model": {}}, "Model name is not defined"),
-        ({"Model": {"Model-Name": "m", "Service": "../x.py"}}, "plain relative name"),
+        ({"Model": {"Model-Name": "m", "Service": ".."}}, "plain relative name"),
         ({"Model": {"Model-Name": 4}}, "must be a string"),
     ],
 )
@@ -181,6 +208,6 @@ def test_the_registration_fills_in_what_is_not_said():
     manifest = EMPTY.registered("m", "service:handle")
     assert (manifest.name, manifest.handler, manifest.version, manifest.raw) == ("m", "service:handle", "1", None)
     assert EMPTY.registered() == EMPTY
-    for name, handler in (("a/b", None), (None, "../x"), (None, "/x:f")):
+    for name, handler in (("a/b", None), (None, ".."), (None, "/:f")):
         with pytest.raises(InvalidArchive):
             EMPTY.registered(name, handler)

@@ -193,6 +193,24 @@ def test_labels_of_multi_model_server_are_read(tmp_path):
     assert classifier.labels_of(str(tmp_path)) == {"0": "n1 tench", "1": "n2 goldfish"}
 
 
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"0": "a", "1": ["n1", "b"], "2": [], "3": 5}, {"0": "a", "1": "b", "2": "[]", "3": "5"}),
+        ({"object_type_names": ["a", "b"]}, {"0": "a", "1": "b"}),
+    ],
+)
+def test_labels_of_torchserve_are_read(tmp_path, said, read):
+    (tmp_path / "index_to_name.json").write_text(json.dumps(said))
+    assert classifier.labels_of(str(tmp_path)) == read
+
+
+def test_labels_that_are_none_are_named(tmp_path):
+    (tmp_path / "index_to_name.json").write_text('["cat"]')
+    with pytest.raises(ValueError, match=r"index_to_name\.json is an object of class numbers"):
+        classifier.labels_of(str(tmp_path))
+
+
 def test_without_pillow_it_is_said_what_is_missing_and_where(tmp_path):
     mean_of_channels(tmp_path / "m.onnx")
     code = f"""

@@ -136,7 +136,7 @@ def test_what_torch_model_archiver_makes_opens(work: Path, archive_format: str) 
         assert (manifest.name, manifest.version, manifest.handler) == ("m", "1.0", "service:handle")
         assert (manifest.serialized_file, manifest.model_file) == ("w.pt", "net.py")
         assert (manifest.requirements_file, manifest.config_file) == ("requirements.txt", "config.yaml")
-        assert (archive.labels, archive.config) == ({"0": "cat"}, {"minWorkers": 1})
+        assert (archive.labels(), archive.config) == ({"0": "cat"}, {"minWorkers": 1})
         assert (archive.folder / "sub" / "deep" / "c.txt").read_text() == "c"
     assert not list((work / "cache").iterdir()) if (work / "cache").exists() else archive_format == "no-archive"
 
@@ -165,6 +165,37 @@ def test_model_archivers_are_as_ours(work: Path, folder: Path, archive_format: s
     with open_archive(made(work / "theirs"), cache=Cache(work / "cache")) as archive:
         assert (archive.manifest.name, archive.manifest.handler) == ("m", "service:handle")
         assert (archive.folder / "sub" / "y.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "handler", ["./service:handle", "{cwd}/model/service.py:handle", "../work/model/service:handle"]
+)
+def test_a_handler_may_be_named_by_any_path_as_with_model_archiver(work: Path, folder: Path, handler: str) -> None:
+    """`../work/model/service` from within the folder: what is looked for is there, and its last part is what counts."""
+    handler = handler.format(cwd=work).replace("../work", f"../../{work.name}")
+    arguments = ["--model-name", "m", "--model-path", "model", "--handler", handler, "--export-path"]
+    done = tool("mms", *arguments, "theirs", cwd=work)
+    assert done.returncode == 0, done.stderr
+    done = ours(*arguments, "ours", cwd=work)
+    assert done.returncode == 0, done.stderr
+    same(made(work / "theirs"), made(work / "ours"))
+    with open_archive(made(work / "theirs"), cache=Cache(work / "cache")) as archive:
+        assert (archive.manifest.handler or "").partition(":")[0].removesuffix(".py") == "service"
+
+
+@pytest.mark.parametrize("how", [("-v", "1"), ("--model-path", "model")])
+def test_our_own_handler_needs_no_file_and_a_file_of_its_name_is_packed(
+    work: Path, folder: Path, how: tuple[str, ...]
+) -> None:
+    arguments = ["--model-name", "m", "--handler", "tensor", *how, "--force", "--export-path", "ours"]
+    done = ours(*arguments, cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "tensor.py" not in dict(inspect(made(work / "ours")).files)
+    for place in (work, folder):
+        (place / "tensor.py").write_text("def handle(data, context): return data")
+    done = ours(*arguments, cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "tensor.py" in dict(inspect(made(work / "ours")).files)
 
 
 def test_hidden_files_are_left_out_where_model_archiver_keeps_them(work: Path, folder: Path) -> None:

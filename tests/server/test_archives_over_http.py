@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ PATIENCE = 60.0
 PICTURE = sorted(Path(__file__).resolve().parents[2].joinpath("examples/digits/held_out").glob("*-6.png"))[0]
 
 SHOWS = """
+import gzip
 import os
 
 class Shows:
@@ -158,6 +160,17 @@ def test_the_body_is_decoded_as_its_content_type_says(server: RunningServer) -> 
         assert (
             shown(server, "POST", "/predictions/shows", content=b"{}", headers={"content-type": kind})["kind"] == name
         )
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_a_packed_body_is_the_handlers_to_unpack(server: RunningServer, coding: str) -> None:
+    headers = {"content-encoding": coding, "content-type": "application/json"}
+    for _ in range(2):
+        answer = shown(server, "POST", "/predictions/shows", content=gzip.compress(b"{}"), headers=headers)
+        assert (answer["keys"], answer["kind"]) == (["body"], "bytearray")
+    picture = ask(server, "POST", "/predictions/digits", content=gzip.compress(PICTURE.read_bytes()), headers=headers)
+    assert picture.status_code == 400
+    assert f"Content-Encoding '{coding}' is not read in this version" in picture.json()["message"]
 
 
 def test_each_field_of_a_form_is_a_key(server: RunningServer) -> None:

@@ -54,7 +54,11 @@ ARCHIVES: dict[str, dict[str, str]] = {
     "odd_runtime": {"MAR-INF/MANIFEST.json": manifest("odd_runtime", runtime="ruby")},
     "no_handler": {"MAR-INF/MANIFEST.json": manifest("no_handler", handler=None)},
     "no_manifest": {},
-    "bad_labels": {"MAR-INF/MANIFEST.json": manifest("bad_labels"), "index_to_name.json": "[]"},
+    "bad_labels": {
+        "MAR-INF/MANIFEST.json": manifest("bad_labels", handler="image_classifier", serializedFile="net.onnx"),
+        "net.onnx": "",
+        "index_to_name.json": "[]",
+    },
     "lost_file": {"MAR-INF/MANIFEST.json": manifest("lost_file", serializedFile="lost.pt")},
     "fails": {"MAR-INF/MANIFEST.json": manifest("fails"), "h.py": MODULES["refuses"]},
     "hungry": {"MAR-INF/MANIFEST.json": manifest("hungry"), "h.py": MODULES["hungry"]},
@@ -205,7 +209,7 @@ REGISTERING: list[tuple[dict[str, Any], dict[str, Told]]] = [
     (of("no_name"), everywhere(400, INVALID, "Model name is not defined.")),
     (of("odd_runtime"), everywhere(400, INVALID, "Runtime is not defined or invalid.")),
     (of("lost_file"), everywhere(400, INVALID, "the manifest names 'lost.pt', but there is no such file in ...")),
-    (of("bad_labels"), everywhere(400, INVALID, "... must be a JSON object of class indices and their names")),
+    (of("bad_labels"), everywhere(400, INVALID, "index_to_name.json must be a JSON object of class ...")),
     (of("no_zip"), everywhere(400, INVALID, "... is neither a zip file nor a gzipped tar file; archives are made ...")),
     ({"url": "notes.txt"}, everywhere(400, INVALID, "notes.txt is a file of no kind that is loaded: ...")),
     # a name or a version that exists, or cannot be

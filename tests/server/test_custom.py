@@ -48,6 +48,13 @@ def test_a_request_is_its_id_its_headers_as_they_came_and_its_body_as_it_came() 
     assert body == b"\xff{"
 
 
+def test_a_packed_body_goes_as_it_came_but_for_a_form() -> None:
+    packed = (b"Content-Encoding", b"gzip")
+    assert asked("/predictions/m", b"\x1f\x8b", b"", packed)[2] == b"\x1f\x8b"
+    with pytest.raises(InvalidInput, match="Content-Encoding 'gzip' is not read"):
+        asked("/predictions/m", b"a=1", b"", packed, (b"Content-Type", b"application/x-www-form-urlencoded"))
+
+
 def test_what_a_head_says_is_made_once() -> None:
     found, head = route("/predictions/m"), Head("POST", "/predictions/m", [(b"A", b"b")])
     assert found is not None

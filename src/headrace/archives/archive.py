@@ -37,15 +37,20 @@ LABELS = "index_to_name.json"
 class Archive:
     """An archive that has been checked. `folder` is absolute, without links, and holds all of it.
 
-    `labels`: class index, as text, to name; None if the archive has none. `config`: the model's YAML, {} without one.
-    Close it when nothing of it is used any more, or use it in a `with`; the folder may then be gone.
+    `config`: the model's YAML, {} without one. Close it when nothing of it is used any more, or use it in a `with`; the
+    folder may then be gone.
     """
 
     folder: Path
     manifest: Manifest
-    labels: dict[str, str] | None
     config: dict[str, object]
     lease: Lease | None = field(default=None, repr=False, compare=False)
+
+    def labels(self) -> dict[str, str] | None:
+        """Class index, as text, to name; None if the archive has none. InvalidArchive for what is not of that form:
+        to a handler of the archive's own the file may mean something else, so only who needs labels asks for them."""
+        file = self.folder / LABELS
+        return _labels(file) if file.is_file() else None
 
     def close(self) -> None:
         if self.lease is not None:
@@ -141,11 +146,11 @@ def _opened(path: Path, root: Path, name: str | None, handler: str | None, lease
     for named in (manifest.serialized_file, manifest.model_file, manifest.requirements_file, manifest.config_file):
         if named is not None and not (folder / named).is_file():
             raise InvalidArchive(f"the manifest names {named!r}, but there is no such file in {path}")
+    named = manifest.config_file
     return Archive(
         folder=folder,
         manifest=manifest,
-        labels=_labels(folder / LABELS) if (folder / LABELS).is_file() else None,
-        config=_config(folder / manifest.config_file) if manifest.config_file is not None else {},
+        config={} if named is None else _config(folder / named, f"{path.name}: {named}"),
         lease=lease,
     )
 
@@ -203,30 +208,30 @@ def _labels(path: Path) -> dict[str, str]:
     try:
         found: Any = orjson.loads(_read(path))
     except orjson.JSONDecodeError as error:
-        raise InvalidArchive(f"{path} is not JSON: {error}") from error
+        raise InvalidArchive(f"{LABELS} is not JSON: {error}") from error
     if isinstance(found, dict) and isinstance(names := found.get("object_type_names"), list):
         found = {str(index): name for index, name in enumerate(names)}
     if not isinstance(found, dict):
-        raise InvalidArchive(f"{path} must be a JSON object of class indices and their names")
+        raise InvalidArchive(f"{LABELS} must be a JSON object of class indices and their names")
     labels: dict[str, str] = {}
     for index, label in found.items():
         if isinstance(label, list) and label:
             label = label[-1]
         if not isinstance(label, str):
             raise InvalidArchive(
-                f"{path}: the name of class {index!r:.60} must be a string, it is a {type(label).__name__}"
+                f"{LABELS}: the name of class {index!r:.60} must be a string, it is a {type(label).__name__}"
             )
         labels[index] = label
     return labels
 
 
-def _config(path: Path) -> dict[str, object]:
+def _config(path: Path, where: str) -> dict[str, object]:
     try:
         found = parse_yaml(_read(path, MAX_BYTES))
     except ValueError as error:
-        raise InvalidArchive(f"{path} is not YAML: {error}") from error
+        raise InvalidArchive(f"{where} is not YAML: {error}") from error
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise InvalidArchive(f"{path} must be a YAML mapping with text for keys")
+        raise InvalidArchive(f"{where} must be a YAML mapping with text for keys")
     return found

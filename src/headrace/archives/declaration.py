@@ -23,6 +23,8 @@ BUILT_IN = {
     *("dali_image_classifier", "vllm_handler", "trt_llm_handler"),
 }
 """Handlers by name alone: nothing is packed for them."""
+OURS = {"tensor"}
+"""Those that the servers before us do not have: there, and where there is a file, it means a file."""
 BUILT_IN_LSP = {"BaseHandler", "TorchScriptHandler"}
 _LEFT_OUT_FOLDERS = {"__MACOSX", "__pycache__"}
 

@@ -7,6 +7,7 @@ Rule 2: the files that a manifest names lie inside its folder. It was written by
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,7 +45,7 @@ class Manifest:
         if name is not None:
             _check_name(name)
         if handler is not None:
-            _check_handler(handler)
+            handler = _handler(handler)
         return replace(self, name=name or self.name, handler=handler or self.handler)
 
 
@@ -85,12 +86,12 @@ def parse_manifest(text: bytes | str, *, legacy: bool = False, where: str = "MAN
     if name is None:
         raise InvalidArchive("Model name is not defined.")
     _check_name(name)
-    version = _text(model, "modelVersion") or "1"
+    version = _version(model, text) or "1"
     if not _VERSION.fullmatch(version):
         raise InvalidArchive(f"a model version cannot be {version!r}: it has blanks or slashes")
     handler = _text(model, "handler")
     if handler is not None:
-        _check_handler(handler)
+        handler = _handler(handler)
     engine = raw.get("engine")
     if engine is not None and not (isinstance(engine, dict) and engine.get("engineName")):
         raise InvalidArchive("engineName is required in <engine>.")
@@ -142,8 +143,14 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_handler(handler: str) -> None:
-    _inside("handler", handler.partition(":")[0])
+def _handler(said: str) -> str:
+    """`said`, its path inside the archive: of one that leads elsewhere the last part counts, as `model-archiver` writes
+    what it was told (`./service.py:handle`, `/home/me/model/service:handle`), and its server looks at no more."""
+    path, colon, function = said.partition(":")
+    parts = path.split("/")
+    if {"", ".", ".."} & set(parts):
+        path = parts[-1]
+    return _inside("handler", path) + colon + function
 
 
 def _text(owner: dict[str, Any], key: str) -> str | None:
@@ -151,6 +158,13 @@ def _text(owner: dict[str, Any], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidArchive(f"{key!r} in MANIFEST.json must be a string, it is a {type(value).__name__}")
     return value or None
+
+
+def _version(model: dict[str, Any], text: bytes | str) -> str | None:
+    """Also of a number, as both servers took it: in the digits that stand there, so that 1.10 is not 1.1."""
+    if type(model.get("modelVersion")) not in (int, float):
+        return _text(model, "modelVersion")
+    return str(json.loads(text, parse_float=str, parse_int=str)["model"]["modelVersion"])
 
 
 def _file(model: dict[str, Any], key: str) -> str | None:

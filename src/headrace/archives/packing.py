@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.archives.archive import MANIFEST
-from headrace.archives.declaration import FORMATS, handler_file, is_left_out, text_of
+from headrace.archives.declaration import FORMATS, OURS, handler_file, is_left_out, text_of
 from headrace.errors import InvalidArchive, InvalidOption
 
 _WILD = "*?["
@@ -96,6 +96,8 @@ class Contents:
         if file is None:
             return
         if not Path(file).is_file():
+            if handler in OURS:
+                return
             raise InvalidOption(f"--handler {handler}: there is no {file}, and no built-in handler is called so")
         self.add(file)
 

@@ -122,7 +122,7 @@ def _single_files(
 def _whole_folder(
     name: str, handler: str, model_path: str, runtime: str, export_path: str, archive_format: str, force: bool
 ) -> tuple[Path, Any, dict[str, Any]]:
-    from headrace.archives.declaration import handler_file, mms_manifest
+    from headrace.archives.declaration import OURS, handler_file, mms_manifest
     from headrace.archives.packing import Contents, target_of
 
     _one_of("--runtime", runtime, ("python", "python2", "python3"))
@@ -135,7 +135,9 @@ def _whole_folder(
     inside = target if target.resolve() != folder.resolve() else None
     contents.add_folder(folder.absolute(), without=frozenset({"MANIFEST.json"}), endings=(".mar",), besides=inside)
     file = handler_file(handler)
-    if file is not None and file not in contents.files:
+    # As model-archiver looks for it: `./service`, or an absolute path, are files in the folder as well.
+    there = file is None or (folder / file).resolve() in {path.resolve() for path in contents.files.values()}
+    if not there and handler not in OURS:
         raise InvalidOption(f"--handler {handler}: there is no {file} in {folder}")
     return target, contents, manifest
 

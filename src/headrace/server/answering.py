@@ -50,10 +50,13 @@ class Answering:
         if length > self.max_body_size:
             raise TooLarge("a request body", limit=self.max_body_size, size=length)
         if not route.name and not service.registry.has_one and form_kind(head.content_type) is not None:
+            head.check_coding()
             return await self._open_by_form(request, length)
         inside = service.open(route.name, route.version, length)
         request.served = inside.served
         try:
+            if not inside.served.custom:
+                head.check_coding()
             return inside, await self._read(request, inside.permit)
         except BaseException:
             service.refuse(inside)

@@ -4,7 +4,8 @@ A request is `(id, headers, body)`: the id is that of `x-request-id`; headers ar
 is the bytes, or fields `(name, content type or None, bytes)`. An answer is bytes; or `(body, content type or None,
 status, reason or None, headers)`; or `(status, type, message)`, a refusal.
 
-Rule 1: a body is not looked into here, but for forms: what it means is found out in the worker.
+Rule 1: a body is not looked into here, but for forms: what it means is found out in the worker. One that is packed
+        (`Content-Encoding`) goes as it came, as it did in the old servers.
 Rule 2: of a model whose requests come in sequences each names one: a client that has named none has begun one, and
         finds its name in the reply.
 Rule 3: an answer is somebody's code's: nothing in it breaks out of its place in a reply.
@@ -58,6 +59,7 @@ def request_of(body: bytes, head: Head, route: Route, number: int) -> Any:
     """What the handlers of a model are given. InvalidInput for what is no form."""
     came: Any = body
     if form_kind(head.content_type) is not None:
+        head.check_coding()
         came = (*route.query, *_plain(parse_form(body, head.content_type)))
     elif route.query:
         came = (*route.query, ("body", head.content_type, body))

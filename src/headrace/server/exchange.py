@@ -82,6 +82,8 @@ class Exchange:
         self.inside = inside = front.service.open(route.name, route.version, length)
         self.served = inside.served
         self.stage = COMING
+        if not inside.served.custom:
+            head.check_coding()
 
     def take(self, part: bytes) -> None:
         """Of its body. TooLarge, Overloaded: it has become too much."""

@@ -20,7 +20,7 @@ class Head:
     """
 
     __slots__ = (
-        "_headers", "_told", "authorization", "chunked", "content_length", "content_type", "expects", "hosts",
+        "_headers", "_told", "authorization", "chunked", "coding", "content_length", "content_type", "expects", "hosts",
         "json_length", "method",
         "path", "upgrades",
     )  # fmt: skip
@@ -29,6 +29,8 @@ class Head:
         self.method, self.path = method, path
         self.content_type: str | None = None
         self.content_length: int | None = None
+        self.coding: str | None = None
+        """`Content-Encoding`, where the body is packed: only handlers of a model's own are given such a body."""
         self.json_length: str | None = None
         """`Inference-Header-Content-Length`: the body is JSON of that length, then tensors as bytes."""
         self.expects: bytes | None = None
@@ -62,7 +64,15 @@ class Head:
             elif name == b"inference-header-content-length":
                 self.json_length = value.decode("latin-1")
             elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-                raise InvalidInput(f"Content-Encoding {value.decode('latin-1')!r:.40} is not read in this version")
+                self.coding = value.decode("latin-1")
+
+    def check_coding(self) -> None:
+        """For whoever reads the body. InvalidInput: it is packed."""
+        if self.coding is not None:
+            raise InvalidInput(
+                f"Content-Encoding {self.coding!r:.40} is not read in this version, but by handlers of a model's own: "
+                "send the body as it is"
+            )
 
     def told(self, more: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         """The headers as they came, and `more`, for handlers: made once, also for a head that comes again."""
@@ -78,8 +88,9 @@ class Head:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the body is simply there, as long as was said."""
-        return not (self.chunked or self.upgrades or self.expects is not None or self.content_length is None)
+        """Whether the body is simply there, as long as was said, and as it is."""
+        odd = self.chunked or self.upgrades or self.expects is not None or self.coding is not None
+        return not odd and self.content_length is not None
 
     @property
     def has_body(self) -> bool:

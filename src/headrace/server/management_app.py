@@ -44,6 +44,7 @@ class ManagementApp:
         try:
             request = Request(scope, receive)
             route, named = door.check(request.head, _header(scope["headers"], b"origin"))
+            request.head.check_coding()
             body = await self._body(request)
             query = scope.get("query_string", b"").decode("latin-1")
             parameters = Parameters.of(query, body, request.head.content_type, texts=door.compat.is_old)

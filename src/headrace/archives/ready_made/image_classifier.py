@@ -122,9 +122,11 @@ def labels_of(folder: str) -> dict[str, str]:
     if os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
+        if not isinstance(found, dict):
+            raise ValueError(f"index_to_name.json is an object of class numbers and their names, not {found!r:.60}")
         if isinstance(found.get("object_type_names"), list):
             found = {str(index): name for index, name in enumerate(found["object_type_names"])}
-        return {str(index): str(name[-1] if isinstance(name, list) else name) for index, name in found.items()}
+        return {index: str(name[-1] if isinstance(name, list) and name else name) for index, name in found.items()}
     path = os.path.join(folder, "synset.txt")
     if os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
