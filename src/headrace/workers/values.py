@@ -130,13 +130,15 @@ def _described(dtype: Any) -> Any:
     if dtype.names is None:
         return dtype.str
     fields = [dtype.fields[name] for name in dtype.names]
-    return {
+    described = {
         "names": list(dtype.names),
         "formats": [_format(field[0]) for field in fields],
         "offsets": [field[1] for field in fields],
-        "titles": [field[2] if len(field) > 2 else None for field in fields],
         "itemsize": dtype.itemsize,
     }
+    if any(len(field) > 2 for field in fields):
+        described["titles"] = [field[2] if len(field) > 2 else None for field in fields]
+    return described
 
 
 def _format(dtype: Any) -> Any:
