@@ -40,12 +40,11 @@ class NotData(Exception):
     """A value cannot leave its process: it is of a kind that only that one knows, or would lose what it is."""
 
 
-class Raised:
+class Raised(Exception):
     """An exception as it left its process: its kind, what it said, and where it was raised."""
 
-    __slots__ = ("kind", "module", "text", "trace")
-
     def __init__(self, module: str, kind: str, text: str, trace: str) -> None:
+        super().__init__(f"{kind}: {text}" if text else kind)
         self.module, self.kind, self.text, self.trace = module, kind, text, trace
 
 
