@@ -387,6 +387,17 @@ def test_a_signal_drains_what_is_inside_is_answered(
     assert "everything that was accepted was answered" in server.stderr()
 
 
+def test_a_signal_while_models_are_loaded_leaves_nothing_behind(start: Serve, gate: ProcessGate, folder: Path) -> None:
+    (folder / "long.py").write_text("from served import pass_gate\npass_gate('gate')\ndef f(x): return x\n")
+    server = start("served:same", "long:f", HERE, READY, "--enable-token-auth", *CLOSED)
+    gate.wait()
+    assert (folder / "key_file.json").exists()
+    assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert "Traceback" not in server.stderr()
+    assert not (folder / "key_file.json").exists()
+    assert not server.ready_file.exists()
+
+
 def test_a_second_signal_ends_it_at_once(start: Serve, gate: ProcessGate, aside: ThreadPoolExecutor) -> None:
     server = start("served:wait", HERE, READY, *CLOSED)
     url = server.started()["inference"]

@@ -215,18 +215,20 @@ def test_scaling_to_none_parks_a_model_and_back(service: Service, lifecycle: Lif
     assert send(service, 5).result(PATIENCE) == [5]
 
 
-def test_a_parked_model_that_cannot_be_loaded_again_is_failed_until_it_is_parked(
+def test_a_parked_model_that_cannot_be_loaded_again_stays_parked_and_says_why(
     service: Service, lifecycle: Lifecycle, shelf: Shelf
 ) -> None:
     entry = put(lifecycle, "cat@1", lambda x: x, min_workers=0)
     shelf.callables["cat@1"] = InvalidModel("gone")
     with pytest.raises(InvalidModel):
         lifecycle.scale("cat", min_workers=1)
-    assert (entry.state, entry.reason, service.registry.is_healthy()) == (State.FAILED, "gone", False)
+    assert (entry.state, entry.reason, service.registry.is_healthy()) == (State.REGISTERED, "gone", True)
+    assert entry.about.bounds == (0, 0)
     lifecycle.scale("cat", min_workers=0)
-    assert (entry.state, service.registry.is_healthy()) == (State.REGISTERED, True)
+    assert (entry.state, entry.reason, service.registry.is_healthy()) == (State.REGISTERED, "gone", True)
     shelf.callables["cat@1"] = lambda x: x
     lifecycle.scale("cat", min_workers=1)
+    assert entry.reason is None
     assert send(service, 5).result(PATIENCE) == [5]
 
 

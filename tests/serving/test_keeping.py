@@ -16,7 +16,7 @@ from headrace.archives.store import Store
 from headrace.errors import HeadraceError, InvalidModel, InvalidOption, ModelNotFound
 from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
-from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.lifecycle import Lifecycle, workers_of
 from headrace.serving.management import Management
 from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State
@@ -195,6 +195,12 @@ def test_a_disk_that_is_full_keeps_nobody_from_managing(
         ({"colour": "red"}, "has the setting 'colour'"),
         ({"max_batch_delay": "slow"}, "'max_batch_delay' of cat:1 must be a number"),
         ({"queue": 1.5}, "'queue' of cat:1 must be a number"),
+        ({"queue": 0}, "'queue' of cat:1 must be a number from 1 to 2.* it is 0"),
+        ({"max_batch_delay": -4}, "'max_batch_delay' of cat:1 must be a number from 0 to 3,600, it is -4"),
+        ({"max_batch_size": 0}, "'max_batch_size' of cat:1 must be a number from 1"),
+        ({"response_timeout": float("nan")}, "'response_timeout' of cat:1 must be a number .* it is nan"),
+        ({"startup_timeout": 1e300}, "'startup_timeout' of cat:1 must be a number .* it is 1e"),
+        ({"priority_levels": 10**9}, r"models\[0\]: priority_levels is from 0"),
     ],
 )
 def test_settings_that_are_none_are_named(begin: Any, folder: Path, settings: Any, says: str) -> None:
@@ -208,10 +214,80 @@ def test_settings_that_are_none_are_named(begin: Any, folder: Path, settings: An
         begin()[1].restore()
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "a/b"}, r"models\[1\]: 'a/b' cannot be the name of a model"),
+        ({"version": "all"}, r"models\[1\]: 'all' cannot be a version"),
+        ({"min_workers": -1}, r"models\[1\]: 'min_workers' is from 0 up"),
+    ],
+)
+def test_a_slip_is_told_before_anything_is_loaded(begin: Any, folder: Path, change: Any, says: str) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    lifecycle.register(Wanted("dog", "dog.onnx"), min_workers=1)
+    found = json.loads((folder / "state.json").read_text())
+    found["models"][1].update(change)
+    (folder / "state.json").write_text(json.dumps(found))
+    again, keeping = begin()
+    with pytest.raises(InvalidOption, match=says):
+        keeping.restore()
+    assert len(again.service.registry) == 0
+
+
 def test_a_place_where_no_file_can_be_is_said_at_once(begin: Any, folder: Path) -> None:
     lifecycle, _ = begin()
     with pytest.raises(InvalidOption, match="a file in a folder that exists"):
         Keeping(lifecycle, folder / "nowhere" / "state.json")
+
+
+def test_streams_come_back_as_many_as_they_were(begin: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    cat = lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    cores = len(cat.served.model.engine.cores)
+    lifecycle.scale("cat", min_workers=cores)
+    lifecycle.register(Wanted("dog", "dog.onnx"), min_workers=1, max_workers=cores)
+    again, keeping = begin(scheduler="multi_stream")
+    keeping.restore()
+    registry = again.service.registry
+    assert served(again) == served(lifecycle)
+    assert (workers_of(registry.find("cat")), workers_of(registry.find("dog"))) == (cores, 1)
+    assert "--workers says nothing" not in caplog.text
+    state = (folder / "state.json").read_text()  # it was written where there were more cores
+    (folder / "state.json").write_text(state.replace(f'"min_workers": {cores}', f'"min_workers": {cores + 5}')
+                                       .replace(f'"max_workers": {cores}', f'"max_workers": {cores + 5}'))  # fmt: skip
+    again, keeping = begin()
+    keeping.restore()
+    about = again.service.registry.find("cat").about
+    assert again.service.registry.find("cat").state is State.READY
+    assert about.bounds == (cores, cores + 5)
+    assert f"cat:1 had {cores + 5} workers, and has {cores}" in caplog.text
+
+
+def test_what_is_beside_us_is_not_taken_for_what_is_in_the_store(
+    begin: Any, folder: Path, add_two: AddOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    add_two(folder / "elsewhere" / "cat.onnx")
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    assert ask(lifecycle) == [[1, 1]]
+    again, keeping = begin()
+    keeping.restore()
+    assert ask(again) == [[1, 1]]
+
+
+def test_halves_go_and_what_an_editor_has_beside_it_stays(begin: Any, folder: Path) -> None:
+    mine, half = folder / ".state.json.swp", folder / ".state.json.abcd.half"
+    mine.touch()
+    half.touch()
+    begin()
+    assert mine.exists()
+    assert not half.exists()
 
 
 # ---- once more
@@ -336,3 +412,104 @@ def test_only_folders_are_watched(begin: Any) -> None:
     lifecycle, _ = begin()
     with pytest.raises(InvalidOption, match="a model store that is a folder"):
         Watcher(Management(lifecycle), Store(None), 1.0)
+
+
+def test_what_was_failed_at_the_start_is_loaded_once_it_is_mended(begin: Any, folder: Path, add_one: AddOne) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    (folder / "store" / "cat.onnx").write_text("no model")
+    again, keeping = begin()
+    keeping.restore()
+    management = Management(again)
+    watcher = Watcher(management, again.sources.store, 1.0)
+    cat = again.service.registry.find("cat")
+    assert cat.state is State.FAILED
+    add_one(folder / "store" / "cat.onnx")
+    watcher.turn()
+    watcher.turn()
+    assert cat.state is State.READY
+    assert ask(again) == [[1, 1]]
+    assert management.close(PATIENCE)
+
+
+def test_what_has_gone_or_changed_while_nobody_looked_is_seen(begin: Any, folder: Path, digits: Path) -> None:
+    def make(version: str) -> None:
+        made = make_archive(
+            folder / version, "digits", files={"d.onnx": digits}, version=version, handler="image_classifier",
+            serialized_file="d.onnx",
+        )  # fmt: skip
+        shutil.copy(made, folder / "store" / "digits.mar")
+
+    lifecycle, keeping = begin()
+    keeping.begin()
+    make("1.0")
+    for file in "cat.onnx", "dog.onnx", "digits.mar":
+        lifecycle.register(Wanted(None, str(folder / "store" / file)), min_workers=1)
+    (folder / "store" / "cat.onnx").unlink()
+    make("2.0")
+    again, keeping = begin()
+    keeping.restore()
+    management = Management(again)
+    watcher = Watcher(management, again.sources.store, 1.0)
+    watcher.turn()
+    watcher.turn()
+    assert set(map(repr, again.service.registry)) == {"<digits:2.0 READY>", "<dog:1 READY>"}
+    assert management.close(PATIENCE)
+
+
+def test_one_file_that_goes_wrong_keeps_no_other_from_being_served(
+    begin: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    register = management.register
+
+    def wrong(url: str, **more: Any) -> Any:
+        if url == "cat.onnx":
+            raise PermissionError("nobody thought of that")
+        return register(url, **more)
+
+    monkeypatch.setattr(management, "register", wrong)
+    watcher.turn()
+    watcher.turn()
+    assert [entry.name for entry in lifecycle.service.registry] == ["dog"]
+    assert "cat.onnx of the model store" in caplog.text
+    assert management.close(PATIENCE)
+
+
+def test_a_copy_of_what_is_served_takes_its_place_when_that_goes(begin: Any, folder: Path, digits: Path) -> None:
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    store, registry = folder / "store", lifecycle.service.registry
+    one = make_archive(store, "one", files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
+
+    def turns() -> None:
+        watcher.turn()
+        watcher.turn()
+
+    turns()
+    assert registry.find("one").about.url == "one.mar"
+    shutil.copy(one, store / "two.mar")
+    turns()
+    assert registry.find("one").about.url == "one.mar"
+    one.unlink()
+    turns()
+    assert registry.find("one").about.url == "two.mar"
+    (store / "two.mar").unlink()
+    turns()
+    assert not registry.knows("one")
+    assert management.close(PATIENCE)
+
+
+def test_what_is_in_the_store_is_called_as_it_is_there(begin: Any, folder: Path) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.load_all(lifecycle.sources.in_store())
+    before = [(each.name, each.about.url) for each in lifecycle.service.registry]
+    assert before == [("cat", "cat.onnx"), ("dog", "dog.onnx")]
+    again, keeping = begin()
+    keeping.restore()
+    assert [(each.name, each.about.url) for each in again.service.registry] == before

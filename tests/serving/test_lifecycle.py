@@ -29,7 +29,7 @@ from headrace.errors import (
     UrlNotAllowed,
 )
 from headrace.server.options import BUNDLED_DIGITS
-from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.lifecycle import Lifecycle, most_workers_of, workers_of
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
@@ -472,6 +472,21 @@ def test_all_needs_a_store_with_something_to_serve(load: Load, folder: Path) -> 
         Lifecycle(service_of(load), CompileOptions()).sources.in_store()
     with pytest.raises(InvalidModel, match="no ONNX file and no archive in"):
         Lifecycle(service_of(load), CompileOptions(), folder / "bare").sources.in_store()
+
+
+def test_streams_are_as_many_as_were_asked_for_on_the_cores_a_model_may_use(load: Load, folder: Path) -> None:
+    lifecycle = Lifecycle(service_of(load), CompileOptions(scheduler="multi_stream"))
+    asked = lifecycle.register(Wanted("asked", "plus.onnx"), min_workers=1)
+    started = lifecycle.load(Wanted("started", "plus.onnx"))
+    cores = len(asked.served.model.engine.cores)
+    assert (workers_of(asked), asked.about.bounds) == (1, (1, 1))
+    assert (workers_of(started), started.about.bounds) == (cores, (cores, cores))
+    narrow = Lifecycle(service_of(load), CompileOptions(num_cores=1))
+    entry = narrow.load(Wanted("narrow", "plus.onnx"))
+    with pytest.raises(InvalidOption, match="num_streams is 2"):
+        narrow.scale("narrow", min_workers=2)
+    assert (workers_of(entry), most_workers_of(entry)) == (1, 1)
+    assert [place.width for place in entry.served.model.placements] == [1]
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])

@@ -211,6 +211,18 @@ def test_what_is_in_the_store_is_loaded_by_its_name(management: Management) -> N
         management.unload("two").future.result(PATIENCE)
 
 
+def test_what_was_unloaded_comes_back_as_it_was(management: Management) -> None:
+    management.register("one.onnx", workers=1, max_workers=3).future.result(PATIENCE)
+    for _ in range(2):
+        management.unload("one").future.result(PATIENCE)
+    assert management.registry.find("one").about.bounds == (0, 0)
+    assert management.load("one").future.result(PATIENCE).about.bounds == (1, 3)
+    management.scale("one", min_workers=0).future.result(PATIENCE)
+    assert management.load("one").future.result(PATIENCE).about.bounds == (1, 3)
+    management.register("one.onnx", name="never").future.result(PATIENCE)
+    assert management.load("never").future.result(PATIENCE).about.bounds == (1, 1)
+
+
 def test_callables_are_not_for_managers(management: Management) -> None:
     with pytest.raises(SourceNotFound, match="names code"):
         management.register("os:system", workers=1).future.result(PATIENCE)

@@ -35,6 +35,11 @@ def test_what_is_written_is_read() -> None:
         (lambda found: found["models"][1].pop("source"), r"models\[1\]: 'source' must be a str, it is None"),
         (lambda found: found["models"][0].update(min_workers=True), r"'min_workers' must be a int, it is True"),
         (lambda found: found["models"][0].update(colour="red"), r"models\[0\] has 'colour'"),
+        (
+            lambda found: found["models"][0].update(min_workers=-1),
+            r"models\[0\]: 'min_workers' is from 0 up.* -1 and 3",
+        ),
+        (lambda found: found["models"][0].update(min_workers=4), r"'max_workers' no less; they are 4 and 3"),
     ],
 )
 def test_what_is_wrong_with_one_is_said_with_its_place(change: Any, says: str) -> None:

@@ -1,5 +1,6 @@
 """Whatever frames a process sends, late, twice, cut off or about what it was never given: nobody else pays for it."""
 
+import json
 import struct
 from collections.abc import Callable, Iterator
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.engine.future import Guard
+from headrace.errors import BackendError
 from headrace.model.pending import Pending
 from headrace.workers import frames, messages
 from headrace.workers.answers import Answers
@@ -264,3 +266,19 @@ def test_memory_that_the_callable_has_kept_is_free_once_it_says_so(desk: Desk) -
     assert desk.hand.arena.extents.taken == 0
     with pytest.raises(FrameError):  # twice
         desk.take(frames.FREED, 0, messages.pack_piece(offset, 0))
+
+
+@pytest.mark.parametrize("in_lists", [False, True])
+def test_what_went_together_and_could_not_be_read_goes_alone_once(in_lists: bool) -> None:
+    desk = Desk(in_lists)
+    requests = [Pending(Owner(), (value,), Guard()) for value in (1, 2)]  # type: ignore[arg-type]
+    desk.hand.send(requests, desk, 0.0, 0.0)
+    unread = messages.pack_seconds(0.0) + json.dumps(("", "CannotArrive", "text", "")).encode()
+    for id in (1, 2):
+        desk.take(frames.ERROR, id, unread)
+    assert not desk.hand.ended
+    assert desk.hand.send_again(2, 0.0)
+    desk.take(frames.ERROR, 3, unread)
+    assert isinstance(requests[0].failure, BackendError)
+    assert [work for work, _ in desk.hand.ended] == [requests[0]]
+    assert [each.id for each in desk.hand.sent.values()] == [4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,29 @@ def test_what_cannot_be_taken_back_is_not_done(monkeypatch: pytest.MonkeyPatch) 
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == OWN
         started.end()
         process.communicate(b"\n")
+
+
+def _may_have_namespaces() -> bool:
+    return (
+        subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare here")
+def test_the_capabilities_of_a_user_namespace_count_for_nothing(folder: Path) -> None:
+    """There we have all of them, and what was made nicer stays so."""
+    if not _may_have_namespaces():
+        pytest.skip("no user namespaces can be made here")
+    script = "import headrace as hr\nwith hr.compile_model('gently_looks:looks', isolation='process') as model:\n"
+    script += "    print(model(0)['now'])\n"
+    path = os.pathsep.join([str(Path(hr.__file__).parents[1]), str(folder)])
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False
+    )
+    now = (OWN, None if OURS is None else 0, [False])
+    assert done.stdout == f"{now}\n", done.stderr
 
 
 def test_of_a_process_that_has_gone_nothing_is_said() -> None:

@@ -57,3 +57,38 @@ def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path, command: tu
     if command == ("main.py",):
         last = run(*command, folder=tmp_path).stderr.rstrip().rpartition("\n")[2]
         assert "main.py failed: SystemExit: 3; put what" in last
+
+
+REQUESTS = (
+    HEAD
+    + """
+import dataclasses, enum, multiprocessing
+
+@dataclasses.dataclass
+class Request:
+    number: int
+
+class Kind(enum.Enum):
+    ONE = 1
+
+def double(number):
+    return 2 * number
+
+def f(how, kind, request):
+    with multiprocessing.get_context(how).Pool(1) as others:
+        return kind is Kind.ONE, others.map(double, [request.number])
+
+if __name__ == "__main__":
+    with hr.compile_model(f, isolation="process", response_timeout=30) as model:
+        print(model(["fork", Kind.ONE, Request(2)]), model(["spawn", Kind.ONE, Request(3)]))
+"""
+)
+
+
+@pytest.mark.parametrize("command", [("main.py",), ("-m", "main")])
+def test_requests_may_be_of_classes_of_what_was_run_and_others_may_be_started_with_its_functions(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "main.py").write_text(REQUESTS)
+    done = run(*command, folder=tmp_path)
+    assert (done.stdout, done.returncode) == ("(True, [4]) (True, [6])\n", 0), done.stderr

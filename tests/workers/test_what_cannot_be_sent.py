@@ -1,6 +1,7 @@
 """Arrays keep what they are on their way, or are refused by name; and an answer that cannot leave is told as such."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,36 @@ def test_where_a_run_hung_is_logged_once(compiled: Compile, caplog: pytest.LogCa
     wait_for(lambda: crew.restarts()["replaced"] == 1)
     assert crew.restarts() == {"died": 0, "hung": 1, "not loaded": 0, "replaced": 1}
     assert sum(crew.states().values()) == 1
+
+
+class Unreadable:
+    """It can be sent, and read nowhere."""
+
+    def __reduce__(self) -> Any:
+        return int, ("none",)
+
+
+class Unknown:
+    """Its module is imported here under another name than anywhere else."""
+
+
+@pytest.mark.parametrize("name", ["gate_or_echo", "gate_or_echo_at_once"])
+def test_a_request_that_its_worker_cannot_read_fails_alone(compiled: Compile, tmp_path: Path, name: str) -> None:
+    model = compiled(name, f"worker_handlers:{name}", idempotent=False)
+    first = model.submit(str(tmp_path))
+    wait_for(lambda: list(tmp_path.glob("reached-*")))
+    futures = [model.submit(value) for value in (1, Unreadable(), 3, 4)]
+    (tmp_path / "open").touch()
+    first.wait_to_read()
+    assert [futures[i].result() for i in (0, 2, 3)] == [1, 3, 4]
+    with pytest.raises(hr.BackendError, match="the request cannot be read by its worker: ValueError: invalid literal"):
+        futures[1].result()
+
+
+def test_who_sends_what_a_worker_cannot_import_hears_why(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unknown, "__module__", "__main__")
+    monkeypatch.setattr("__main__.Unknown", Unknown, raising=False)
+    with pytest.raises(
+        hr.BackendError, match=r"cannot be read by its worker: AttributeError.*a module that workers can"
+    ):
+        compiled("echo")(Unknown())

@@ -70,6 +70,13 @@ def test_arrays_of_all_sizes_go_there_and_back(compiled: Compile) -> None:
     assert all(np.array_equal(a * 2, b) for a, b in zip(several, model.map(several, window=64)))
 
 
+def test_a_callable_may_keep_more_than_it_shares_with_its_owner(compiled: Compile) -> None:
+    model = compiled("keeps_all")
+    for number in range(300):  # 300 MiB
+        count, first = model(np.full(1 << 20, number % 200, np.uint8))
+    assert (count, first) == (300, [number % 200 for number in range(300)])
+
+
 def test_answers_that_are_kept_stay_what_they_were(compiled: Compile) -> None:
     model = compiled("double")
     arrays = [np.full(300_000, i, np.float32) for i in range(60)]  # more than is lent

@@ -40,6 +40,7 @@ from headrace.server.listener import Listener
 from headrace.server.managing import Managing
 from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
+from headrace.server.signals import terminable
 from headrace.serving.autoscaler import Autoscaler
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.keeping import Keeping
@@ -102,7 +103,8 @@ def _serve(options: ServeOptions, address: Address, observed: list[Observing]) -
     )
     front = Front(app, Limits.of(options))
     try:
-        lifecycle = load(service, options)
+        with terminable():
+            lifecycle = load(service, options)
         autoscaler = Autoscaler(lifecycle)
         managing.begin(lifecycle, app, observing.traffic)
         # After loading: what the models have opened counts.

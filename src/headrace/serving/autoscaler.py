@@ -1,4 +1,9 @@
-"""Looks at the models whose number of workers may vary, and has it follow their load (`scaling`)."""
+"""Looks at the models whose number of workers may vary, and has it follow their load (`scaling`).
+
+Rule 1: a step may take as long as a worker takes to load, or to end what it has: each is made on a thread of its own,
+        so that it holds up neither the other models nor the end of the server.
+Rule 2: what could not be done is not tried again at once, but later and later.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,13 @@ from collections.abc import Callable
 from time import monotonic
 
 from headrace.errors import HeadraceError
-from headrace.serving.lifecycle import Lifecycle, workers_of
+from headrace.serving.lifecycle import Lifecycle, most_workers_of, workers_of
 from headrace.serving.registry import Entry, State
-from headrace.serving.scaling import EVERY, Scaling
+from headrace.serving.scaling import EVERY, Scaling, pause_after
 from headrace.serving.served import Served
 
+MOST = 16
+"""Steps of different models that go on at once."""
 _log = logging.getLogger("headrace.serving")
 
 
@@ -22,6 +29,9 @@ class Autoscaler:
     def __init__(self, lifecycle: Lifecycle, clock: Callable[[], float] = monotonic) -> None:
         self._lifecycle, self._clock = lifecycle, clock
         self._models: dict[Entry[Served], Scaling] = {}
+        self._steps: dict[Entry[Served], threading.Thread] = {}
+        self._failures: dict[Entry[Served], tuple[int, float]] = {}
+        """Steps that failed, one after the other, and when the next may be tried."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-autoscaler", daemon=True)
 
@@ -29,13 +39,20 @@ class Autoscaler:
         self._thread.start()
 
     def close(self) -> None:
+        """Steps that go on end with the models."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
 
+    def settle(self) -> None:
+        """Wait until the steps that were begun have ended."""
+        for step in list(self._steps.values()):
+            step.join()
+
     def look(self) -> None:
         """Once. What cannot be changed now is looked at again the next time."""
         now = self._clock()
+        self._steps = {entry: step for entry, step in self._steps.items() if step.is_alive()}
         models: dict[Entry[Served], Scaling] = {}
         for entry in self._lifecycle.service.registry:
             served, about = entry.served, entry.about
@@ -47,20 +64,42 @@ class Autoscaler:
             if scaling is None:
                 scaling = Scaling(about.min_workers, about.max_workers, served.model.max_batch_size, now)
             models[entry] = scaling
-            scaling.low, scaling.high = about.min_workers, about.max_workers
+            scaling.low = about.min_workers
+            scaling.high = max(scaling.low, min(about.max_workers, most_workers_of(entry)))
             scaling.capacity = served.model.max_batch_size
-            have = workers_of(entry)
-            wanted = scaling.wanted(now, served.group.inside, have)
+            inside, have = served.group.inside, workers_of(entry)
+            waits = entry in self._steps or now < self._failures.get(entry, (0, now))[1] or len(self._steps) >= MOST
+            if waits:
+                scaling.see(now, inside)
+                continue
+            wanted = scaling.wanted(now, inside, have)
             if wanted != have:
-                self._change(entry, have, wanted)
+                step = threading.Thread(
+                    target=self._change, args=(entry, have, wanted), name=f"headrace-{entry.name}-step", daemon=True
+                )
+                self._steps[entry] = step
+                step.start()
         self._models = models
+        for entry in list(self._failures):
+            if entry not in models:
+                self._failures.pop(entry, None)
 
     def _change(self, entry: Entry[Served], have: int, wanted: int) -> None:
         try:
             if self._lifecycle.follow_load(entry, wanted):
                 _log.info("model %s:%s has %d workers now, it had %d", entry.name, entry.version, wanted, have)
+            self._failures.pop(entry, None)
         except HeadraceError as error:
-            _log.warning("model %s:%s stays at %d workers: %s", entry.name, entry.version, have, error)
+            times = self._failures.get(entry, (0, 0.0))[0] + 1
+            pause = pause_after(times)
+            self._failures[entry] = times, self._clock() + pause
+            _log.warning(
+                "model %s:%s stays at %d workers, and is looked at again after %g s: %s",
+                entry.name, entry.version, have, pause, error,
+            )  # fmt: skip
+        except Exception:
+            self._failures[entry] = 1, self._clock() + pause_after(1)
+            _log.exception("the autoscaler could not change model %s:%s", entry.name, entry.version)
 
     def _run(self) -> None:
         while not self._end.wait(EVERY):

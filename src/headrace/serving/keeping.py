@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import HeadraceError, InvalidOption
-from headrace.serving.changing import OVER_YAML
+from headrace.serving.changing import OVER_YAML, priorities
 from headrace.serving.lifecycle import Lifecycle, Registration
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
+from headrace.serving.settings import bounds_of
 from headrace.serving.snapshot import Kept, read, sweep, text_of, write
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.sources import NAME, NAMES, VERSION, VERSIONS, CompileOptions, Wanted
 
 SETTINGS = (
     *("max_batch_size", "max_batch_delay", "queue", "response_timeout", "startup_timeout"),
@@ -48,14 +49,10 @@ class Keeping:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidOption(f"--snapshot {self._path} cannot be read: {error}") from error
         models = read(text, str(self._path))
-        for i, kept in enumerate(models):
-            strange = kept.settings.keys() - set(SETTINGS)
-            if strange:
-                raise InvalidOption(
-                    f"{self._path}: models[{i}] has the setting {sorted(strange)[0]!r}: nobody knows it"
-                )
-        for kept in models:
-            self._restore(kept)
+        # All of it before anything is loaded: a slip of whoever has mended it is said at once.
+        options = [self._options(kept, f"{self._path}: models[{i}]") for i, kept in enumerate(models)]
+        for kept, each in zip(models, options):
+            self._restore(kept, each)
         return len(models)
 
     def begin(self) -> None:
@@ -76,9 +73,7 @@ class Keeping:
 
     def _kept(self, entry: Entry[Served], is_default: bool) -> Kept:
         about: Registration = entry.about
-        source = about.wanted.source
-        if "://" not in source and Path(source).exists():
-            source = str(Path(source).absolute())  # the next server may be started elsewhere
+        source = self._lifecycle.sources.absolute(about.wanted.source)  # the next server may be started elsewhere
         usual = self._lifecycle.options
         settings = {
             name: getattr(about.options, name)
@@ -90,10 +85,21 @@ class Keeping:
             about.wanted.handler, about.url,
         )  # fmt: skip
 
-    def _restore(self, kept: Kept) -> None:
+    def _options(self, kept: Kept, where: str) -> CompileOptions:
+        """With its settings. InvalidOption for what cannot be, of these and of its names."""
+        if not NAME.match(kept.name):
+            raise InvalidOption(f"{where}: {kept.name!r:.80} cannot be the name of a model: {NAMES}")
+        if not VERSION.match(kept.version):
+            raise InvalidOption(f"{where}: {kept.version!r:.80} cannot be a version: {VERSIONS}")
+        options = replace(self._lifecycle.options, **_checked(kept, where))
+        try:
+            priorities(options)
+        except InvalidOption as error:
+            raise InvalidOption(f"{where}: {error}") from error
+        return replace(options, asked=tuple(name for name in OVER_YAML if name in kept.settings))
+
+    def _restore(self, kept: Kept, options: CompileOptions) -> None:
         lifecycle = self._lifecycle
-        options = replace(lifecycle.options, **_of_their_types(kept, self._path))
-        options = replace(options, asked=tuple(name for name in OVER_YAML if name in kept.settings))
         wanted = Wanted(kept.name, kept.source, kept.version, kept.handler)
         try:
             lifecycle.register(
@@ -111,13 +117,19 @@ class Keeping:
             lifecycle.set_default(kept.name, kept.version)
 
 
-def _of_their_types(kept: Kept, path: Path) -> dict[str, Any]:
+def _checked(kept: Kept, where: str) -> dict[str, Any]:
     kinds = {field.name: str(field.type) for field in fields(CompileOptions)}
+    strange = kept.settings.keys() - set(SETTINGS)
+    if strange:
+        raise InvalidOption(f"{where} has the setting {sorted(strange)[0]!r}: nobody knows it")
     for name, value in kept.settings.items():
+        if value is None and "None" in kinds[name]:
+            continue
         whole = "float" not in kinds[name]
-        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not fits and not (value is None and "None" in kinds[name]):
-            raise InvalidOption(
-                f"{path}: the setting {name!r} of {kept.name}:{kept.version} must be a number, it is {value!r:.100}"
-            )
+        what = f"{where}: the setting {name!r} of {kept.name}:{kept.version} must be a number"
+        if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
+            raise InvalidOption(f"{what}, it is {value!r:.100}")
+        low, high = bounds_of(name)
+        if not low <= value <= high:
+            raise InvalidOption(f"{what} from {low:,g} to {high:,g}, it is {value!r:.100}")
     return dict(kept.settings)

@@ -40,6 +40,7 @@ from headrace.serving.service import Service
 from headrace.serving.settings import Settings
 from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
 from headrace.serving.turns import Turns
+from headrace.workers.pool import MOST
 
 UNLOAD_TIMEOUT = 120.0
 """Seconds: TorchServe's `unregister_model_timeout`."""
@@ -61,9 +62,13 @@ class Registration:
     max_workers: int = 1
     at_startup: bool = False
     url: str | None = None
-    """What a manager called it; None: `wanted` says."""
+    """What a manager called it, or how it is called in the store; None: `wanted` says."""
     is_complete: bool = False
     """Whether it was registered to the end: loaded, where it was to be."""
+    by_options: bool = False
+    """Nobody said how many workers: in this process as many streams as its options say."""
+    parked: tuple[int, int] | None = None
+    """The bounds it had before it was parked; None: it is not, or never had others."""
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -119,11 +124,13 @@ class Lifecycle:
         min_workers: int = 0,
         max_workers: int | None = None,
         at_startup: bool = False,
+        by_options: bool = False,
         url: str | None = None,
         on_known: Callable[[Entry[Served]], object] | None = None,
     ) -> Entry[Served]:
-        """Know it. With `min_workers` above 0 load it, too, and make it READY with so many. `url`: what a manager calls
-        where it is. `on_known` is called once it is registered, before it is loaded.
+        """Know it. With `min_workers` above 0 load it, too, and make it READY with so many; `by_options`: in this
+        process with as many streams as its options say. `url`: what a manager calls where it is. `on_known` is called
+        once it is registered, before it is loaded.
 
         A failed load leaves nothing registered. Raises what is wrong: AlreadyRegistered, InvalidModel, InvalidOption,
         and CannotLoad for a load that failed, but at the server's start.
@@ -147,7 +154,8 @@ class Lifecycle:
                 if not NAME.match(name):
                     mend = f"give one: NAME={wanted.source}" if at_startup else "give another (model_name)"
                     raise InvalidOption(f"{name!r:.80} cannot be the name of a model: {NAMES}; {mend}")
-                about = Registration(wanted, located, options, low, high, at_startup, url)
+                url = self.sources.shown(wanted.source) if url is None else url
+                about = Registration(wanted, located, options, low, high, at_startup, url, by_options=by_options)
                 entry = self._registry.add(name, version, about)
             except BaseException:
                 located.close()
@@ -157,9 +165,10 @@ class Lifecycle:
                     on_known(entry)
                 if low:
                     self._start(entry, low)
-                if at_startup and low == high:
-                    # Of a model in this process its options may have said how many.
+                if by_options and low == high:
                     low = high = max(low, workers_of(entry))
+                elif at_startup:
+                    low = min(low, workers_of(entry))
             except BaseException as error:
                 self._failed(name, version, error)
                 if not at_startup:
@@ -175,7 +184,7 @@ class Lifecycle:
 
     def load(self, wanted: Wanted) -> Entry[Served]:
         """At the server's start: READY, with as many workers as its options say. One that fails stays, as FAILED."""
-        return self.register(wanted, min_workers=self._options.workers, at_startup=True)
+        return self.register(wanted, min_workers=self._options.workers, at_startup=True, by_options=True)
 
     def remember(
         self, wanted: Wanted, options: CompileOptions, min_workers: int, max_workers: int, url: str | None, reason: str
@@ -187,6 +196,7 @@ class Lifecycle:
             if self._registry.knows(name, version):
                 return
             located = _looked_for_again(self.sources, wanted)
+            url = self.sources.shown(wanted.source) if url is None else url
             about = Registration(wanted, located, options, min_workers, max_workers, True, url, is_complete=True)
             entry = self._registry.add(name, version, about)
             self._become(entry, State.LOADING)
@@ -264,7 +274,7 @@ class Lifecycle:
         with self._turns.of(entry.name):
             about: Registration = entry.about
             served = entry.served
-            if served is None or entry.state is not State.READY:
+            if self._stopping or served is None or entry.state is not State.READY:
                 return False
             if not max(1, about.min_workers) <= workers <= about.max_workers:
                 return False
@@ -287,8 +297,12 @@ class Lifecycle:
                     raise InvalidModel(f"{about.wanted.source} is version {located.version} now, not {entry.version}")
                 old = entry.served
                 entry.about = replace(about, located=located)
+                served = None
                 try:
-                    served = None if old is None else self._build(entry, max(1, workers_of(entry)))
+                    if old is not None:
+                        served = self._build(entry, max(1, workers_of(entry)))
+                    elif entry.state is State.FAILED:  # it was to be loaded, and could not be
+                        self._start(entry, max(1, about.min_workers))
                 except BaseException as error:
                     entry.about = about
                     _tell(entry, error)
@@ -341,11 +355,14 @@ class Lifecycle:
     # ---- in the model's turn
 
     def _start(self, entry: Entry[Served], workers: int) -> None:
+        was_parked = entry.state is State.REGISTERED and entry.about.is_complete
         self._become(entry, State.LOADING)
         try:
             entry.served = self._build(entry, workers)
         except BaseException as error:
             self._become(entry, State.FAILED, str(error))
+            if was_parked:  # as it is to be: nobody has it wanting workers now
+                self._become(entry, State.REGISTERED, str(error))
             raise
         self._become(entry, State.READY)
         self._follow(entry)
@@ -365,15 +382,23 @@ class Lifecycle:
             built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
             model = built.model
             try:
-                if model.crew is None and workers > 1:
-                    if about.at_startup and not about.is_complete:
+                if model.crew is None and about.by_options and not about.is_complete:
+                    if workers > 1 and about.at_startup:
                         _log.warning(
                             "--workers says nothing of model %s, which runs in the server's process; for worker "
                             "processes: --isolation process",
                             entry.name,
                         )
-                    else:
-                        _use_streams(model, workers)
+                elif model.crew is None:
+                    most = _most(model, options)
+                    if about.at_startup and not about.is_complete and workers > most:
+                        _log.warning(
+                            "model %s:%s had %d workers, and has %d: there are no more cores",
+                            entry.name, entry.version, workers, most,
+                        )  # fmt: skip
+                        workers = most
+                    if workers != _count(model):
+                        _use_streams(model, workers, options.num_cores)
             except BaseException:
                 model.close()
                 raise
@@ -409,7 +434,9 @@ class Lifecycle:
                 raise
         else:
             self._resize(entry, entry.served.model, count, timeout)
-        entry.about = replace(entry.about, min_workers=low, max_workers=high)
+        about: Registration = entry.about
+        parked = None if count else about.parked or (about.bounds if about.max_workers else None)
+        entry.about = replace(about, min_workers=low, max_workers=high, parked=parked)
 
     def _resize(
         self, entry: Entry[Served], model: Model, workers: int, timeout: float | None, *, replan: bool = True
@@ -418,7 +445,7 @@ class Lifecycle:
             if workers != len(model.crew):
                 model.scale(workers, timeout=timeout, replan=replan)
         elif workers != workers_of(entry):
-            _use_streams(model, workers, timeout)
+            _use_streams(model, workers, entry.about.options.num_cores, timeout)
             if entry.served is not None:
                 entry.served.since = time.time()  # they are new ones
 
@@ -533,11 +560,13 @@ class Lifecycle:
 
 def workers_of(entry: Entry[Served]) -> int:
     """Processes, or streams."""
-    served = entry.served
-    if served is None:
-        return 0
-    crew, port = served.model.crew, served.model.port
-    return len(crew) if crew is not None else len(port.streams) if port is not None else 1
+    return 0 if entry.served is None else _count(entry.served.model)
+
+
+def most_workers_of(entry: Entry[Served]) -> int:
+    """How many there could be, of one that is loaded: each stream wants a core of its own."""
+    assert entry.served is not None
+    return _most(entry.served.model, entry.about.options)
 
 
 def is_partly_up(entry: Entry[Served]) -> bool:
@@ -596,7 +625,22 @@ def _within(count: int, low: int, high: int) -> int:
     return min(max(count, low), high)
 
 
-def _use_streams(model: Model, streams: int, timeout: float | None = None) -> None:
-    """A model in this process: so many requests at once. InvalidOption where there are not as many cores."""
+def _count(model: Model) -> int:
+    """Of its workers: processes, or streams."""
+    if model.crew is not None:
+        return len(model.crew)
+    return 1 if model.port is None else len(model.port.streams)
+
+
+def _most(model: Model, options: CompileOptions) -> int:
+    if model.crew is not None:
+        return MOST
+    cores = 1 if model.engine is None else len(model.engine.cores)
+    return cores if options.num_cores is None else min(cores, options.num_cores)
+
+
+def _use_streams(model: Model, streams: int, cores: int | None, timeout: float | None = None) -> None:
+    """A model in this process: so many requests at once, on so many `cores` (None: all). InvalidOption where there are
+    not as many."""
     scheduler = Scheduler.single_stream if streams == 1 else Scheduler.multi_stream
-    model.reschedule(scheduler, num_streams=None if streams == 1 else streams, timeout=timeout)
+    model.reschedule(scheduler, num_streams=None if streams == 1 else streams, num_cores=cores, timeout=timeout)

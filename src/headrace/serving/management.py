@@ -102,10 +102,12 @@ class Management:
         workers: int = 0,
         max_workers: int | None = None,
         demands: frozenset[str] = frozenset(),
+        by_options: bool = False,
         who: str = "",
     ) -> Operation:
         """Have the model at `url` registered, with so many workers, or as many as its load wants up to `max_workers`.
-        `demands`: what its archive has to say (`archives.demands`). Overloaded."""
+        `demands`: what its archive has to say (`archives.demands`). `by_options`: as `Lifecycle.register`. Overloaded.
+        """
         key = name or PurePosixPath(url).name.partition(".")[0]
 
         def work() -> Entry[Served]:
@@ -118,6 +120,7 @@ class Management:
                 options=options,
                 min_workers=workers,
                 max_workers=max_workers,
+                by_options=by_options,
                 url=url,
                 on_known=lambda entry: _know(operation, entry),
             )
@@ -178,12 +181,12 @@ class Management:
 
         def work() -> Entry[Served]:
             if not self.registry.knows(name):
-                source = self.lifecycle.sources.named(name)
-                return self.lifecycle.register(Wanted(name, source), min_workers=1, url=source)
+                source, workers = self.lifecycle.sources.named(name), self.lifecycle.options.workers
+                return self.lifecycle.register(Wanted(name, source), min_workers=workers, by_options=True)
             for entry in self.registry.entries(name):
                 if entry.state is not State.READY:
-                    low, high = max(1, entry.about.min_workers), max(1, entry.about.max_workers)
-                    self.lifecycle.scale(name, entry.version, min_workers=low, max_workers=high)
+                    low, high = entry.about.parked or entry.about.bounds
+                    self.lifecycle.scale(name, entry.version, min_workers=max(1, low), max_workers=max(1, high))
             return self.registry.find(name)
 
         return self.begin("load", name, None, work, who=who)

@@ -18,7 +18,7 @@ from headrace.errors import AlreadyRegistered, InvalidInput, IsDefaultVersion, M
 
 class State(enum.StrEnum):
     REGISTERED = "REGISTERED"
-    """Known, and without workers."""
+    """Known, and without workers; with the `reason` where it was to have some, and could not be loaded."""
     LOADING = "LOADING"
     READY = "READY"
     DRAINING = "DRAINING"

@@ -24,6 +24,11 @@ EVERY = 1.0
 """Seconds between two looks."""
 
 
+def pause_after(failures: int) -> float:
+    """Seconds until a step is tried again, after so many that failed one after the other."""
+    return float(min(2**failures, LONG))
+
+
 class Scaling:
     """Of one model. `capacity`: requests one worker has in hand at once, its largest batch."""
 
@@ -34,9 +39,7 @@ class Scaling:
 
     def wanted(self, now: float, inside: int, have: int) -> int:
         """`inside`: requests in the model now, waiting ones too; `have`: workers."""
-        self._seen.append((now, inside))
-        while self._seen[0][0] < now - LONG:
-            self._seen.popleft()
+        self.see(now, inside)
         bounded = min(max(have, self.low, 1), self.high)
         if bounded != have:
             return self._change(now, bounded)
@@ -46,6 +49,12 @@ class Scaling:
         if max(soon, later) < have and now - self._changed >= LONG:
             return self._change(now, max(have - 1, self.low, 1))
         return have
+
+    def see(self, now: float, inside: int) -> None:
+        """While nothing may be changed."""
+        self._seen.append((now, inside))
+        while self._seen[0][0] < now - LONG:
+            self._seen.popleft()
 
     def _workers_for(self, since: float) -> int:
         seen = [inside for at, inside in self._seen if at >= since]

@@ -93,6 +93,15 @@ OTHER_NAMES = {
 _SAID_OF = {setting.name: said for said, setting in SAID.items()}
 
 
+def bounds_of(name: str) -> tuple[float, float]:
+    """From where to where one may be, by its name in `Settings`; seconds, where it is a time."""
+    setting = SAID.get(_SAID_OF.get(name, ""))
+    if setting is None:  # of the start alone
+        return 0.0, MOST_SECONDS
+    low = 1e-3 if name == "response_timeout" else setting.low
+    return low, setting.high * (1.0 if setting.scale is None else setting.scale)
+
+
 def read(said: Mapping[str, object]) -> Settings:
     """InvalidInput for what is not said so, or says nothing."""
     found: dict[str, Any] = {}

@@ -8,6 +8,7 @@ Rule 3: a person can read it, and mend it. What is wrong with it is said with th
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -19,6 +20,8 @@ from typing import Any
 from headrace.errors import InvalidOption
 
 FORMAT = 1
+HALF = ".half"
+"""How the name of one that is being written ends. An editor's own files beside it are left alone."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,17 @@ def _kept(found: Any, where: str) -> Kept:
     unknown = found.keys() - _TYPES.keys() - set(_MAY_BE_NULL)
     if unknown:
         raise InvalidOption(f"{where} has {sorted(unknown)[0]!r:.100}, which nobody knows")
+    low, high = found["min_workers"], found["max_workers"]
+    if not 0 <= low <= high:
+        raise InvalidOption(
+            f"{where}: 'min_workers' is from 0 up, and 'max_workers' no less; they are {low} and {high}"
+        )
     return Kept(**found)
 
 
 def write(path: Path, text: str) -> None:
     """OSError where that cannot be; then what was there is there still."""
-    descriptor, half = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, half = tempfile.mkstemp(prefix=f".{path.name}.", suffix=HALF, dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
@@ -103,5 +111,5 @@ def write(path: Path, text: str) -> None:
 
 def sweep(path: Path) -> None:
     """Halves that a server which was killed has left beside it."""
-    for half in path.parent.glob(f".{path.name}.*"):
+    for half in path.parent.glob(f".{glob.escape(path.name)}.*{HALF}"):
         half.unlink(missing_ok=True)

@@ -43,6 +43,7 @@ from headrace.workers.start import runs_coroutines, start_workers
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")  # what torch-model-archiver allows
 NAMES = "letters, digits, '_', '.' and '-', the first a letter or a digit"
 VERSION = re.compile(r"(?!all\Z)[A-Za-z0-9][A-Za-z0-9_.+\-]*\Z")  # `all` is every one, where managers ask
+VERSIONS = "letters, digits, '_', '.', '+' and '-', and not `all`"
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 TORCH_FILES = (".pt", ".pth", ".pt2")
 """Served by the handler `tensor`, in an environment with torch."""
@@ -201,9 +202,7 @@ class Sources:
         """Close it when nothing of it runs. InvalidModel, and its like: InvalidArchive, UrlNotAllowed; InvalidOption
         for a version that cannot be one, and where it takes no `handler`."""
         if wanted.version is not None and not VERSION.match(wanted.version):
-            raise InvalidOption(
-                f"{wanted.version!r:.80} cannot be a version: letters, digits, '_', '.', '+' and '-', and not `all`"
-            )
+            raise InvalidOption(f"{wanted.version!r:.80} cannot be a version: {VERSIONS}")
         found = self._locate(wanted)
         return found if wanted.version is None else replace(found, version=wanted.version)
 
@@ -261,6 +260,27 @@ class Sources:
             place.close()
             raise
         return Located(wanted.name or path.stem, "1", partial(_build_file, path), place.close)
+
+    def shown(self, source: str) -> str:
+        """What a source is called where clients read it: what lies in the model store, by its name there."""
+        folder, path = self._store.folder, Path(source)
+        if folder is not None and path.is_absolute() and path.parent == folder.absolute():
+            return path.name
+        return source
+
+    def absolute(self, source: str) -> str:
+        """The same, wherever it is said, if it is a path that exists."""
+        bare, mark, checksum = source.rpartition("#sha256=")
+        for name, rest in ((source, ""), (bare, mark + checksum)) if bare else ((source, ""),):
+            if "://" in name or "::" in name:
+                continue
+            try:
+                path = self._path(name)
+            except InvalidModel:  # what it was found by cannot be entered now
+                continue
+            if path is not None:
+                return f"{path.absolute()}{rest}"
+        return source
 
     def _path(self, source: str) -> Path | None:
         candidates = [Path(source)]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from headrace.archives.store import Store
-from headrace.errors import HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
+from headrace.errors import AlreadyRegistered, HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
 from headrace.serving.lifecycle import Registration
 from headrace.serving.management import Management
-from headrace.serving.sources import Wanted
+from headrace.serving.sources import Located, Wanted
 from headrace.serving.watching import Watching
 
 WHO = "the watched model store"
@@ -29,7 +29,11 @@ class Watcher:
         self._management, self._store, self._every = management, store, every
         self._served = _served_from(store.folder, management)
         there = self.look()
-        self._watching = Watching({file: there[file] for file in self._served if file in there})
+        # What a snapshot has brought back may have gone, or be another version, since: that is seen, too.
+        known = {file: None if self._is_another(file) else there.get(file) for file in self._served}
+        self._watching = Watching(known)
+        self._twice: set[str] = set()
+        """Files of models that others are already: they are served once those have gone."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-watcher", daemon=True)
 
@@ -52,7 +56,8 @@ class Watcher:
             self._try(file, self._go)
         for file in seen.changed:
             self._try(file, self._change)
-        for file in seen.come:
+        again = sorted(self._twice - set(seen.come)) if seen.gone or seen.changed else []
+        for file in (*seen.come, *again):
             self._try(file, self._come)
 
     def _run(self) -> None:
@@ -67,17 +72,39 @@ class Watcher:
             do(file)
         except HeadraceError as error:
             _log.warning("%s of the model store: %s; it is looked at again when it has changed", file, error)
+        except Exception:  # the others have their turn all the same
+            _log.exception("%s of the model store; it is looked at again when it has changed", file)
+
+    def _is_another(self, file: str) -> bool:
+        """Whether there is another version by now than the one it is served as."""
+        name, version = self._served[file]
+        if self._management.registry.find(name, version).about.wanted.version is None:
+            return False
+        try:
+            located = self._locate(file)
+        except HeadraceError:
+            return False
+        located.close()
+        return (located.name, located.version) != (name, version)
+
+    def _locate(self, file: str) -> Located:
+        return self._management.lifecycle.sources.locate(Wanted(None, str(Path(self._store.folder or "") / file)))
 
     def _come(self, file: str, like: Registration | None = None) -> None:
         """`like`: what it takes the place of, which may have been scaled and tuned."""
         if like is None:
             options = self._management.lifecycle.options
-            operation = self._management.register(file, workers=options.workers, who=WHO)
+            operation = self._management.register(file, workers=options.workers, by_options=True, who=WHO)
         else:
             operation = self._management.register(
                 file, options=like.options, workers=like.min_workers, max_workers=like.max_workers, who=WHO
             )
-        entry = operation.future.result()
+        try:
+            entry = operation.future.result()
+        except AlreadyRegistered:
+            self._twice.add(file)
+            raise
+        self._twice.discard(file)
         self._served[file] = entry.name, entry.version
 
     def _change(self, file: str) -> None:
@@ -87,7 +114,7 @@ class Watcher:
             return
         name, version = self._served[file]
         lifecycle = self._management.lifecycle
-        located = lifecycle.sources.locate(Wanted(None, str(Path(self._store.folder or "") / file)))
+        located = self._locate(file)
         located.close()
         if (located.name, located.version) == (name, version):
             reload = self._management.begin("reload", name, version, lambda: lifecycle.reload(name, version), who=WHO)
@@ -99,6 +126,7 @@ class Watcher:
         self._unregister(name, version)
 
     def _go(self, file: str) -> None:
+        self._twice.discard(file)
         found = self._served.pop(file, None)
         if found is not None:
             self._unregister(*found)

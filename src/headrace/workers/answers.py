@@ -23,7 +23,7 @@ from headrace.model.pending import Pending
 from headrace.workers import frames, messages
 from headrace.workers.frames import Frame, FrameError
 from headrace.workers.in_hand import InHand, Sent
-from headrace.workers.remote_error import error_of, made
+from headrace.workers.remote_error import CANNOT_ARRIVE, error_of, made
 from headrace.workers.values import Raised, Reader, decode
 
 LEFT = ("Overdue", "Withdrawn")
@@ -133,6 +133,9 @@ class Answers:
                 error = each.overdue
             elif each.stop_at is not None and type(error.__cause__).__name__ in WAS_LET_GO:
                 error = Closed("the model or the engine was closed")  # else nobody would wait for it
+            elif each.goes_together and type(error.__cause__).__name__ == CANNOT_ARRIVE:
+                hand.send_alone(each)
+                return
             elif len(each.requests) > 1 and hand.divides:
                 hand.divide(each, error)
                 return

@@ -19,6 +19,7 @@ import numpy as np
 
 from headrace.tensor import Array
 from headrace.workers.extents import PAGE, Extents
+from headrace.workers.memory import passable
 
 SIZE = 256 << 20
 """Bytes: the most that a worker's requests and answers may have together."""
@@ -43,7 +44,7 @@ class Arena:
     def __init__(self, size: int = SIZE) -> None:
         """OSError if there is no memory for it."""
         self.size = size
-        self.fd = os.memfd_create("headrace-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.fd = passable(os.memfd_create("headrace-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
         try:
             os.ftruncate(self.fd, size)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)

@@ -32,6 +32,8 @@ def load(setup: dict[str, Any]) -> Loaded:
     finally:
         if worker is not None:
             worker.importing = None
+    if setup.get("is_main"):
+        sys.modules["__main__"] = value  # so requests made of what is in it can be read
     for part in name.split("."):
         if not hasattr(value, part):
             raise Refused(f"module {module_name} has no {name!r}")
@@ -85,6 +87,7 @@ def _module_of_file(path: str, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = sys.modules["__main__"] = module  # what imports `multiprocessing` calls this one `__mp_main__`
     spec.loader.exec_module(module)
+    module.__spec__ = None  # nobody can import it by its name: `multiprocessing` is to take its file
     return module

@@ -48,6 +48,9 @@ IDLE = 0.05
 BUFFER = 256 << 10
 METRICS = 500
 """In one frame."""
+KEPT = 32 << 20
+"""Bytes of inputs that a callable may keep where they lie, in what the worker shares with its owner; it gets copies of
+the others."""
 WORD, MARKS = struct.Struct("<I"), 256
 PR_SET_PDEATHSIG = 1
 LOADERS = {"callable": "callables", "onnx": "onnx_loader", "handler": "../archives/handler"}
@@ -77,7 +80,9 @@ class NoRoom(ValueError):
 
 
 class Child:
-    def __init__(self, sock: socket.socket, arena: mmap.mmap, generation: int) -> None:
+    def __init__(self, sock: socket.socket, arena: mmap.mmap, generation: int, parent: int = 0) -> None:
+        """`parent`: its owner's process; 0: it is in this one."""
+        self.parent = parent
         self.frames, self.messages = _neighbour("frames"), _neighbour("messages")
         self.values: Any = None  # with NumPy: after its threads have been told how many they may be
         self.sock, self.arena, self.generation = sock, arena, generation
@@ -174,6 +179,7 @@ class Child:
             self.values = _neighbour("values")
             self.encoder = self.values.Encoder()
             about = self.load(setup)
+            end_with(self.parent)  # what it loads may have become another user, and that would have been forgotten
         except BaseException as error:
             said = {
                 "type": type(error).__name__,
@@ -196,7 +202,11 @@ class Child:
         if setup.get("cpus"):
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, setup["cpus"])
-        os.chdir(setup["folder"])
+        here = None
+        with contextlib.suppress(OSError):  # it has gone
+            here = os.getcwd()
+        if here != setup["folder"]:  # else its owner may be where nobody may enter any more, or never might
+            os.chdir(setup["folder"])
         if setup.get("path") is not None:
             sys.path[:] = setup["path"]
         if setup["folder"] not in sys.path:
@@ -266,7 +276,7 @@ class Child:
                 except ImportError:  # it speaks of what only we know by that name, or of what is not here
                     values = self.values.decode(data, (), trusting=True, own=False)
         except BaseException as raised:
-            error = self.packed(self.values.shown(raised))
+            error = self.packed(self.values.cannot_arrive(raised))
             for id in range(frame.id, frame.id + frame.runs):
                 self.answer(id, 0.0, error, True, 0)
             return
@@ -352,14 +362,17 @@ class Child:
         """(what owns its memory, where that is the arena's; its value)."""
         import numpy as np
 
-        if parcel.in_arena:
+        is_shared = parcel.in_arena
+        if is_shared:
             root = np.frombuffer(self.arena, np.uint8, parcel.nbytes, parcel.offset)
+            if self.kept and sum(kept.nbytes for _, kept in self.kept) + parcel.nbytes > KEPT:
+                root, is_shared = root.copy(), False  # else what it keeps would take all the room there is
         else:
             root = np.frombuffer(bytearray(frame.payload[at : at + parcel.nbytes]), np.uint8)
         places = self.messages.places_of(parcel.pickled, parcel.arrays)
         buffers = [root[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
         value = self.values.decode(bytes(root[: parcel.pickled]), buffers, trusting=True, own=False)
-        return (root if parcel.in_arena else None), value
+        return (root if is_shared else None), value
 
     def pack(self, id: int, frame: Any, pickled: bytes, arrays: list[Any]) -> bytes:
         messages = self.messages
@@ -493,15 +506,39 @@ def _offer(child: Child) -> None:
     sys.modules["headrace_worker"] = module
 
 
-def main() -> None:
-    sock_fd, arena_fd, size, generation, parent = map(int, sys.argv[1:6])
-    # It is killed when the thread that started it ends, so that one lives as long as its process.
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process when that thread of its owner ends which has started it: one that lives as long
+    as this process."""
+    if not parent:
+        return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # its owner went before that
+    if os.getppid() != parent:  # it went before that
         os._exit(0)
+
+
+def leave_terminal() -> None:
+    """Whoever reads from it in the background is stopped, and so is the whole worker with what it has started. Where
+    there is none, opening it is an error, which is told."""
+    with contextlib.suppress(OSError, ImportError):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            import fcntl
+            import termios
+
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)  # ours alone: only who leads a session takes it from the others
+        finally:
+            os.close(terminal)
+
+
+def main() -> None:
+    sock_fd, arena_fd, size, generation, parent = map(int, sys.argv[1:6])
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's: it drains
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and it does not end the owner
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what its owner does not want to hear of is not its business
+    leave_terminal()
     os.set_inheritable(sock_fd, False)
     os.set_inheritable(arena_fd, False)
     faulthandler.enable()
@@ -509,7 +546,7 @@ def main() -> None:
     sock = socket.socket(fileno=sock_fd)
     arena = mmap.mmap(arena_fd, size)
     os.close(arena_fd)
-    child = Child(sock, arena, generation)
+    child = Child(sock, arena, generation, parent)
     child.page = arena
     os.register_at_fork(after_in_child=child.forked)
     _offer(child)

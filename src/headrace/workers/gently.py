@@ -5,8 +5,9 @@ is told that it runs when nobody else does (SCHED_IDLE): it leaves its core at o
 that is merely nicer ends its slice first. On cores that are always full it would never be ready: so for AT_ONCE seconds
 alone, then it is merely nicer. Once it is ready it is as they are.
 
-Rule 1: what cannot be taken back is not done: RLIMIT_NICE or CAP_SYS_NICE say whether it can (systemd: LimitNICE=20,
-        Docker: --ulimit nice=20). Where they do not, there is the niceness of an autogroup, which always can.
+Rule 1: what cannot be taken back is not done: that takes RLIMIT_NICE or CAP_SYS_NICE (systemd: LimitNICE=20, Docker:
+        --ulimit nice=20), and is tried: in a user namespace (containers without root) we have that capability, and it
+        counts for nothing. Where it cannot, there is the niceness of an autogroup, which always can.
 Rule 2: where the kernel groups sessions (autogroups), niceness counts between the threads of one, and a session of its
         own would be as much as the whole server, however nice its threads. So who can take it back stays in ours.
 Rule 3: a system that has none of it, or does not let us, is no error: then it starts as everybody does.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,6 @@ NICE = 10
 """A tenth of the weight of what serves: on cores that are full a start takes longer, and ends."""
 AT_ONCE = 1.0
 """Seconds."""
-_CAP_SYS_NICE = 23
 _PATIENCE = 1.0
 """Seconds: the kernel lets an autogroup be changed ten times a second, by all of those without privileges."""
 
@@ -100,16 +101,20 @@ def _threads(pid: int) -> Iterator[int]:
 
 
 def may_be(nice: int) -> bool:
-    """Whether a process of ours that is nicer may be so nice again."""
-    import resource
+    """Whether a thread of ours that is nicer may be so nice again: one that ends with this call has tried."""
+    took_it_back = []
 
-    if 20 - nice <= resource.getrlimit(resource.RLIMIT_NICE)[0]:
-        return True
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        capable = next(line for line in lines if line.startswith("CapEff:"))
-        return bool(int(capable.split()[1], 16) >> _CAP_SYS_NICE & 1)
-    return False
+    def tries() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, 0, nice + 1)  # of this thread; it is 19 at most, whatever is asked for
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+            took_it_back.append(True)
+
+    thread = threading.Thread(target=tries, name="headrace-nice", daemon=True)
+    with contextlib.suppress(RuntimeError):  # there can be no more threads
+        thread.start()
+        thread.join()
+    return bool(took_it_back)
 
 
 def _write(group: Path, nice: int) -> int | None:

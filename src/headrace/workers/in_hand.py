@@ -32,7 +32,20 @@ Work = Run | Pending
 class Sent:
     """A run that is with the process. `offset`, `room`: the pieces of the arena it has, or -1."""
 
-    __slots__ = ("began", "id", "offset", "overdue", "read", "requests", "room", "steps", "stop_at", "taken_at", "work")
+    __slots__ = (
+        "began",
+        "goes_together",
+        "id",
+        "offset",
+        "overdue",
+        "read",
+        "requests",
+        "room",
+        "steps",
+        "stop_at",
+        "taken_at",
+        "work",
+    )
 
     def __init__(self, id: int, work: Work, requests: Sequence[Pending], taken_at: float) -> None:
         self.id, self.work, self.requests, self.taken_at = id, work, requests, taken_at
@@ -40,6 +53,7 @@ class Sent:
         self.offset = self.room = -1
         self.read = 0  # bytes of its parts that were read, and that the process has not been told of
         self.stop_at: float | None = None  # it was cancelled, and is to end by then
+        self.goes_together = False  # in one pickle with others
         self.steps = 0  # those of its loop by then
         self.overdue: ResponseTimeout | None = None  # it took too long, and was told to leave (`at_once`)
 
@@ -142,7 +156,7 @@ class InHand:
                 fits = False
             if fits:
                 for each in group:
-                    each.began = now
+                    each.began, each.goes_together = now, True
                     self.sent[each.id] = each
                 return frames.encode(
                     frames.RUN,
@@ -261,6 +275,10 @@ class InHand:
             return
         self._divided[id(each.work)] = len(wanted)
         self.again.extend(Sent(0, each.work, (request,), each.taken_at) for request in wanted)
+
+    def send_alone(self, each: Sent) -> None:
+        """It went together with others, one of which could not be read there: which, they say by themselves."""
+        self.again.append(Sent(0, each.work, each.requests, each.taken_at))
 
     @property
     def is_dividing(self) -> bool:

@@ -8,7 +8,7 @@ import os
 
 class Memory:
     def __init__(self, name: str) -> None:
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.fd = passable(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
 
     def write(self, data: bytes) -> None:
         """At its beginning. Nobody can change it from then on."""
@@ -26,3 +26,14 @@ class Memory:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def passable(fd: int) -> int:
+    """`fd`, or what takes its place: in a process without stdin, stdout or stderr it may have their number, which is
+    what it would be to a process that is given it."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)

@@ -14,6 +14,9 @@ from headrace.workers.loadable import Loadable
 
 NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
+MAIN = "__mp_main__"
+"""What a script is called where it is imported, as by `multiprocessing`: what a callable starts with that finds it."""
+
 
 @dataclass(frozen=True)
 class Named(Loadable):
@@ -33,7 +36,9 @@ class Named(Loadable):
         return {"loader": "callable", "callable": self.callable, "file": self.file, "is_main": self.is_main}
 
     def __str__(self) -> str:
-        return self.callable
+        if self.file is None:
+            return self.callable
+        return f"{os.path.basename(self.file)}:{self.callable.partition(':')[2]}"
 
 
 def is_name(text: str) -> bool:
@@ -91,7 +96,7 @@ def named(model: Any) -> Named:
             f"a worker imports {path} by name, and what is typed into an interpreter or a notebook is in no file: put "
             "it into a module"
         )
-    return Named(f"__headrace_main__:{path}", os.path.abspath(file), is_main=True)
+    return Named(f"{MAIN}:{path}", os.path.abspath(file), is_main=True)
 
 
 class Unguarded(InvalidModel):

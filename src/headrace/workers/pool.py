@@ -101,6 +101,8 @@ class Pool:
     ) -> None:
         """`nodes`: the CPUs its workers may use, by NUMA node."""
         self.engine, self.model, self.name, self.options = engine, model, name, options
+        # As they are now: a worker that is started later, in place of another, is to find what that one found.
+        self._folder, self._path, self._environment = _folder(), [*filter(_is_text, sys.path)], dict(os.environ)
         self.always_in_lists, self.describes = model.in_lists, False
         """Whether one request comes as a list, too; whether what it runs can be asked what it says of itself."""
         self.in_lists = max_batch_size > 1 or model.joins_rows or model.in_lists
@@ -360,18 +362,18 @@ class Pool:
         return planned[self.workers.index(worker) if worker in self.workers else -1]
 
     def environment(self, share: Share) -> dict[str, str]:
-        return environment(os.environ, share.threads)
+        return environment(self._environment, share.threads)
 
     def setup(self, worker: Worker, arena: Arena) -> bytes:
         options, share = self.options, worker.share
         assert share is not None
         limit = options.memory_limit if worker.limit_kind == "address space" else None
         told = {
-            "folder": os.getcwd(),
+            "folder": self._folder,
             **self.model.told(),
             **self.model.told_of_batches(self.batcher.max_batch_size),
             "in_lists": self.in_lists,
-            "path": sys.path if options.python is None else None,
+            "path": self._path if options.python is None else None,
             "argv": [self.name],
             "threads": share.threads,
             "cpus": share.cpus,
@@ -487,6 +489,22 @@ class Pool:
             self.source.add_worker(worker.stream.index, worker)
         self.workers = (*self.workers, *new)
         return new
+
+
+def _folder() -> str:
+    """InvalidOption where there is none."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise InvalidOption(
+            f"workers start in the folder that this process is in, which there is not any more ({error.strerror}): "
+            "os.chdir() to one that is there"
+        ) from None
+
+
+def _is_text(entry: object) -> bool:
+    """Imports look past what is none, too."""
+    return isinstance(entry, str)
 
 
 def _is_up(worker: Worker) -> bool:

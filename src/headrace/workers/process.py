@@ -15,6 +15,7 @@ from typing import IO
 
 from headrace.workers.arena import Arena
 from headrace.workers.gently import apart
+from headrace.workers.memory import passable
 from headrace.workers.offspring import Offspring
 
 CHILD = Path(__file__).with_name("child.py")
@@ -33,6 +34,7 @@ class Process:
         """OSError if it cannot be started. `fds`: files it is given as well."""
         self.generation = generation
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        theirs = socket.socket(fileno=passable(theirs.detach()))
         try:
             for end in (self.sock, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)

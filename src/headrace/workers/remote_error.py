@@ -14,6 +14,10 @@ _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
 """What ONNX Runtime says where Python says MemoryError."""
 
 
+CANNOT_ARRIVE = "CannotArrive"
+"""What a worker says of requests that it cannot read, and has not begun."""
+
+
 class RaisedInWorker(Exception):
     """Stands for what a callable raised in its worker, under that exception's name. Its notes have the traceback."""
 
@@ -35,6 +39,10 @@ def made(raised: Raised, memory_limit: int | None = None) -> HeadraceError:
     if raised.kind == "CannotLeave" and not raised.module:  # the callable has returned it
         failure = BackendError(f"the answer of the model cannot leave its worker: {raised.text}")
         failure.__cause__ = _with_trace(_kind("CannotLeave")(raised.text), raised.trace)
+        return failure
+    if raised.kind == CANNOT_ARRIVE and not raised.module:
+        failure = BackendError(f"the request cannot be read by its worker: {raised.text}")
+        failure.__cause__ = _with_trace(_kind(CANNOT_ARRIVE)(raised.text), raised.trace)
         return failure
     cause = _with_trace(_kind(raised.kind)(raised.text), raised.trace)
     if memory_limit is not None and (raised.kind == "MemoryError" or any(word in raised.text for word in _NO_MEMORY)):

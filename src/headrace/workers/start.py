@@ -67,18 +67,18 @@ def start_workers(
             what.share(options.python, environment(os.environ, share.threads), share.threads, options.start_timeout)
             assert what.weights is not None
             tell(name, what.weights)
+        pool = Pool(
+            engine,
+            what,
+            name,
+            options,
+            nodes=nodes,
+            max_batch_size=asked,
+            max_batch_delay=max_batch_delay,
+        )
     except BaseException:
         what.close()
         raise
-    pool = Pool(
-        engine,
-        what,
-        name,
-        options,
-        nodes=nodes,
-        max_batch_size=asked,
-        max_batch_delay=max_batch_delay,
-    )
     pool.start(workers)
     try:
         loaded, asked, reason = _loaded(engine, what, pool, name, max_batch_size)

@@ -84,12 +84,23 @@ def cannot_leave(error: BaseException, answer: Any) -> tuple[str, str, str, str]
     return "", "CannotLeave", text, trace
 
 
+def cannot_arrive(error: BaseException) -> tuple[str, str, str, str]:
+    """As `shown`, of what was raised when a request was read: that is no error of what the callable did."""
+    _, kind, text, trace = shown(error)
+    if isinstance(error, MemoryError):
+        return "", kind, text, trace
+    if isinstance(error, (AttributeError, ImportError)):
+        text += "; what a request is made of has to be in a module that workers can import"
+    return "", "CannotArrive", f"{kind}: {text}", trace
+
+
 def array_of(index: int, dtype: Any, shape: tuple[int, ...], kind: str = "") -> Any:
     raise NotImplementedError("stands in a pickle; `_Unpickler` knows what it means")
 
 
 def scalar_of(dtype: Any, data: bytes) -> Any:
-    return np.frombuffer(data, _dtype_of(dtype))[0]
+    dtype = _dtype_of(dtype)
+    return np.frombuffer(data, dtype)[0] if dtype.itemsize else np.zeros((), dtype)[()]
 
 
 def objects_of(shape: tuple[int, ...], elements: list[Any]) -> Any:
@@ -108,8 +119,6 @@ _OURS = {function.__name__: function for function in (scalar_of, objects_of, rai
 
 def _dtype_of(described: Any) -> Any:
     """NotData for what may hold pointers."""
-    if isinstance(described, list):
-        described = [tuple(each) for each in described]
     dtype = np.dtype(described)
     if dtype.hasobject:
         raise NotData(f"an array of {dtype}")
@@ -117,7 +126,21 @@ def _dtype_of(described: Any) -> Any:
 
 
 def _described(dtype: Any) -> Any:
-    return dtype.str if dtype.names is None else dtype.descr
+    """What `np.dtype` makes the same one of: of fields their places too, as there may be room between them."""
+    if dtype.names is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {
+        "names": list(dtype.names),
+        "formats": [_format(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "titles": [field[2] if len(field) > 2 else None for field in fields],
+        "itemsize": dtype.itemsize,
+    }
+
+
+def _format(dtype: Any) -> Any:
+    return _described(dtype) if dtype.subdtype is None else (_described(dtype.subdtype[0]), dtype.subdtype[1])
 
 
 def _kind_of(array: Any) -> str:
@@ -195,8 +218,12 @@ class _Arrays:
         self._buffers, self._own = buffers, own
 
     def __call__(self, index: int, dtype: Any, shape: tuple[int, ...], kind: str = "") -> Any:
-        array = self._buffers[index].view(_dtype_of(dtype)).reshape(shape)
-        array = array.copy() if self._own else array
+        dtype = _dtype_of(dtype)
+        if dtype.itemsize:
+            array = self._buffers[index].view(dtype).reshape(shape)
+            array = array.copy() if self._own else array
+        else:
+            array = np.zeros(shape, dtype)
         return array.view(_VIEWS[kind]) if kind else array
 
 
