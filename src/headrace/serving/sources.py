@@ -167,7 +167,10 @@ class Sources:
         """Everything in the model store that can be served, by name."""
         if not self._store.is_configured:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found = self._store.names()
+        try:
+            found = self._store.names()
+        except OSError as error:
+            raise InvalidOption(f"--model-store {self._store} cannot be listed: {error}") from error
         if not found:
             raise InvalidModel(f"there is no ONNX file and no archive in {self._store}")
         folder = self._store.folder  # of a folder absolute paths: they are not looked for in the store once more
