@@ -248,6 +248,12 @@ def test_options_that_cannot_be_are_named(config):
         classifier.form_of(config, None, {}, True)
 
 
+def test_what_torchserves_own_classifier_is_told_is_no_mistake(tmp_path):
+    assert runtimes.config_of(Context(tmp_path, profile=True, top_k=2)) == {"top_k": 2}
+    mean_of_channels(tmp_path / "m.onnx")
+    assert started(classifier, "ImageClassifier", Context(tmp_path, profile=True)).top_k == 5
+
+
 def test_labels_of_multi_model_server_are_read(tmp_path):
     (tmp_path / "synset.txt").write_text("n1 tench\nn2 goldfish\n")
     assert classifier.labels_of(str(tmp_path)) == {"0": "n1 tench", "1": "n2 goldfish"}

@@ -362,7 +362,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
         )
         return Built(model, custom=True, sequence_headers=None if sequences is None else sequences.headers)
     model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
-    config = archive.config.get("handler", {})
+    config = archive.config.get("handler") or {}
     try:
         if not isinstance(config, dict):
             raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")
