@@ -32,7 +32,7 @@ def config_of(context: Any) -> dict[str, Any]:
     config = (getattr(context, "model_yaml_config", None) or {}).get("handler") or {}
     if not isinstance(config, dict):
         raise ValueError(f"handler: in the model's YAML is a mapping, not a {type(config).__name__}")
-    # `profile` is TorchServe's, for the handlers of its own that measure their steps: no option of ours, and no mistake.
+    # `profile` is TorchServe's, whose own handlers measure their steps then: no option of ours, and no mistake.
     return {key: value for key, value in config.items() if key != "profile"}
 
 
