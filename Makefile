@@ -34,7 +34,8 @@ serve: .venv/installed ## leave a server with the digits model running on 127.0.
 	$(BIN)/headrace serve $(EXTRA)
 
 test: check ## everything: format, lint, types, tests (the first time it makes .venv-torch and .venv-mxnet, which some handlers need: about two minutes)
-	$(BIN)/python -m pytest $(EXTRA)
+	@# These are made while the tests run that need neither; those that do wait for them.
+	$(BIN)/python tests/other_environments.py & $(BIN)/python -m pytest $(EXTRA); failed=$$?; wait; exit $$failed
 
 check: .venv/installed-test ## format, lint and types only
 	$(BIN)/ruff format --check .

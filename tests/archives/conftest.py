@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +6,7 @@ from typing import Any
 
 import pytest
 from handler_archives import Serve, started, write_archive
+from other_environments import python_of
 
 import headrace as hr
 
@@ -56,25 +55,11 @@ def serve_once(handler_engine: hr.Engine, tmp_path_factory: pytest.TempPathFacto
         yield make
 
 
-def environment(name: str, packages: list[str]) -> str:
-    """The Python of an environment without Headrace, in `.venv-NAME`. Made once; a stamp says of what."""
-    home = Path(__file__).parents[2] / f".venv-{name}"
-    python, stamp = home / "bin" / "python", home / "installed"
-    wanted = " ".join(packages)
-    if not (stamp.is_file() and stamp.read_text() == wanted):
-        venv.create(home, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        stamp.write_text(wanted)
-    return str(python)
-
-
 @pytest.fixture(scope="session")
 def torch_python() -> str:
-    """About a minute, the first time."""
-    return environment("torch", ["torch==2.13.0", "numpy", "pillow"])
+    return python_of("torch")
 
 
 @pytest.fixture(scope="session")
 def mxnet_python() -> str:
-    """15 seconds, the first time."""
-    return environment("mxnet", ["mxnet==1.9.1", "numpy<1.24", "pillow"])
+    return python_of("mxnet")

@@ -22,6 +22,7 @@ import pytest
 import headrace as hr
 import headrace.engine.admission
 import headrace.model.run
+from headrace.engine.admission import COLLECT, COLLECT_AT_MOST, pause_after
 from headrace.engine.topology import made_up
 from headrace.testing import Gate
 
@@ -789,6 +790,12 @@ def test_room_that_nobody_gave_back_because_ctrl_c_was_lost_is_found(full: str) 
         del future
         assert engine.push(lambda: 7).result(PATIENCE) == 7
         assert engine.statistics().budget.nbytes == 0
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, COLLECT), (0.001, COLLECT), (3.0, 3.0 / COLLECT_AT_MOST)])
+def test_collections_for_who_waits_take_little_of_the_time(took: float, pause: float) -> None:
+    """With a large heap one takes seconds, and stops every thread."""
+    assert pause_after(took) == pause
 
 
 def test_unread_results_in_garbage_are_found_by_who_waits_for_their_room(machine: Made) -> None:

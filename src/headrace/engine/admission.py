@@ -588,8 +588,7 @@ class Budget:
         self.wake()
         if is_stuck:  # nothing runs: what is charged may be results in cycles of garbage, which nobody else collects
             gc.collect()
-            took = time.monotonic() - now
-            self._collect_at = now + max(COLLECT, took / COLLECT_AT_MOST)
+            self._collect_at = now + pause_after(time.monotonic() - now)
 
     def _dropped(self, key: int) -> None:
         try:
@@ -635,6 +634,11 @@ def open_gate(gate: threading.Lock) -> None:
     """Let go who waits at it. Twice does no harm."""
     with contextlib.suppress(RuntimeError):
         gate.release()
+
+
+def pause_after(took: float) -> float:
+    """Seconds from one collection of garbage that took so many to the next one."""
+    return max(COLLECT, took / COLLECT_AT_MOST)
 
 
 def weigh(charge: Charge) -> int:
