@@ -39,6 +39,12 @@ def test_instances_of_all_requests_are_one_list(name: str) -> None:
     assert through(name, bodies, doubled) == [{"predictions": [2, 4]}, {"predictions": [6]}, {"predictions": []}]
 
 
+def test_whose_each_instance_is_stands_in_the_context() -> None:
+    context = context_of(3)
+    envelopes.made("kserve").open([{"body": {"instances": xs}} for xs in ([1, 2], [], [3])], context)
+    assert context.owners == [0, 0, 2]
+
+
 def test_base64_instances_are_bytes() -> None:
     sent = base64.b64encode(b"raw").decode()
     seen: list[Any] = []

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from handler_archives import JSON, Serve, ask, ask_json, together
+from onnx import TensorProto, helper
 
 import headrace as hr
 
@@ -233,3 +234,16 @@ def test_the_v2_envelope_and_a_request_in_another_form(serve: Serve) -> None:
     status, kind, message = ask_json(model, {"instances": []})
     assert (status, kind) == (400, "BadRequestException")
     assert "'inputs'" in message
+
+
+def test_an_instance_that_a_handler_of_ours_refuses_is_its_requests_fault(serve: Serve) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
+    onnx_file = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    model = serve(
+        None, {"handler": "tensor", "serializedFile": "neg.onnx"}, {"neg.onnx": onnx_file}, envelope="kserve", batch=2
+    )
+    assert ask_json(model, {"instances": [{"x": [[1, 2]]}] * 2}) == {"predictions": [[[-1.0, -2.0]]] * 2}
+    body, _, status, *_ = ask_json(model, {"instances": [{"x": [[1, 2]]}, {"x": [[1]]}]})
+    first, second = json.loads(body)["predictions"]
+    assert (status, first, second["code"]) == (400, [[-1.0, -2.0]], 400)

@@ -74,7 +74,7 @@ def test_what_need_not_be_there_is_none():
         ('{"model": {"modelName": "m\\n"}}', "cannot be called"),
         ('{"model": {"modelName": "m", "modelVersion": true}}', "'modelVersion' in MANIFEST.json must be a string"),
         ('{"model": {"modelName": "m", "modelVersion": "1/2"}}', "cannot be '1/2'"),
-        ('{"model": {"modelName": "m", "modelVersion": "1 2"}}', "cannot be '1 2'"),
+        ('{"model": {"modelName": "m", "modelVersion": "1 "}}', "cannot be '1 '"),
         ('{"model": {"modelName": "m", "handler": ["h"]}}', "'handler' in MANIFEST.json must be a string"),
         ('{"runtime": "ruby", "model": {"modelName": "m"}}', r"^Runtime is not defined or invalid\.$"),
         ('{"engine": {}, "model": {"modelName": "m"}}', r"^engineName is required in <engine>\.$"),
@@ -119,8 +119,10 @@ def test_a_handler_is_a_file(name):
         parse_manifest(json.dumps({"model": {"modelName": "m", "handler": name}}))
 
 
-@pytest.mark.parametrize(("number", "version"), [("1", "1"), ("1.0", "1.0"), ("1.10", "1.10"), ("2e3", "2e3")])
-def test_a_version_may_be_a_number(number, version):
+@pytest.mark.parametrize(
+    ("number", "version"), [("1", "1"), ("1.0", "1.0"), ("1.10", "1.10"), ("2e3", "2e3"), ('"1 beta 2"', "1 beta 2")]
+)
+def test_a_version_may_be_a_number_and_have_blanks(number, version):
     assert parse_manifest(f'{{"model": {{"modelName": "m", "modelVersion": {number}}}}}').version == version
 
 

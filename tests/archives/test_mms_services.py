@@ -100,6 +100,44 @@ def test_a_vision_service_with_a_gluon_network(serve_once: Serve, mxnet_python: 
     check_labels(json.loads(ask(model, picture())))
 
 
+@pytest.mark.parametrize("symbol", [None, "net-symbol.json"])
+def test_a_vision_service_may_make_its_network_itself(
+    serve_once: Serve, mxnet_python: str, made: Path, symbol: str | None
+) -> None:
+    """As 0.4's own examples of Gluon networks did: their manifests say that there is no symbolic one."""
+    source = """
+    import os
+    from mms.model_service.mxnet_vision_service import MXNetVisionService
+    from mxnet import nd
+    from mxnet.gluon import nn
+
+    class Service(MXNetVisionService):
+        def __init__(self, model_name, model_dir, manifest, gpu=None):
+            super(Service, self).__init__(model_name, model_dir, manifest, gpu)
+            self.net = nn.Dense(7, in_units=3)
+            if self.param_filename:
+                self.net.load_parameters(os.path.join(model_dir, self.param_filename), ctx=self.ctx)
+            self.net.hybridize()
+
+        def _preprocess(self, data):
+            return nd.array([[len(data[0][0][key]) for key in ("title", "review", "author")]], ctx=self.ctx)
+
+        def _inference(self, data):
+            return self.net(data).softmax()
+
+        def _postprocess(self, data):
+            return [{"category": self.labels[int(data[0].argmax(axis=0).asscalar())]}]
+    """
+    about = {"Signature": "signature.json", "Parameters": "gluon.params", "Model-Format": "Gluon-Imperative"}
+    there = files(made, "gluon.params")
+    there["signature.json"] = json.dumps({**SIGNATURE, "input_type": "application/json"})
+    there["MANIFEST.json"] = json.dumps({"Model": {**about, "Symbol": symbol} if symbol else about})
+    model = serve_once(source, files=there, python=mxnet_python)
+    told = json.dumps([{"title": "short", "review": "a longer one", "author": "me"}]).encode()
+    for answer in (ask(model, told, JSON), ask(model, (("data", "", told),))):
+        assert json.loads(answer)["category"].startswith("class ")
+
+
 def test_a_service_of_its_own_is_made_with_its_manifest(serve: Serve) -> None:
     source = """
     from mms.model_service.model_service import SingleNodeService

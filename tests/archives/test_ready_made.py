@@ -42,6 +42,10 @@ class Context:
         self.system_properties = {"model_dir": str(folder), "gpu_id": None}
         self.manifest, self.model_yaml_config = {"model": model or {}}, {"handler": config}
         self.statuses = {}
+        self.owners, self.fields = None, [{}]
+
+    def get_request_header(self, index, key):
+        return self.fields[index].get(key)
 
     def set_response_status(self, code, phrase, index):
         self.statuses[index] = code
@@ -90,6 +94,62 @@ def test_only_the_standard_library_and_numpy_are_needed_to_import_them(file):
     if runtime not in ("torch", "mxnet"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
         assert done.stdout.strip() == "[]"
+
+
+# Forms and envelopes
+
+
+class Sums:
+    """Of two inputs, one of which is bytes where nobody says what it is."""
+
+    outputs = None
+
+    def __init__(self):
+        self.inputs = [arrays.Spec(name, np.dtype(np.float32), (None, 2)) for name in ("a", "b")]
+
+    def run(self, inputs):
+        return [inputs["a"] + inputs["b"]]
+
+
+def test_each_input_may_be_a_field_of_a_form(tmp_path):
+    handler, context = tensor.Tensor(), Context(tmp_path)
+    handler.runtime = Sums()
+    untold, told = {"content-type": ""}, {"content-type": "application/octet-stream"}
+    raw = bytearray(np.array([[3, 4]], np.float32).tobytes())
+    context.fields = [{"a": untold, "b": told}] * 2 + [{"a": untold}]
+    rows = [
+        {"a": bytearray(b"[[1, 2]]"), "b": raw, "more": 1},
+        {"a": [[5, 6]], "b": raw},
+        {"a": bytearray(b"[[1, 2]]")},
+    ]
+    *answers, refused = handler.handle(rows, context)
+    assert answers == [[[4, 6]], [[8, 10]]]
+    assert (refused["code"], context.statuses) == (400, {2: 400})
+    handler.runtime.inputs = handler.runtime.inputs[:1]
+    handler.runtime.run = lambda inputs: [inputs["a"]]
+    context.fields = [{"data": untold}, {"data": told}]
+    assert handler.handle([{"data": bytearray(b"[[1, 2]]")}, {"data": raw}], context) == [[[1, 2]], [[3, 4]]]
+
+
+def test_in_an_envelope_the_request_has_the_status_that_one_of_its_instances_is_refused_with(tmp_path):
+    handler, context = tensor.Tensor(), Context(tmp_path)
+    handler.runtime = Sums()
+    good, bad = {"a": [[1, 2]], "b": [[1, 2]]}, {"a": [[1]], "b": [[1, 2]]}
+    context.owners = [0, 0, 0, 1]
+    answers = handler.handle([good, good, bad, good], context)
+    assert [answer if isinstance(answer, list) else answer["code"] for answer in answers] == [
+        *([[2, 4]], [[2, 4]], 400, [[2, 4]])
+    ]
+    assert context.statuses == {0: 400}
+
+
+def test_a_classifier_takes_the_networks_numbers_too(tmp_path):
+    mean_of_channels(tmp_path / "m.onnx", size=(1, 2))
+    handler = started(classifier, "ImageClassifier", Context(tmp_path))
+    np.testing.assert_array_equal(handler.read({"body": [[[1, 2]], [[3, 4]], [[5, 6]]]})["x"][0, 2], [[5, 6]])
+    for wrong in ([], [1], [[[1, 2]]], [[["a", 2]], [[3, 4]], [[5, 6]]], [[[1], [2, 3]]] * 3):
+        with pytest.raises(requests.Bad, match=r"lists \[3, height, width\]"):
+            handler.read({"body": wrong})
 
 
 # Pictures
@@ -186,6 +246,12 @@ def test_torch_models_are_given_what_torchserve_gave_them_unless_the_yaml_says_o
 def test_options_that_cannot_be_are_named(config):
     with pytest.raises(ValueError, match="image classifier"):
         classifier.form_of(config, None, {}, True)
+
+
+def test_what_torchserves_own_classifier_is_told_is_no_mistake(tmp_path):
+    assert runtimes.config_of(Context(tmp_path, profile=True, top_k=2)) == {"top_k": 2}
+    mean_of_channels(tmp_path / "m.onnx")
+    assert started(classifier, "ImageClassifier", Context(tmp_path, profile=True)).top_k == 5
 
 
 def test_labels_of_multi_model_server_are_read(tmp_path):

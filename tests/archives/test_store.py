@@ -16,6 +16,7 @@ from headrace.archives.cache import Cache
 from headrace.archives.download import DownloadLimits
 from headrace.archives.store import Store
 from headrace.errors import DownloadFailed, InvalidOption, SourceNotFound, UrlNotAllowed
+from headrace.serving.sources import Sources
 from headrace.testing import make_archive
 
 BODY = bytes(range(256)) * 1000
@@ -319,3 +320,10 @@ def test_a_store_that_cannot_be_one_says_so(tmp_path: Path) -> None:
         Store("https://h/models")
     with pytest.raises(InvalidOption, match=r"--model-store nosuch://x"):
         Store("nosuch://x").names()
+
+
+def test_a_store_that_cannot_be_listed_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone"):
+        Store(f"file://{tmp_path}/gone").names()
+    with pytest.raises(InvalidOption, match=r"--model-store file://\S+/gone cannot be listed: "):
+        Sources(Store(f"file://{tmp_path}/gone")).in_store()

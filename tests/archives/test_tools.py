@@ -230,6 +230,7 @@ def test_both_refuse_to_overwrite_unless_forced(
         ([], "--model-name and --handler are needed"),
         (["--model-name", "m", "--handler", "service"], "--version is needed (or --model-path"),
         (["--model-name", "m/n", "--handler", "service", "-v", "1"], "--model-name 'm/n'"),
+        (["--model-name", "m", "--handler", "service", "-v", "1/0"], "--version '1/0'"),
         (["--model-name", "m", "--handler", "gone", "-v", "1"], "--handler gone: there is no gone.py"),
         (["--model-name", "m", "--handler", "service", "-v", "1", "--serialized-file", "gone"], "gone is no file"),
         (["--model-name", "m", "--handler", "service", "-v", "1", "--export-path", "gone"], "gone is not a folder"),

@@ -148,6 +148,35 @@ def test_an_eager_network_and_its_state_dict(serve_once: Serve, torch_python: st
     }  # fmt: skip
 
 
+def test_a_handler_need_not_call_the_base_handlers_init(serve_once: Serve, torch_python: str, made: Any) -> None:
+    """TorchServe's own example of micro-batching does not."""
+    source = """
+    import torch
+    from ts.handler_utils.micro_batching import MicroBatching
+    from ts.torch_handler.base_handler import BaseHandler
+
+    class Service(BaseHandler):
+        def __init__(self):
+            self.handle = MicroBatching(self)
+
+        def initialize(self, ctx):
+            super().initialize(ctx)
+            self.handle.micro_batch_size = ctx.model_yaml_config["micro_batching"]["micro_batch_size"]
+
+        def preprocess(self, data):
+            return torch.tensor([row["body"] for row in data])
+
+        def postprocess(self, data):
+            return [[len(data), len(row)] for row in data]
+    """
+    about = {"modelFile": "net.py", "configFile": "model.yaml"}
+    there = files(made[0], "net.py", model__yaml="micro_batching: {micro_batch_size: 2}\n")
+    model = serve_once(source, about, there, batch=4, delay=0.5, python=torch_python)
+    width = len(made[2])
+    answers = [json.loads(each) for each in together(model, [("id", JSON, b"[1.0, 2.0, 3.0]")] * 4)]
+    assert {tuple(answer) for answer in answers} <= {(1, width), (2, width)}
+
+
 def test_a_file_with_the_parts_of_a_network_names_them(serve_once: Serve, torch_python: str, made: Any) -> None:
     about = {"modelFile": "parts.py", "serializedFile": "weights.pt"}
     with pytest.raises(Exception, match=r"parts.py must define exactly one class, the model; it defines 2: Net, Part"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -267,3 +269,23 @@ def test_an_archive_that_would_write_elsewhere_is_not_served(tmp_path: Path) -> 
     ):
         pass
     assert not (tmp_path / "evil.py").exists()
+
+
+def test_a_broken_archive_keeps_the_server_from_starting_but_where_it_is_to_be_as_the_old_ones(
+    store: Path, tmp_path: Path
+) -> None:
+    shutil.copy(store / "parts.mar", tmp_path)
+    (tmp_path / "junk.mar").write_text("no archive")
+    (tmp_path / "raises.py").write_text("raise RuntimeError('not today')")
+    ours = ("--model-name", "raises", "--version", "1.0", "--handler", "raises.py", "--export-path", str(tmp_path))
+    subprocess.run([sys.executable, "-m", "headrace", "archive", *ours], cwd=tmp_path, check=True, timeout=60)
+    options = (f"--model-store={tmp_path}", "--models", "all", f"--cache-dir={tmp_path / 'cache'}")
+    with pytest.raises(RuntimeError, match=r"junk\.mar is neither a zip"), run_server(*options):
+        pass
+    with run_server(*options, "--compat", "torchserve", "--models", "gone.mar") as server:
+        assert ask(server, "POST", "/predictions/parts").text.endswith("the last")
+        assert ask(server, "POST", "/predictions/raises").status_code == 503  # known, without a worker
+        assert server.stop() == 0
+        for name, why in (("junk", "neither a zip"), ("raises", "not today"), ("gone", "does not exist")):
+            assert re.search(rf"Failed to load model: \S*{name}\.mar \(.*{why}", server.log())
+    assert not list((tmp_path / "cache").iterdir())

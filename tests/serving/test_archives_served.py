@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 import venv
 from pathlib import Path
@@ -209,6 +210,13 @@ def test_pictures_for_an_onnx_model_stay_in_the_servers_process_unless_it_is_tol
     answer = json.loads(served.model(("id", (), picture.read_bytes())))
     assert list(answer) == list(inside)
     assert answer["six"] == pytest.approx(inside["six"], rel=1e-5)
+
+
+@pytest.mark.parametrize("yaml", ["handler:\n", "handler: {profile: true}\n", "minWorkers: 1\n", ""])
+def test_what_torchserve_says_to_its_classifier_is_no_mistake(archive, load, yaml):
+    folder = archive(yaml=yaml, handler="image_classifier", serializedFile="digits.onnx")
+    shutil.copy(Path(BUNDLED_DIGITS, "digits.onnx"), folder)
+    assert load(folder, isolation="auto").handler is not None
 
 
 def test_tensors_need_no_code(archive, load):

@@ -378,6 +378,23 @@ def test_one_that_dies_while_it_loads_is_told_to_whoever_compiles_it(engine: hr.
     assert engine.statistics().ports == 0
 
 
+def test_who_compiles_hears_that_the_engine_was_closed_meanwhile(engine: hr.Engine) -> None:
+    raised: list[BaseException] = []
+
+    def compile_it() -> None:
+        try:
+            hr.compile_model("hangs_at_import:echo", isolation="process", engine=engine)
+        except hr.Closed as error:
+            raised.append(error)
+
+    compiling = threading.Thread(target=compile_it, daemon=True)
+    compiling.start()
+    wait_for(lambda: any("worker" in thread.name for thread in threading.enumerate()))
+    engine.close()
+    wait_for(lambda: raised)
+    compiling.join()
+
+
 def test_one_that_dies_while_it_starts_again_is_started_once_more(compiled: Compile, tmp_path: Path) -> None:
     mark = tmp_path / "broken"
     (tmp_path / "loads_or_not.py").write_text(

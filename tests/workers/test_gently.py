@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from worker_watching import wait_for
 
 import headrace as hr
 from headrace.workers import gently, worker
@@ -91,6 +92,19 @@ def test_one_that_is_waited_for_hurries(folder: Path) -> None:
         told = model(0)
         nice, group, idle, _ = told["start"]
         assert (nice, group, idle) == (OWN, OURS, [False])
+
+
+@pytest.mark.skipif(not may_be(OWN) or OWN >= NICE, reason="whoever may not take it back does not do it")
+def test_one_that_is_waited_for_once_it_has_begun_hurries_from_then_on(folder: Path) -> None:
+    with hr.compile_model("gently_looks:looks", isolation="process", workers=2) as model:
+        first, second = [each.pid for each in model.workers]
+        assert first is not None
+        assert second is not None
+        (folder / "wait").touch()  # it loads no further while it is nice
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: model.workers[0].pid not in (None, first))
+        os.kill(second, signal.SIGKILL)
+        wait_for(lambda: model.workers[0].state == "READY")
 
 
 @pytest.mark.skipif(not may_be(OWN) or OWN >= NICE, reason="whoever may not take it back does not do it")

@@ -1,14 +1,16 @@
 """When the number of workers changes, so do their shares of the cores; no request is lost for that."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from worker_watching import reached, wait_for
+from worker_watching import descriptors, reached, wait_for
 
 import headrace as hr
 from headrace.engine.topology import made_up
+from headrace.workers.pool import Pool
+from headrace.workers.worker import Worker
 
 Compile = Callable[..., hr.Model]
 
@@ -146,3 +148,53 @@ def test_what_a_worker_is_like_is_said(compiled: Compile) -> None:
         assert 1 << 20 < status.rss < 1 << 30
     with hr.compile_model(abs, engine=model.engine) as here:
         assert here.workers == ()
+
+
+def test_a_model_that_is_closed_before_it_has_grown_leaves_nobody_behind(compiled: Compile) -> None:
+    model = compiled("echo")
+    pool = model.crew
+    refused: list[hr.Closed] = []
+    assert isinstance(pool, Pool)
+
+    def grow() -> None:
+        try:
+            model.scale(3)
+        except hr.Closed as error:
+            refused.append(error)
+
+    files, growing = descriptors(), threading.Thread(target=grow)
+    with pool._scaling:  # as a restart has it
+        growing.start()
+        model.close()
+    growing.join()
+    assert len(refused) == 1
+    assert len(pool) == 1
+    assert descriptors()["anon_inode:[eventfd]"] <= files["anon_inode:[eventfd]"]
+
+
+def test_a_model_may_be_closed_while_new_workers_are_about_to_begin(
+    compiled: Compile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = compiled("echo")
+    pool = model.crew
+    failed: list[RuntimeError] = []
+    assert isinstance(pool, Pool)
+    start = pool._start
+
+    def close() -> None:
+        try:
+            model.close()
+        except RuntimeError as error:
+            failed.append(error)
+
+    def start_late(workers: Sequence[Worker]) -> None:
+        closing = threading.Thread(target=close)
+        closing.start()
+        wait_for(lambda: not pool.port.attached)
+        wait_for(lambda: not pool.workers[0].thread.is_alive())  # whose end it waits for first
+        start(workers)
+        closing.join()
+
+    monkeypatch.setattr(pool, "_start", start_late)
+    model.scale(3)
+    assert not failed

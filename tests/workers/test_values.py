@@ -129,3 +129,9 @@ def test_several_answers_in_one_piece_come_out_one_by_one(values: list[Any]) -> 
     encoder = Encoder()
     reader = Reader(b"".join(encoder.encode(value)[0] for value in values))
     assert [reader.read() for _ in values] == values
+
+
+def test_an_exception_among_other_things_is_one_that_says_the_same() -> None:
+    came = across({"failed": [KeyError("text"), StopIteration()]})["failed"]
+    assert all(isinstance(each, Exception) for each in came)
+    assert [str(each) for each in came] == ["KeyError: 'text'", "StopIteration"]

@@ -100,6 +100,11 @@ def test_where_a_run_hung_is_logged_once(compiled: Compile, caplog: pytest.LogCa
     assert sum(crew.states().values()) == 1
 
 
+def test_an_exception_in_a_request_stays_one(compiled: Compile) -> None:
+    model = compiled("kind")
+    assert model(ValueError("text")) == "ValueError"
+
+
 class Unreadable:
     """It can be sent, and read nowhere."""
 

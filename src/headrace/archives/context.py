@@ -107,6 +107,8 @@ class Context:
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None
         self.cache: Any = {}
+        self.owners: Any = None
+        """In an envelope, where a request may be several rows of data: which request each row is of. Ours alone."""
         self.header_key_sequence_id, self.header_key_sequence_start, self.header_key_sequence_end = SEQUENCE_HEADERS
 
     @property

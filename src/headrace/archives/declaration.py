@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from headrace.archives.manifest import NAME
+from headrace.archives.manifest import NAME, VERSION
 from headrace.errors import InvalidOption
 from headrace.version import __version__
 
@@ -45,6 +45,8 @@ def torchserve_manifest(
     _check_name(name)
     if not version:
         raise InvalidOption("--version is what the model's version is called, such as 1.0; it cannot be empty")
+    if not VERSION.fullmatch(version):
+        raise InvalidOption(f"--version {version!r}: it is part of URLs, and has no slashes, nor blanks at an end")
     model = {
         "modelName": name,
         "serializedFile": _last(serialized_file),

@@ -3,7 +3,8 @@
 
 Rule 1: `open` gives the handler's data of all requests of a batch, `close` one answer for each request.
 Rule 2: a request may hold several instances. The handler sees those of all requests as one list; what it returns is
-        divided as they came. TorchServe looked at the first request of a batch alone.
+        divided as they came, and `context.owners` says whose each of them is. TorchServe looked at the first request of
+        a batch alone.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Instances:
     def open(self, rows: list[dict[str, Any]], context: Any) -> list[Any]:
         requests = [self.parts(_object(row, self.key)) for row in rows]
         self._counts = [len(each) for each in requests]
+        context.owners = [index for index, count in enumerate(self._counts) for _ in range(count)]
         return [instance for each in requests for instance in each]
 
     def parts(self, request: Any) -> list[Any]:

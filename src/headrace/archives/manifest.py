@@ -20,7 +20,7 @@ from headrace.errors import NO_JSON, InvalidArchive
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 RUNTIMES = ("python", "python2", "python3", "LSP")
 """What the archivers write; case does not matter. LSP is TorchServe's C++."""
-_VERSION = re.compile(r"[^\s/\x00-\x1f]+")
+VERSION = re.compile(r"[^\s/\x00-\x1f]+( [^\s/\x00-\x1f]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ def parse_manifest(text: bytes | str, *, legacy: bool = False, where: str = "MAN
         raise InvalidArchive("Model name is not defined.")
     _check_name(name)
     version = _version(model, text) or "1"
-    if not _VERSION.fullmatch(version):
-        raise InvalidArchive(f"a model version cannot be {version!r}: it has blanks or slashes")
+    if not VERSION.fullmatch(version):
+        raise InvalidArchive(f"a model version cannot be {version!r}: it has slashes, or blanks at an end")
     handler = _text(model, "handler")
     if handler is not None:
         handler = _handler(handler)

@@ -77,11 +77,17 @@ class Store:
         return self.folder is not None or self._url is not None
 
     def names(self) -> list[str]:
-        """What can be served of the store, by name."""
+        """What can be served of the store, by name. OSError where it cannot be listed."""
         if self.folder is not None:
             return sorted(entry.name for entry in self.folder.iterdir() if _is_model(entry))
         system, path = self._system()
-        found = {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] for entry in system.ls(path, detail=True)}
+        try:
+            listed = system.ls(path, detail=True)
+        except OSError:
+            raise
+        except Exception as error:  # each implementation has errors of its own
+            raise OSError(f"{type(error).__name__}: {error}") from error
+        found = {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] for entry in listed}
         return sorted(
             name
             for name, kind in found.items()

@@ -27,7 +27,7 @@ from headrace.archives.entries import Bounds
 from headrace.archives.environments import EnvironmentOptions
 from headrace.archives.store import Store
 from headrace.engine.topology import memory_limit
-from headrace.errors import InvalidOption
+from headrace.errors import HeadraceError, InvalidModel, InvalidOption
 from headrace.log import flush
 from headrace.server.app import App
 from headrace.server.compat import Compat
@@ -327,11 +327,21 @@ def _load_models(lifecycle: Lifecycle, options: ServeOptions, store: Store) -> N
         _log.info("as the old servers do: nothing of the model store is served until --models, or a manager, says so")
     elif not asked:
         asked = ("all",) if store.is_configured else (f"digits={BUNDLED_DIGITS}",)
+    # The old servers serve the others. Whoever has not asked for their ways is to see it before anybody else does.
+    failed = _tell_of_failure if Compat(options.compat).is_old else None
     for text in asked:
-        if text.lower() == "all":
-            lifecycle.load_all(lifecycle.sources.in_store())
-        else:
-            lifecycle.load(Wanted.parse(text))
+        try:
+            every = lifecycle.sources.in_store() if text.lower() == "all" else [Wanted.parse(text)]
+        except InvalidModel as error:  # the store is empty
+            if failed is None:
+                raise
+            failed(str(store), error)
+            continue
+        lifecycle.load_all(every, failed)
+
+
+def _tell_of_failure(source: str, error: HeadraceError) -> None:
+    _log.error("Failed to load model: %s (%s)", source, error)
 
 
 def _folder(flag: str, path: str | None) -> Path | None:

@@ -23,13 +23,19 @@ from typing import Any
 from headrace.engine.ownership import default_engine
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import (
+    AlreadyRegistered,
+    BackendError,
+    BackendNotInstalled,
     CannotLoad,
     Closed,
+    HeadraceError,
     InvalidArchive,
+    InvalidEnvironment,
     InvalidModel,
     InvalidOption,
     NotEnoughCores,
     StillBusy,
+    WorkerDied,
 )
 from headrace.model.model import Model
 from headrace.serving import changing
@@ -50,6 +56,8 @@ MOST_FAILURES = 100
 """Failed loads that are remembered."""
 _log = logging.getLogger("headrace.serving")
 NO_SETTINGS = Settings()
+_NO_MODEL = (InvalidModel, InvalidEnvironment, AlreadyRegistered, BackendError, BackendNotInstalled, WorkerDied)
+"""What is wrong with a model; what is wrong with an option or the machine is wrong for all."""
 _LOADING = object()  # the key of the one turn for loading
 
 
@@ -214,9 +222,15 @@ class Lifecycle:
         """The server stops: loads that have not begun are given up (Closed)."""
         self._stopping = True
 
-    def load_all(self, models: Iterable[Wanted]) -> None:
+    def load_all(self, models: Iterable[Wanted], failed: Callable[[str, HeadraceError], object] | None = None) -> None:
+        """`failed`: told of those that cannot be loaded, by source; without it, the first of them is raised."""
         for wanted in models:
-            self.load(wanted)
+            try:
+                self.load(wanted)
+            except _NO_MODEL as error:
+                if failed is None:
+                    raise
+                failed(wanted.source, error)
 
     # ---- changes
 

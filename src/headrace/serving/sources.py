@@ -167,7 +167,10 @@ class Sources:
         """Everything in the model store that can be served, by name."""
         if not self._store.is_configured:
             raise InvalidOption("'all' means all models of the model store: give --model-store DIR")
-        found = self._store.names()
+        try:
+            found = self._store.names()
+        except OSError as error:
+            raise InvalidOption(f"--model-store {self._store} cannot be listed: {error}") from error
         if not found:
             raise InvalidModel(f"there is no ONNX file and no archive in {self._store}")
         folder = self._store.folder  # of a folder absolute paths: they are not looked for in the store once more
@@ -359,7 +362,7 @@ def _build_archive(archive: Archive, name: str, options: CompileOptions) -> Buil
         )
         return Built(model, custom=True, sequence_headers=None if sequences is None else sequences.headers)
     model = _onnx(str(archive.folder / manifest.serialized_file), name, options)
-    config = archive.config.get("handler", {})
+    config = archive.config.get("handler") or {}
     try:
         if not isinstance(config, dict):
             raise InvalidArchive(f"handler: in {manifest.config_file} is a mapping, not {type(config).__name__}")

@@ -92,7 +92,7 @@ class InHand:
         self.careful = 0
         """frames.CAREFUL, while no answer may be lost with the process."""
         self._next = 0
-        self._encoder = Encoder()
+        self._encoder = Encoder(shows_errors=False)
         self._apart = 0  # so many more go by themselves
         self.answer_room = 0
         """Bytes of the arena that go along with each run, as answers were so large."""

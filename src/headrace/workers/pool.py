@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from weakref import WeakSet
 
 from headrace.engine.engine import Engine
-from headrace.engine.remote import RemotePort, adopt
+from headrace.engine.remote import RemotePort, RemoteStream, adopt
 from headrace.engine.topology import cpu_list
-from headrace.errors import HeadraceError, InvalidModel, InvalidOption
+from headrace.errors import Closed, HeadraceError, InvalidModel, InvalidOption
 from headrace.model.batcher import Batcher
 from headrace.model.pending import Pending
 from headrace.model.run import Run
@@ -143,26 +143,35 @@ class Pool:
         self._made = 0
 
     def start(self, workers: int) -> None:
-        """Start so many, and wait until they are ready. InvalidModel if one cannot be."""
+        """Start so many, and wait until they are ready. InvalidModel if one cannot be, Closed if the engine is."""
         try:
-            adopt(self.engine, self.port, lambda _: [worker.stream for worker in self._make(workers)])
+            adopt(self.engine, self.port, lambda _: self._first(workers))
         except BaseException:
             self.model.close()
             raise
         self._start(self.workers)
         try:
             with self._told:
-                self._told.wait_for(lambda: self._failed is not None or self.ready == workers)
+                self._told.wait_for(lambda: self._failed is not None or self.ready == workers or not self.port.attached)
             if self._failed is not None:
                 raise self._refusal or InvalidModel(self._could_not_load(self._failed))
+            if not self.port.attached:
+                raise Closed("the engine was closed")
         except BaseException:
             self.engine.detach(self.port)
             raise
         self.is_open = True
 
+    def _first(self, workers: int) -> list[RemoteStream]:
+        made = self._make(workers)
+        for worker in made:
+            self.source.add_worker(worker.stream.index, worker)
+        return [worker.stream for worker in made]
+
     def scale(self, workers: int, timeout: float | None = None, *, replan: bool = True) -> None:
         """So many from now on. Fewer: those that go finish what they have. More: waits until they are ready, at most
-        `timeout` seconds. `replan`: as the method, of those that stay, in the same time."""
+        `timeout` seconds. `replan`: as the method, of those that stay, in the same time. Closed where the port has
+        ended before new ones could begin."""
         check_workers(workers)
         until = None if timeout is None else time.monotonic() + timeout
         leaving: list[Worker] = []
@@ -172,9 +181,10 @@ class Pool:
                 leaving = [worker for worker in self.workers if worker not in best]
                 self._let_go(leaving, tuple(worker for worker in self.workers if worker in best))
             elif workers > len(self.workers):
-                new = self._make(workers - len(self.workers))
-                with self.engine.guard.lock:
-                    self.port.streams = tuple(worker.stream for worker in self.workers)
+                before, new = self.workers, self._make(workers - len(self.workers))
+                if not self._join(*new):
+                    self.workers = before
+                    raise Closed(f"model {self.name} is closed")
                 self._start(new)
                 with self._told:
                     self._told.wait_for(lambda: all(map(_is_up, new)) or not self.port.attached, timeout)
@@ -183,6 +193,20 @@ class Pool:
         if replan:
             left = None if until is None else max(0.0, until - time.monotonic())
             self.replan(left, waits=BUSY)
+
+    def _join(self, *new: Worker) -> bool:
+        """They are of the port from now on; False where that has ended, whose end they would not hear of."""
+        with self.engine.guard.lock:
+            attached = self.port.attached
+            for worker in new:
+                if attached:
+                    self.source.add_worker(worker.stream.index, worker)
+            if attached:
+                self.port.streams = (*self.port.streams, *(worker.stream for worker in new))
+        if not attached:
+            for worker in new:
+                worker.never_begins()
+        return attached
 
     def _let_go(self, leaving: Sequence[Worker], staying: tuple[Worker, ...]) -> None:
         """Those end what they have, and go."""
@@ -263,11 +287,8 @@ class Pool:
             for old in self.workers:
                 number, self._made = self._made, self._made + 1
                 new = Worker(self, number, f"headrace-{self.port.name}-worker-{number}", old)
-                with self.engine.guard.lock:
-                    if not self.port.attached:
-                        return
-                    self.source.add_worker(number, new)
-                    self.port.streams = (*self.port.streams, new.stream)
+                if not self._join(new):
+                    return
                 self._start([new])
 
                 def is_known(new: Worker = new) -> bool:
@@ -474,6 +495,9 @@ class Pool:
             if self.is_broken:
                 for worker in self.workers:
                     worker.wake()
+            elif not self.ready:  # who starts gently is waited for now
+                for worker in self.workers:
+                    worker.ring()
             self.on_change()
 
     def _start(self, workers: Sequence[Worker]) -> None:
@@ -485,8 +509,6 @@ class Pool:
     def _make(self, count: int) -> list[Worker]:
         first, self._made = self._made, self._made + count
         new = [Worker(self, first + i, f"headrace-{self.port.name}-worker-{first + i}") for i in range(count)]
-        for worker in new:
-            self.source.add_worker(worker.stream.index, worker)
         self.workers = (*self.workers, *new)
         return new
 

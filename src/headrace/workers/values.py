@@ -40,12 +40,11 @@ class NotData(Exception):
     """A value cannot leave its process: it is of a kind that only that one knows, or would lose what it is."""
 
 
-class Raised:
+class Raised(Exception):
     """An exception as it left its process: its kind, what it said, and where it was raised."""
 
-    __slots__ = ("kind", "module", "text", "trace")
-
     def __init__(self, module: str, kind: str, text: str, trace: str) -> None:
+        super().__init__(f"{kind}: {text}" if text else kind)
         self.module, self.kind, self.text, self.trace = module, kind, text, trace
 
 
@@ -130,13 +129,15 @@ def _described(dtype: Any) -> Any:
     if dtype.names is None:
         return dtype.str
     fields = [dtype.fields[name] for name in dtype.names]
-    return {
+    described = {
         "names": list(dtype.names),
         "formats": [_format(field[0]) for field in fields],
         "offsets": [field[1] for field in fields],
-        "titles": [field[2] if len(field) > 2 else None for field in fields],
         "itemsize": dtype.itemsize,
     }
+    if any(len(field) > 2 for field in fields):
+        described["titles"] = [field[2] if len(field) > 2 else None for field in fields]
+    return described
 
 
 def _format(dtype: Any) -> Any:
@@ -158,6 +159,7 @@ def _kind_of(array: Any) -> str:
 
 class _Pickler(pickle.Pickler):
     arrays: list[Any]
+    shows_errors: bool
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
@@ -169,7 +171,7 @@ class _Pickler(pickle.Pickler):
             return array_of, ((*about, kind) if kind else about)
         if isinstance(obj, np.generic):
             return scalar_of, (_described(obj.dtype), obj.tobytes())
-        if isinstance(obj, BaseException):
+        if self.shows_errors and isinstance(obj, BaseException):
             return raised_of, shown(obj)
         if isinstance(obj, memoryview):
             return bytes, (bytes(obj),)
@@ -187,10 +189,12 @@ class _Parts:
 class Encoder:
     """Makes bytes of values, one after the other. Of one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, shows_errors: bool = True) -> None:
+        """`shows_errors`: of exceptions is sent what they say; else they are sent as they are pickled."""
         file = _Parts()
         self._parts = file.parts
         self._pickler = _Pickler(file, 5)
+        self._pickler.shows_errors = shows_errors
 
     def encode(self, value: Any) -> tuple[bytes, list[Any]]:
         """The pickle, and the arrays it refers to: contiguous, and perhaps the very ones of the value.

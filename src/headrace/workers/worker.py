@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 END = 5.0
 """Seconds a process has to end after it was told to."""
+BEGIN = 1.0
+"""Seconds a thread has to begin that is to: Ctrl-C may have kept it from it."""
 GENTLE = 0.25
 """Of the time it has to get ready: so long it gives way to others."""
 _log = logging.getLogger("headrace.workers")
@@ -53,6 +55,7 @@ class Worker:
         """`number`: no other worker of the pool ever has it. `replaces`: whose place it takes, once it is ready."""
         self.pool, self.index, self.name, self.replaces = pool, number, name, replaces
         self.supervision = Supervision()
+        self.has_begun = threading.Event()
         self.has_ended = False
         if replaces is not None:
             self.index, self.supervision.starts = replaces.index, replaces.supervision.starts
@@ -80,6 +83,11 @@ class Worker:
 
     def start(self) -> None:
         self._thread.start()
+        self.has_begun.set()
+
+    def never_begins(self) -> None:
+        """In place of `start`."""
+        self._bell.close()
 
     @property
     def thread(self) -> threading.Thread:
@@ -251,6 +259,8 @@ class Worker:
             now = time.monotonic()
             left = until - now
             if gently is not None:
+                if pool.is_open and not pool.ready:  # another worker has died meanwhile, and requests wait for this one
+                    at_once_until = gentle_until = now
                 if now < at_once_until:
                     left = at_once_until - now
                 elif now < gentle_until:
@@ -322,8 +332,11 @@ class _Stream(RemoteStream):
         self._worker = worker
 
     def _join(self, timeout: float | None) -> None:
-        if threading.current_thread() is not self._worker.thread:
-            self._worker.thread.join(timeout)
+        worker = self._worker
+        if threading.current_thread() is worker.thread:
+            return
+        if worker.has_begun.wait(BEGIN if timeout is None else min(timeout, BEGIN)):
+            worker.thread.join(timeout)
 
     @property
     def thread(self) -> int | None:

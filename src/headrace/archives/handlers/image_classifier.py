@@ -58,7 +58,7 @@ class ImageClassifier:
         self._input, self._channels, self._size = _picture_input(specs_in)
         self._output, self._output_index = _score_output(specs_out)
         self._labels = dict(labels or {})
-        if unknown := [key for key in config if key not in _OPTIONS]:
+        if unknown := [key for key in config if key not in (*_OPTIONS, "profile")]:  # TorchServe's, and no mistake
             raise InvalidArchive(f"the image classifier has no option {unknown[0]!r}; it has {', '.join(_OPTIONS)}")
         self._mean = _per_channel(config, "mean", 0.0, self._channels)
         self._std = _per_channel(config, "std", 1.0, self._channels)

@@ -58,8 +58,10 @@ class ImageClassifier:
         return requests.answer_all(data, context, self.runtime, self.read, self.write)  # type: ignore[no-any-return]
 
     def read(self, row: Any) -> dict[str, Any]:
-        body = requests.bytes_of(requests.body_of(row), "a picture")
-        return {self.name: pictures.read(body, self.form, requests.Bad)}
+        body = requests.body_of(row)
+        if isinstance(body, list):
+            return {self.name: pictures.of_numbers(body, self.form, requests.Bad)}
+        return {self.name: pictures.read(requests.bytes_of(body, "a picture"), self.form, requests.Bad)}
 
     def write(self, outputs: list[Any]) -> dict[str, float]:
         """Scores that are no probabilities are softmaxed. A class without a label goes by its index."""

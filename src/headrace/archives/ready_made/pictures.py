@@ -53,6 +53,17 @@ def read(body: bytes, form: Form, bad: type[Exception]) -> Any:
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
+def of_numbers(body: Any, form: Form, bad: type[Exception]) -> Any:
+    """What TorchServe's classifiers took beside pictures: the numbers the network is given, in lists [C, H, W]."""
+    try:
+        values: Any = np.asarray(body, np.float32)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim != 3 or values.shape[0] != form.channels or not values.size:
+        raise bad(f"a picture, or numbers in lists [{form.channels}, height, width] are expected; other lists came")
+    return values[None]
+
+
 def _fitted(picture: Any, form: Form, Image: Any) -> Any:
     height, width = form.size
     bilinear = getattr(Image, "Resampling", Image).BILINEAR  # Pillow before 9.1 has it at its top

@@ -32,7 +32,8 @@ def config_of(context: Any) -> dict[str, Any]:
     config = (getattr(context, "model_yaml_config", None) or {}).get("handler") or {}
     if not isinstance(config, dict):
         raise ValueError(f"handler: in the model's YAML is a mapping, not a {type(config).__name__}")
-    return config
+    # `profile` is TorchServe's, whose own handlers measure their steps then: no option of ours, and no mistake.
+    return {key: value for key, value in config.items() if key != "profile"}
 
 
 def open_model(context: Any) -> Any:

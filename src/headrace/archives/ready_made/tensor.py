@@ -1,4 +1,6 @@
-"""The handler called `tensor`: JSON or raw bytes in, JSON out, for a model of any runtime. `arrays` says what is taken.
+"""The handler called `tensor`: JSON, raw bytes or a form of them in, JSON out, for a model of any runtime.
+
+`arrays` says what is taken.
 
 An answer is the output as nested lists or, of several, an object by their names.
 """
@@ -31,10 +33,19 @@ class Tensor:
             self.runtime.inputs = specs
 
     def handle(self, data: list[Any], context: Any) -> list[Any]:
-        return requests.answer_all(data, context, self.runtime, self.read, self.write)  # type: ignore[no-any-return]
+        rows = requests.with_parsed_fields(data, context)
+        return requests.answer_all(rows, context, self.runtime, self.read, self.write)  # type: ignore[no-any-return]
 
     def read(self, row: Any) -> dict[str, Any]:
-        value, specs = requests.body_of(row), self.runtime.inputs
+        specs = self.runtime.inputs
+        if len(specs) > 1 and isinstance(row, dict) and {spec.name for spec in specs} <= set(row):
+            # a form, with each input in the field of its name
+            inputs = [self.one(row[spec.name], [spec]) for spec in specs]
+            return {name: array for each in inputs for name, array in each.items()}
+        return self.one(requests.body_of(row), specs)
+
+    @staticmethod
+    def one(value: Any, specs: Any) -> dict[str, Any]:
         if isinstance(value, (bytes, bytearray, memoryview)):
             return arrays.from_bytes(value, specs, requests.Bad)  # type: ignore[no-any-return]
         return arrays.from_json(value, specs, requests.Bad)  # type: ignore[no-any-return]

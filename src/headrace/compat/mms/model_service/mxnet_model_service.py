@@ -48,13 +48,18 @@ class _Service(SingleNodeService):
 
 
 class MXNetBaseService(_Service):
+    """`mx_model`: the network of a symbolic model. Of others, as the manifest's format says, there is none: services
+    that make theirs of Gluon's blocks were derived from this one, too."""
+
     def __init__(self, model_name: Any, model_dir: Any, manifest: Any, gpu: Any = None) -> None:
         super().__init__(model_name, model_dir, manifest, gpu)
         shapes = []
         for each in self._signature["inputs"]:
             each["data_shape"][0] = 1
             shapes.append((each["data_name"], tuple(size or 1 for size in each["data_shape"])))
-        symbol = manifest["Model"]["Symbol"]
+        symbol = manifest["Model"].get("Symbol")
+        if symbol is None or "symbolic" not in str(manifest["Model"].get("Model-Format", "symbolic")).lower():
+            return
         prefix = symbol[: -len("-symbol.json")]
         digits = str(self.param_filename or "")[len(prefix) + 1 : -len(".params")]
         network, arguments, states = mx.model.load_checkpoint(

@@ -77,9 +77,9 @@ class BaseHandler:
         self.map_location, self.device = _device(properties.get("gpu_id"))
         self.manifest = context.manifest
         model_dir = properties.get("model_dir")
-        model = self.manifest["model"]
-        if model.get("serializedFile"):
-            self.model_pt_path = os.path.join(model_dir, model["serializedFile"])
+        model, named = self.manifest["model"], self.manifest["model"].get("serializedFile")
+        # Set in either case: a handler's own __init__ need not call this one's.
+        self.model_pt_path = os.path.join(model_dir, named) if named else None
         self.model = self._loaded(model_dir, model.get("modelFile") or "")
         self._compile()
         self.mapping = load_label_mapping(os.path.join(model_dir, "index_to_name.json"))
