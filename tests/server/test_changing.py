@@ -165,6 +165,7 @@ def test_several_settings_and_workers_in_one_with_a_line_that_says_who(manager: 
     assert (seen["responseTimeout"], seen["minWorkers"], seen["maxWorkers"]) == (33, 1, 2)
     assert seen["settings"] == {"priority_levels": 0, "queue": 7}
     assert seen["jobQueueStatus"]["remainingCapacity"] == 7
+    until(lambda: "change mine:1.0 (queue" in manager.server.log())  # it is written by a thread of its own
     line = next(line for line in manager.server.log().splitlines() if "change mine:1.0 (queue" in line)
     for part in ("queue none -> 7", "response_timeout 77 -> 33", "max_workers 1 -> 2", "by 127.0.0.1:", "request "):
         assert part in line
