@@ -48,10 +48,12 @@ SCRIPT = """
         if armed:  # one that comes too late is none
             armed = False
             interrupts += 1
-            last = "".join(traceback.format_stack(frame, 8))
+            last = "".join(traceback.format_stack(frame, 9))
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    # It has to be a Ctrl-C: what is too long to be put right is kept from those, and from no other signal.
+    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
     def burst():
         futures = []
