@@ -12,7 +12,8 @@ import pytest
 
 from headrace.errors import InvalidOption
 from headrace.serving.autoscaler import Autoscaler
-from headrace.serving.lifecycle import Lifecycle, workers_of
+from headrace.serving.counting import workers_of
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.scaling import LONG, Scaling
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions, Wanted

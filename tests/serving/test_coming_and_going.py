@@ -23,8 +23,9 @@ from headrace.errors import (
     Overloaded,
     StillBusy,
 )
+from headrace.serving.counting import workers_of
 from headrace.serving.inflight import InFlight
-from headrace.serving.lifecycle import Lifecycle, workers_of
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings

@@ -14,9 +14,10 @@ import pytest
 
 from headrace.archives.store import Store
 from headrace.errors import HeadraceError, InvalidModel, InvalidOption, ModelNotFound
+from headrace.serving.counting import workers_of
 from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
-from headrace.serving.lifecycle import Lifecycle, workers_of
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.management import Management
 from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State

@@ -29,7 +29,8 @@ from headrace.errors import (
     UrlNotAllowed,
 )
 from headrace.server.options import BUNDLED_DIGITS
-from headrace.serving.lifecycle import Lifecycle, most_workers_of, workers_of
+from headrace.serving.counting import most_workers_of, workers_of
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from headrace.server.compat import Compat
 from headrace.server.reply import Reply
-from headrace.serving.lifecycle import workers_of
+from headrace.serving.counting import workers_of
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service

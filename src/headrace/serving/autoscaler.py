@@ -13,7 +13,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from headrace.errors import HeadraceError
-from headrace.serving.lifecycle import Lifecycle, most_workers_of, workers_of
+from headrace.serving.counting import most_workers_of, workers_of
+from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Entry, State
 from headrace.serving.scaling import EVERY, Scaling, pause_after
 from headrace.serving.served import Served

@@ -11,7 +11,8 @@ from typing import Any
 
 from headrace.errors import HeadraceError, InvalidOption
 from headrace.serving.changing import OVER_YAML, priorities
-from headrace.serving.lifecycle import Lifecycle, Registration
+from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
 from headrace.serving.settings import bounds_of

@@ -13,15 +13,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headrace.engine.ownership import default_engine
-from headrace.engine.scheduler import Scheduler
 from headrace.errors import (
     AlreadyRegistered,
     BackendError,
@@ -38,52 +35,26 @@ from headrace.errors import (
     WorkerDied,
 )
 from headrace.model.model import Model
-from headrace.serving import changing
+from headrace.serving import changing, counting
+from headrace.serving.counting import workers_of
+from headrace.serving.failures import Failures
 from headrace.serving.loading import GRACE, wants_memory, within
 from headrace.serving.measures import Measures
+from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
 from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
 from headrace.serving.turns import Turns
-from headrace.wording import are, count_of
-from headrace.workers.pool import MOST, check_workers
 
 UNLOAD_TIMEOUT = 120.0
 """Seconds: TorchServe's `unregister_model_timeout`."""
-MOST_FAILURES = 100
-"""Failed loads that are remembered."""
 _log = logging.getLogger("headrace.serving")
 NO_SETTINGS = Settings()
 _NO_MODEL = (InvalidModel, InvalidEnvironment, AlreadyRegistered, BackendError, BackendNotInstalled, WorkerDied)
 """What is wrong with a model; what is wrong with an option or the machine is wrong for all."""
 _LOADING = object()  # the key of the one turn for loading
-
-
-@dataclass(frozen=True)
-class Registration:
-    """How a version was registered, and what it is to be like."""
-
-    wanted: Wanted
-    located: Located
-    options: CompileOptions
-    min_workers: int = 1
-    max_workers: int = 1
-    at_startup: bool = False
-    url: str | None = None
-    """What a manager called it, or how it is called in the store; None: `wanted` says."""
-    is_complete: bool = False
-    """Whether it was registered to the end: loaded, where it was to be."""
-    by_options: bool = False
-    """Nobody said how many workers: in this process as many streams as its options say."""
-    parked: tuple[int, int] | None = None
-    """The bounds it had before it was parked; None: it is not, or never had others."""
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Of its number of workers."""
-        return self.min_workers, self.max_workers
 
 
 @dataclass(frozen=True)
@@ -94,16 +65,6 @@ class Changed:
     settings: dict[str, tuple[Any, Any]]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A load that failed, of a model that is not registered."""
-
-    name: str
-    version: str
-    """Empty where it was not found out."""
-    reason: str
-
-
 class Lifecycle:
     """Its methods wait for what they do. Any thread may call them, but not one that answers requests."""
 
@@ -111,7 +72,7 @@ class Lifecycle:
         self.service, self._registry, self._options = service, service.registry, options
         self.sources = sources if isinstance(sources, Sources) else Sources(sources)
         service.when_stopped(self._let_sources_go)
-        self.failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
+        self.failures = Failures()
         self._turns = Turns()
         self._stopping = False
         self._changing = threading.Lock()
@@ -146,7 +107,7 @@ class Lifecycle:
         and CannotLoad for a load that failed, but at the server's start.
         """
         options = options or self._options
-        low, high = _bounds(min_workers, max_workers)
+        low, high = counting.bounds(min_workers, max_workers)
         try:
             located = self.sources.locate(wanted)
         except InvalidArchive as error:
@@ -166,9 +127,9 @@ class Lifecycle:
                     raise InvalidOption(f"{name!r:.80} cannot be the name of a model: {NAMES}; {mend}")
                 if not at_startup and not by_options:
                     try:
-                        _check_count(name, located, options, low)
+                        counting.check_count(name, located, options, low)
                     except InvalidOption as error:
-                        self._failed(name, version, error)
+                        self.failures.add(name, version, error)
                         raise
                 url = self.sources.shown(wanted.source) if url is None else url
                 about = Registration(wanted, located, options, low, high, at_startup, url, by_options=by_options)
@@ -186,7 +147,7 @@ class Lifecycle:
                 elif at_startup:
                     low = min(low, workers_of(entry))
             except BaseException as error:
-                self._failed(name, version, error)
+                self.failures.add(name, version, error)
                 if not at_startup:
                     self._forget(entry)
                     _tell(entry, error)
@@ -194,7 +155,7 @@ class Lifecycle:
                     entry.about = replace(about, is_complete=True)
                 raise
             entry.about = replace(about, min_workers=low, max_workers=high, is_complete=True)
-            self._forget_failures(name, version)
+            self.failures.forget(name, version)
             self.on_change()
         return entry
 
@@ -247,7 +208,7 @@ class Lifecycle:
 
         Workers are processes, or the streams of a model in this process. StillBusy if what is inside did not end.
         """
-        low, high = _bounds(min_workers, max_workers)
+        low, high = counting.bounds(min_workers, max_workers)
         with self._turns.of(name):
             entry = self._registry.find(name, version)
             self._scale(entry, low, high, timeout)
@@ -258,7 +219,7 @@ class Lifecycle:
         """InvalidOption for more than there could be, as far as that is known without loading it. ModelNotFound."""
         entry = self._registry.find(name, version)
         if entry.state is not State.FAILED or entry.served is not None:  # else it is not known what it is
-            _check_count(entry.name, entry.about.located, entry.about.options, workers)
+            counting.check_count(entry.name, entry.about.located, entry.about.options, workers)
 
     def change(
         self,
@@ -281,7 +242,7 @@ class Lifecycle:
             options = changing.checked(entry.name, about.options, served, settings, self._options)
             low = about.min_workers if settings.min_workers is None else settings.min_workers
             high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
-            _bounds(low, high)
+            counting.bounds(low, high)
             entry.about = replace(about, options=options)  # with which it is loaded, if it is to be
             if settings.scales:
                 try:
@@ -405,7 +366,7 @@ class Lifecycle:
                 raise Closed("the server is stopping")
             started = time.monotonic()
             located, limit = about.located, options.startup_timeout
-            grace = GRACE if _is_apart(located, options) else 0.0
+            grace = GRACE if counting.is_apart(located, options) else 0.0
             built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
             model = built.model
             try:
@@ -417,15 +378,15 @@ class Lifecycle:
                             entry.name,
                         )
                 elif model.crew is None:
-                    most = _most(model, options)
+                    most = counting.most(model, options)
                     if about.at_startup and not about.is_complete and workers > most:
                         _log.warning(
                             "model %s:%s had %d workers, and has %d: there are no more cores",
                             entry.name, entry.version, workers, most,
                         )  # fmt: skip
                         workers = most
-                    if workers != _count(model):
-                        _use_streams(model, workers, options.num_cores)
+                    if workers != counting.count(model):
+                        counting.use_streams(model, workers, options.num_cores)
             except BaseException:
                 model.close()
                 raise
@@ -446,7 +407,7 @@ class Lifecycle:
         return served
 
     def _scale(self, entry: Entry[Served], low: int, high: int, timeout: float | None) -> None:
-        count = _within(workers_of(entry), low, high)
+        count = counting.within(workers_of(entry), low, high)
         if not count:
             if entry.served is not None:
                 self._drain(entry, timeout)
@@ -472,7 +433,7 @@ class Lifecycle:
             if workers != len(model.crew):
                 model.scale(workers, timeout=timeout, replan=replan)
         elif workers != workers_of(entry):
-            _use_streams(model, workers, entry.about.options.num_cores, timeout)
+            counting.use_streams(model, workers, entry.about.options.num_cores, timeout)
             if entry.served is not None:
                 entry.served.since = time.time()  # they are new ones
 
@@ -539,25 +500,13 @@ class Lifecycle:
             if entry.about is not None:
                 entry.about.located.close()
 
-    def _failed(self, name: str, version: str, error: BaseException) -> None:
-        failure = Failure(name, version, str(error) or type(error).__name__)
-        with self._changing:
-            self.failures = deque((*self._others(name, version), failure), MOST_FAILURES)
-
     def _remember(self, wanted: Wanted, error: InvalidModel) -> None:
         """It was not even found out what it is: that is known by the name it was to have, or has in the store."""
         folder, path = self.sources.store.folder, Path(wanted.source)
         of_store = folder is not None and path.absolute().parent == folder.absolute()
         name = wanted.name or (stem_of(path.name) if of_store else None)
         if name is not None and NAME.match(name):
-            self._failed(name, wanted.version or "", error)
-
-    def _forget_failures(self, name: str, version: str) -> None:
-        with self._changing:
-            self.failures = deque(self._others(name, version), MOST_FAILURES)
-
-    def _others(self, name: str, version: str) -> list[Failure]:
-        return [each for each in self.failures if each.name != name or each.version not in ("", version)]
+            self.failures.add(name, wanted.version or "", error)
 
     # ---- states
 
@@ -583,23 +532,6 @@ class Lifecycle:
         crew.version, crew.on_change = entry.version, look
         entry.retry_after = lambda: crew.retry_after
         look()
-
-
-def workers_of(entry: Entry[Served]) -> int:
-    """Processes, or streams."""
-    return 0 if entry.served is None else _count(entry.served.model)
-
-
-def most_workers_of(entry: Entry[Served]) -> int:
-    """How many there could be, of one that is loaded: each stream wants a core of its own."""
-    assert entry.served is not None
-    return _most(entry.served.model, entry.about.options)
-
-
-def is_partly_up(entry: Entry[Served]) -> bool:
-    """Whether less workers than the least are ready: some still start."""
-    crew = None if entry.served is None else entry.served.model.crew
-    return crew is not None and crew.ready < entry.about.min_workers
 
 
 def _nothing() -> None:
@@ -636,57 +568,3 @@ def _tell(entry: Entry[Served], error: BaseException) -> None:
     if isinstance(error, Exception) and not isinstance(error, InvalidOption | NotEnoughCores):
         reason = str(error) or type(error).__name__
         raise CannotLoad(entry.name, entry.version, reason, out_of_memory=wants_memory(error)) from error
-
-
-def _bounds(min_workers: int, max_workers: int | None) -> tuple[int, int]:
-    high = min_workers if max_workers is None else max_workers
-    for name, count in (("min_worker", min_workers), ("max_worker", high)):
-        if count < 0:
-            raise InvalidOption(f"{name} is counted from 0 up, not {count}")
-    if high < min_workers:
-        raise InvalidOption("max_worker cannot be less than min_worker.")
-    return min_workers, high
-
-
-def _within(count: int, low: int, high: int) -> int:
-    return min(max(count, low), high)
-
-
-def _count(model: Model) -> int:
-    """Of its workers: processes, or streams."""
-    if model.crew is not None:
-        return len(model.crew)
-    return 1 if model.port is None else len(model.port.streams)
-
-
-def _is_apart(located: Located, options: CompileOptions) -> bool:
-    """Whether it runs in worker processes, as far as that is known before it is loaded."""
-    return options.isolation == "process" or (located.is_code and options.isolation != "thread")
-
-
-def _check_count(name: str, located: Located, options: CompileOptions, workers: int) -> None:
-    if workers and (_is_apart(located, options) or options.interpreters.of(name) is not None):
-        check_workers(workers)
-    elif workers > 1:
-        cores = len(default_engine().cores)
-        if options.num_cores is not None:
-            cores = min(cores, options.num_cores)
-        if workers > cores:
-            raise InvalidOption(
-                f"{workers:,} workers were asked for; {name} runs in the server's process, where each is a stream with "
-                f"a core of its own, and there {are(cores)} {count_of(cores, 'core')}"
-            )
-
-
-def _most(model: Model, options: CompileOptions) -> int:
-    if model.crew is not None:
-        return MOST
-    cores = 1 if model.engine is None else len(model.engine.cores)
-    return cores if options.num_cores is None else min(cores, options.num_cores)
-
-
-def _use_streams(model: Model, streams: int, cores: int | None, timeout: float | None = None) -> None:
-    """A model in this process: so many requests at once, on so many `cores` (None: all). InvalidOption where there are
-    not as many."""
-    scheduler = Scheduler.single_stream if streams == 1 else Scheduler.multi_stream
-    model.reschedule(scheduler, num_streams=None if streams == 1 else streams, num_cores=cores, timeout=timeout)

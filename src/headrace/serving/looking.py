@@ -9,8 +9,9 @@ import psutil
 from headrace.model.model import Model
 from headrace.model.sequence_batcher import SequenceBatcher
 from headrace.serving import changing
+from headrace.serving.counting import workers_of
 from headrace.serving.describe import Facts, WorkerFacts
-from headrace.serving.lifecycle import Registration, workers_of
+from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from headrace.archives.store import Store
 from headrace.errors import AlreadyRegistered, HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
-from headrace.serving.lifecycle import Registration
 from headrace.serving.management import Management
+from headrace.serving.registration import Registration
 from headrace.serving.sources import Located, Wanted
 from headrace.serving.watching import Watching
 
