@@ -704,7 +704,7 @@ def test_both_apis_are_on_one_port_where_their_addresses_are_equal(folder: Path)
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     at = f"127.0.0.1:{port}"
-    with managed(folder, f"--inference-address={at}", f"--management-address={at}") as manager:
+    with managed(folder, f"--inference-address=http://{at}/", f"--management-address={at}") as manager:
         assert manager.server.management == manager.server.url
         assert manager.register("net.onnx", initial_workers=1)[0] == 200
         assert manager.client.post("/predictions/net", json=[[[[0.0] * 8] * 8]]).status_code == 200

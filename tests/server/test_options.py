@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +36,11 @@ class Kettle(Checked):
         ("[::1]:8080", "::1", 8080, "[::1]:8080"),
         ("[::]:0", "::", 0, "[::]:0"),
         ("a-host.example:1", "a-host.example", 1, "a-host.example:1"),
+        ("http://127.0.0.1:8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
+        ("HTTP://[::1]:8080/", "::1", 8080, "[::1]:8080"),
     ],
 )
-def test_an_address_is_host_and_port(text: str, host: str, port: int, shown: str) -> None:
+def test_an_address_is_host_and_port_also_as_torchserve_writes_it(text: str, host: str, port: int, shown: str) -> None:
     address = Address.parse("--door", text)
     assert address == Address(host, port)
     assert str(address) == shown
@@ -66,12 +69,42 @@ def test_off_is_no_address() -> None:
         "[]:80",
         "[::1]",
         "OFF",
-        "http://localhost:8080",
+        "http://localhost",
+        "http://localhost:8080/path",
+        "http://user@localhost:8080",
+        "http://http://localhost:8080",
+        "unix:/tmp/socket",
+        "ftp://localhost:8080",
+        "://localhost:80",
     ],
 )
 def test_a_bad_address_is_refused_with_its_flag(text: str) -> None:
-    with pytest.raises(InvalidOption, match="--door"):
+    with pytest.raises(InvalidOption) as refused:
         Address.parse("--door", text)
+    said = str(refused.value)
+    assert said.startswith("--door")
+    assert ("is written [::1]:8080" if text == "::1:8080" else "is HOST:PORT with a port from 0 to 65535, as") in said
+    assert text == "::1:8080" or repr(text) in said
+
+
+@pytest.mark.parametrize(
+    ("scheme", "encrypted", "says"),
+    [
+        ("https", False, "--door https://localhost:80: https needs a certificate (--tls-cert FILE); without TLS write"),
+        ("https", None, "--door https://localhost:80: that API has no TLS; write localhost:80"),
+        ("http", True, "--door http://localhost:80: with --tls-cert that API speaks https; write https://localhost:80"),
+    ],
+)
+def test_what_an_address_says_is_spoken_there_is(scheme: str, encrypted: bool | None, says: str) -> None:
+    with pytest.raises(InvalidOption, match=re.escape(says)):
+        Address.parse("--door", f"{scheme}://localhost:80", encrypted=encrypted)
+    other = {"http": "https", "https": "http"}[scheme]
+    assert Address.parse("--door", f"{other}://localhost:80/", encrypted=encrypted) == Address("localhost", 80)
+
+
+def test_an_ipv6_address_without_a_port_is_told_how_it_is_written() -> None:
+    with pytest.raises(InvalidOption, match=re.escape("an IPv6 address is written [fe80::1]:PORT")):
+        Address.parse("--door", "fe80::1")
 
 
 @pytest.mark.parametrize(

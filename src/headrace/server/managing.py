@@ -28,7 +28,7 @@ class Managing:
 
     def __init__(self, options: ServeOptions, inference: Address, tls: ssl.SSLContext | None) -> None:
         """`inference`: where that API is. Where this one is at the same place, both are on one port."""
-        address = Address.parse("--management-address", options.management_address)
+        address = Address.parse("--management-address", options.management_address, encrypted=tls is not None)
         self._options = options
         self._is_off = address is None
         self._shared = address == inference and inference.port != 0

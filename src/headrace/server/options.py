@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,22 +214,56 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, flag: str, text: str) -> Address | None:
-        """`HOST:PORT`, `[IPV6]:PORT`; None for `off`."""
+    def parse(cls, flag: str, text: str, *, encrypted: bool | None = None) -> Address | None:
+        """`HOST:PORT`, `[IPV6]:PORT`, and what TorchServe's files have, `http://HOST:PORT`; None for `off`.
+
+        `encrypted`: whether TLS is spoken there; None: it never is. InvalidOption says what was expected.
+        """
         if text == "off":
             return None
-        host, colon, port = text.rpartition(":")
+        scheme, _, rest = text.partition("://")
+        if scheme.lower() in ("http", "https"):
+            rest = rest.removesuffix("/")
+            _check_scheme(flag, text, rest, scheme.lower() == "https", encrypted)
+        else:
+            rest = text
+        host, colon, port = rest.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
-        elif ":" in host:
+        elif _is_ipv6(host):
             raise InvalidOption(f"{flag}: an IPv6 address is written [{host}]:{port}")
+        elif _is_ipv6(rest):
+            raise InvalidOption(f"{flag}: an IPv6 address is written [{rest}]:PORT")
+        elif set(host) & set(":/@"):
+            port = ""  # it is no name of a host
         # Its length first: Python refuses to read a number of thousands of digits.
         if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-            raise InvalidOption(f"{flag} is HOST:PORT with a port from 0 to 65535, or off, not {text!r}")
+            raise InvalidOption(
+                f"{flag} is HOST:PORT with a port from 0 to 65535, as 127.0.0.1:8080 (or http://HOST:PORT), or off, "
+                f"not {text!r}"
+            )
         return cls(host, int(port))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_scheme(flag: str, text: str, rest: str, is_https: bool, encrypted: bool | None) -> None:
+    """InvalidOption where that is not what will be spoken there. `rest`: without the scheme."""
+    if is_https and encrypted is None:
+        raise InvalidOption(f"{flag} {text}: that API has no TLS; write {rest}, or put a proxy that has in front of it")
+    if is_https and not encrypted:
+        raise InvalidOption(f"{flag} {text}: https needs a certificate (--tls-cert FILE); without TLS write {rest}")
+    if not is_https and encrypted:
+        raise InvalidOption(f"{flag} {text}: with --tls-cert that API speaks https; write https://{rest} or {rest}")
 
 
 BUNDLED_DIGITS = str(Path(__file__).resolve().parent.parent / "bundled" / "digits")

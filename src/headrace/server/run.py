@@ -62,7 +62,8 @@ def serve(options: ServeOptions) -> int:
 
     Raises SetupError for what keeps it from starting.
     """
-    address = Address.parse("--inference-address", options.inference_address)
+    encrypted = options.tls_cert is not None
+    address = Address.parse("--inference-address", options.inference_address, encrypted=encrypted)
     if address is None:
         raise InvalidOption("--inference-address off: a server without its inference API serves nothing")
     observed: list[Observing] = []  # once it is there
