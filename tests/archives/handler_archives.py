@@ -10,7 +10,7 @@ from typing import Any
 
 import headrace as hr
 from headrace.archives.archive import open_archive
-from headrace.workers.pool import WorkerOptions
+from headrace.workers.options import WorkerOptions
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 

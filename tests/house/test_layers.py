@@ -60,6 +60,8 @@ ONLY_FOR_TYPES = {
     ("workers/at_once", "headrace.workers.worker"),
     ("model/rebatching", "headrace.model.model"),
     ("workers/burial", "headrace.workers.pool"),
+    ("workers/roster", "headrace.workers.pool"),
+    ("workers/status", "headrace.workers.worker"),
     ("workers/burial", "headrace.workers.worker"),
     ("workers/caller", "headrace.workers.serving"),
     ("workers/serving", "headrace.workers.worker"),

@@ -22,7 +22,7 @@ from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.sources import CompileOptions
 from headrace.workers.loadable import Loadable
-from headrace.workers.pool import WorkerOptions
+from headrace.workers.options import WorkerOptions
 from headrace.workers.start import start_workers
 
 HERE = str(Path(__file__).parent)

@@ -55,7 +55,7 @@ def test_they_may_be_kept_as_they_are_and_planned_later(compiled: Compile) -> No
     model.scale(4, replan=False)
     assert threads(model) == [4, 1, 1, 1]
     assert model.workers[0].pid == before
-    assert model.crew.replan(60)  # type: ignore[union-attr]
+    assert model.crew.roster.replan(60)  # type: ignore[union-attr]
     assert threads(model) == [1] * 4
     assert before not in [status.pid for status in model.workers]
 
@@ -65,7 +65,7 @@ def test_one_that_is_busy_finishes_first_and_the_time_is_a_bound(compiled: Compi
     future = model.submit(str(tmp_path))
     (pid,) = reached(tmp_path)
     model.scale(2, replan=False)
-    assert not model.crew.replan(0.5), "the first is busy for longer than that"  # type: ignore[union-attr]
+    assert not model.crew.roster.replan(0.5), "the first is busy for longer than that"  # type: ignore[union-attr]
     assert model.workers[0].pid == pid
     assert model(5) == 5  # the other one answers meanwhile
     (tmp_path / "open").touch()
@@ -98,7 +98,7 @@ def test_who_has_nothing_to_do_stays_and_who_hangs_leaves(compiled: Compile, tmp
 def test_growing_does_not_wait_for_one_that_is_busy_which_is_replaced_when_it_is_done(
     compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.workers.pool.BUSY", 0.05)
+    monkeypatch.setattr("headrace.workers.roster.BUSY", 0.05)
     model = compiled("gate_if")
     future = model.submit(str(tmp_path))
     (pid,) = reached(tmp_path)
@@ -163,7 +163,7 @@ def test_a_model_that_is_closed_before_it_has_grown_leaves_nobody_behind(compile
             refused.append(error)
 
     files, growing = descriptors(), threading.Thread(target=grow)
-    with pool._scaling:  # as a restart has it
+    with pool.roster.changing:  # as a restart has it
         growing.start()
         model.close()
     growing.join()
@@ -179,7 +179,7 @@ def test_a_model_may_be_closed_while_new_workers_are_about_to_begin(
     pool = model.crew
     failed: list[RuntimeError] = []
     assert isinstance(pool, Pool)
-    start = pool._start
+    start = pool.begin
 
     def close() -> None:
         try:
@@ -195,6 +195,6 @@ def test_a_model_may_be_closed_while_new_workers_are_about_to_begin(
         start(workers)
         closing.join()
 
-    monkeypatch.setattr(pool, "_start", start_late)
+    monkeypatch.setattr(pool, "begin", start_late)
     model.scale(3)
     assert not failed

@@ -19,7 +19,7 @@ from headrace.errors import SequenceLost, SequenceRefused, WorkerDied
 from headrace.model.pending import Pending
 from headrace.model.sequences import SequenceOptions
 from headrace.workers import sequenced
-from headrace.workers.pool import WorkerOptions
+from headrace.workers.options import WorkerOptions
 from headrace.workers.sequenced import Sequencing
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers

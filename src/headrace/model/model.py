@@ -112,7 +112,7 @@ class Crew(Protocol):
     def __len__(self) -> int: ...
 
     def statuses(self) -> Sequence[Any]:
-        """A `workers.pool.WorkerStatus` of each."""
+        """A `workers.status.WorkerStatus` of each."""
 
     def scale(self, workers: int, timeout: float | None = None, *, replan: bool = True) -> None: ...
 

@@ -10,7 +10,7 @@ from headrace.serving.registry import Entry
 from headrace.serving.served import Served
 from headrace.serving.sources import CompileOptions, Located
 from headrace.wording import are, count_of
-from headrace.workers.pool import MOST, check_workers
+from headrace.workers.options import MOST, check_workers
 
 
 def workers_of(entry: Entry[Served]) -> int:

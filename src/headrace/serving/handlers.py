@@ -18,7 +18,7 @@ from headrace.model.compile import LONGEST_DELAY
 from headrace.model.model import Model
 from headrace.serving.sequencing import sequencing_of
 from headrace.serving.settings import MOST_COUNT, MOST_SECONDS
-from headrace.workers.pool import WorkerOptions
+from headrace.workers.options import WorkerOptions
 from headrace.workers.sequenced import SequenceHeaders, Sequencing
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers

@@ -36,7 +36,7 @@ from headrace.serving.interpreters import Interpreters
 from headrace.workers.compile import compile_model
 from headrace.workers.naming import named
 from headrace.workers.onnx_model import OnnxModel
-from headrace.workers.pool import AT_ONCE, WorkerOptions
+from headrace.workers.options import AT_ONCE, WorkerOptions
 from headrace.workers.sequenced import SequenceHeaders
 from headrace.workers.start import runs_coroutines, start_workers
 

@@ -16,7 +16,7 @@ from headrace.model.model import Model
 from headrace.workers.loadable import Loadable
 from headrace.workers.naming import check_guard, is_name, named
 from headrace.workers.onnx_model import OnnxModel
-from headrace.workers.pool import AT_ONCE, WorkerOptions
+from headrace.workers.options import AT_ONCE, WorkerOptions
 from headrace.workers.start import runs_coroutines, start_workers
 
 ISOLATIONS = ("thread", "process")

@@ -13,25 +13,19 @@ from headrace.engine.engine import Engine
 from headrace.engine.ownership import default_engine
 from headrace.engine.placement import plan as placed
 from headrace.engine.scheduler import Scheduler
-from headrace.engine.timeouts import is_number
 from headrace.engine.topology import grouped
-from headrace.errors import BackendError, InvalidOption
+from headrace.errors import BackendError
 from headrace.model.batcher import Counts
 from headrace.model.compile import batching, check_batching, check_engine_and_name
 from headrace.model.model import Model
 from headrace.model.pending import Owner, Pending
-from headrace.workers.at_once import MOST
 from headrace.workers.loadable import Loadable
 from headrace.workers.onnx_model import OnnxModel
-from headrace.workers.pool import Pool, WorkerOptions, check_workers
+from headrace.workers.options import WorkerOptions, check, check_workers
+from headrace.workers.pool import Pool
 from headrace.workers.sequenced import SequencedModel
 from headrace.workers.shared_weights import tell
 from headrace.workers.sharing import environment, plan
-
-LONGEST = 1_000_000
-"""Seconds."""
-LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 50
-"""Bytes."""
 
 
 def start_workers(
@@ -111,8 +105,8 @@ def _loaded(
             (),
             inputs=None,
             outputs=None,
-            parameters=pool.parameters,
-            required=pool.required,
+            parameters=pool.learnt.parameters,
+            required=pool.learnt.required,
             spreads=not what.in_lists,
         )
         return loaded, pool.batcher.max_batch_size, reason
@@ -149,25 +143,6 @@ class Tried(Owner):
 
     def on_error(self, pending: Pending) -> None:
         pass
-
-
-def check(options: WorkerOptions) -> None:
-    """InvalidOption for what is no number of seconds or bytes, or is none of what it can be."""
-    for what in ("response_timeout", "cancel_grace", "start_timeout"):
-        seconds = getattr(options, what)
-        if isinstance(seconds, bool) or not is_number(seconds) or not 0 < seconds <= LONGEST:
-            raise InvalidOption(f"{what} is in seconds, above 0 and at most {LONGEST:,}, not {seconds!r}")
-    at_once = options.concurrency
-    if isinstance(at_once, bool) or not isinstance(at_once, int) or not 1 <= at_once <= MOST:
-        raise InvalidOption(f"concurrency is a whole number from 1 to {MOST}, not {at_once!r}")
-    limit = options.memory_limit
-    is_whole = isinstance(limit, int) and not isinstance(limit, bool)
-    if limit is not None and not (is_whole and LEAST_MEMORY <= limit <= MOST_MEMORY):
-        raise InvalidOption(
-            f"memory_limit is a whole number of bytes from {LEAST_MEMORY:,} to {MOST_MEMORY:,}, or None, not {limit!r}"
-        )
-    if not isinstance(options.idempotent, bool):
-        raise InvalidOption(f"idempotent is True or False, not {options.idempotent!r}")
 
 
 def runs_coroutines(model: Model) -> bool:

@@ -33,6 +33,7 @@ class State(enum.StrEnum):
     STOPPING = "STOPPING"
 
 
+WORKS = (State.READY, State.BUSY)
 _MAY: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.READY, State.BACKING_OFF, State.BROKEN, State.STOPPING}),

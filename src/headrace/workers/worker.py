@@ -187,9 +187,9 @@ class Worker:
         try:
             try:
                 arena = Arena(pool.options.arena)
-                share = self.share = pool.share_of(self)
-                fds = pool.model.descriptors
-                process = Process(pool.options.python, pool.environment(share), arena, supervision.starts, fds)
+                share = self.share = pool.roster.share_of(self)
+                env, fds = pool.surroundings.environment(share), pool.model.descriptors
+                process = Process(pool.options.python, env, arena, supervision.starts, fds)
                 if not pool.is_open or pool.ready:  # else its requests wait for it
                     gently = Gently(process.pid)
                 if pool.options.memory_limit is not None:
@@ -281,7 +281,7 @@ class Worker:
                         gently.end()
                     return pool.loaded(frame.payload)
                 if frame.kind == frames.FAILED:
-                    return pool.cannot_load(frame.payload)
+                    return pool.learnt.cannot_load(frame.payload)
                 if frame.kind == frames.METRICS:
                     with contextlib.suppress(ValueError, RecursionError):
                         pool.told.tell(json.loads(frame.payload))
