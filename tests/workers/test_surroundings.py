@@ -11,7 +11,7 @@ import pytest
 from worker_watching import is_alive, wait_for
 
 import headrace as hr
-from headrace.workers.child import Child
+from headrace.workers.child import prepare
 
 SOURCE = str(Path(hr.__file__).parents[1])
 FIRST = f"import os, pty, select, signal, sys, time\nsys.path.insert(0, {SOURCE!r})\nimport headrace as hr\n"
@@ -70,9 +70,9 @@ def test_a_folder_that_its_owner_may_be_in_and_not_enter_will_do(monkeypatch: py
     monkeypatch.setattr(os, "chdir", refuse)
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(sys, "path", [*sys.path])
-    Child.prepare(None, {"folder": os.getcwd()})  # type: ignore[arg-type]
+    prepare({"folder": os.getcwd()})
     with pytest.raises(PermissionError):
-        Child.prepare(None, {"folder": "/"})  # type: ignore[arg-type]
+        prepare({"folder": "/"})
 
 
 def test_signals_that_its_owner_blocks_or_ignores_are_heard(tmp_path: Path) -> None:

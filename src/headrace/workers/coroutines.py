@@ -136,7 +136,7 @@ class _Serving:
 
     def _flush_soon(self) -> None:
         child = self._child
-        if not self._flushes and (child.out or child.times or child.kept):
+        if not self._flushes and (child.out or child.times or child.shared.kept):
             self._flushes = True
             self._loop.call_soon(self._flush)
 
@@ -144,8 +144,8 @@ class _Serving:
         self._flushes = False
         try:
             self._child.flush()
-            if self._child.kept:
-                self._child.look_at_kept()
+            if self._child.shared.kept:
+                self._child.shared.look_at_kept()
         except OSError as error:
             self._end(error)
 
@@ -187,7 +187,7 @@ class _Serving:
             del self._tasks[id]
         kept = owner is not None and sys.getrefcount(owner[1]) > 2
         if kept:
-            child.kept.append(owner)
+            child.shared.kept.append(owner)
         if small and not kept:
             child.answer_small(id, seconds, pickled)
         else:
@@ -206,7 +206,7 @@ class _Serving:
         """Answers of others may have all the room: then once one of them has left."""
         while True:
             try:
-                return self._child.pack(id, frame, pickled, arrays)  # type: ignore[no-any-return]
+                return self._child.shared.pack(id, frame, pickled, arrays)  # type: ignore[no-any-return]
             except ValueError as error:
                 if type(error).__name__ != "NoRoom" or len(self._tasks) <= len(self._without_room) + 1:
                     raise
