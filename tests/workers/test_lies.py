@@ -6,6 +6,7 @@ import os
 import random
 import select
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Owner:
 
     def __init__(self, name: str) -> None:
         self.arena = Arena(1 << 20)
-        self.process = Process(None, os.environ, self.arena, 5)
+        self.process = Process([sys.executable], os.environ, self.arena, 5)
         self.process.sock.settimeout(20)
         self._how: str | None = None
         self._decoder = frames.Decoder(frames.FROM_WORKER, 5)

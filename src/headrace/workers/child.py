@@ -90,7 +90,8 @@ def prepare(setup: dict[str, Any]) -> None:
     if setup.get("path") is not None:
         sys.path[:] = setup["path"]
     if setup["folder"] not in sys.path:
-        sys.path.insert(0, setup["folder"])
+        is_safe = getattr(sys.flags, "safe_path", False)  # -P: what is there is found, and takes nobody's place
+        sys.path.insert(len(sys.path) if is_safe else 0, setup["folder"])
     sys.argv = setup.get("argv", [""])
 
 

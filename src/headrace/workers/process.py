@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,9 +28,9 @@ class Process:
     """Started by the constructor, on the thread that is to own it: the kernel kills it when that thread ends."""
 
     def __init__(
-        self, python: str | None, env: Mapping[str, str], arena: Arena, generation: int, fds: Sequence[int] = ()
+        self, python: Sequence[str], env: Mapping[str, str], arena: Arena, generation: int, fds: Sequence[int] = ()
     ) -> None:
-        """OSError if it cannot be started. `fds`: files it is given as well."""
+        """OSError if it cannot be started. `python`: an interpreter and its flags. `fds`: files it is given as well."""
         self.generation = generation
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         theirs = socket.socket(fileno=passable(theirs.detach()))
@@ -39,7 +38,7 @@ class Process:
             for end in (self.sock, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
             command = [
-                python or sys.executable,
+                *python,
                 str(CHILD),
                 theirs.fileno(),
                 arena.fd,

@@ -2,7 +2,7 @@
 
 Rule 1: a worker that is started later, in place of another, finds what the first one found: the folder, the Python path
         and the environment variables are those of when its model was made.
-Rule 2: another environment's Python is given neither our path nor anything else that is this interpreter's.
+Rule 2: another environment's Python is given neither our path nor the flags this interpreter was started with.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 
 from headrace.errors import InvalidOption
+from headrace.workers.flags import interpreter_flags
 from headrace.workers.loadable import Loadable
 from headrace.workers.sharing import Share, environment
 
@@ -21,6 +22,8 @@ class Surroundings:
         """As they are now. `python`: the interpreter of another environment; None: ours. InvalidOption where we are in
         a folder that there is not any more."""
         self._folder, self._environment = _folder(), dict(os.environ)
+        self.python = [python or sys.executable, *interpreter_flags(python)]
+        """How a command line begins that its process is started with."""
         self._path = [*filter(_is_text, sys.path)] if python is None else None
 
     def environment(self, share: Share) -> dict[str, str]:

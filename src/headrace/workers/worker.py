@@ -189,7 +189,7 @@ class Worker:
                 arena = Arena(pool.options.arena)
                 share = self.share = pool.roster.share_of(self)
                 env, fds = pool.surroundings.environment(share), pool.model.descriptors
-                process = Process(pool.options.python, env, arena, supervision.starts, fds)
+                process = Process(pool.surroundings.python, env, arena, supervision.starts, fds)
                 if not pool.is_open or pool.ready:  # else its requests wait for it
                     gently = Gently(process.pid)
                 if pool.options.memory_limit is not None:
