@@ -129,3 +129,15 @@ def tell(pool: Pool, name: str, why: str, hand: InHand | None, output: Output | 
         said,
         extra={"model": pool.name, "request_id": None},
     )
+
+
+def tell_late(pool: Pool, name: str, seconds: float, output: Output) -> None:
+    """The operator. What its process waited for it has said itself (`child_end`)."""
+    said = f": {' | '.join(list(output.last)[-12:])}" if output.last else ""
+    _log.warning(
+        "%s was told to end, had not after %g s, and was killed%s",
+        name,
+        seconds,
+        said,
+        extra={"model": pool.name, "request_id": None},
+    )

@@ -149,6 +149,7 @@ def main() -> None:
                 child.serve()
     except (ConnectionError, EOFError):
         pass  # the owner has gone
+    child.ends()
     try:
         sys.stdout.flush()
         sys.stderr.flush()

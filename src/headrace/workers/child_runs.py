@@ -9,6 +9,7 @@ Rule 3: where its owner has gone it ends, and says nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import pickle
@@ -34,6 +35,7 @@ WORD, MARKS = struct.Struct("<I"), 256
 class Child:
     def __init__(self, neighbour: Any, sock: socket.socket, arena: mmap.mmap, generation: int) -> None:
         """`neighbour`: loads a file beside this one. What it runs is loaded later (`loaded`)."""
+        self.neighbour, self.is_ending = neighbour, False
         self.frames, self.messages = neighbour("frames"), neighbour("messages")
         self.values: Any = None  # with NumPy: after its threads have been told how many they may be
         self.sock, self.page, self.generation = sock, arena, generation
@@ -140,6 +142,13 @@ class Child:
             elif frame.kind == self.frames.STOP:
                 self.flush()
                 return
+
+    def ends(self) -> None:
+        """It was told to: what it waits for from now on is not ours."""
+        if not self.is_ending:
+            self.is_ending = True
+            with contextlib.suppress(Exception):  # it may be nobody by now, who may read and start nothing
+                self.neighbour("child_end").watch()
 
     def let_go(self) -> None:
         """On a thread of its own: what a long run would keep."""

@@ -89,6 +89,7 @@ class _Serving:
             await self._over
         finally:
             loop.remove_reader(self._child.sock.fileno())
+            self._child.ends()  # first: asyncio waits for threads, too
 
     # ---- the owner
 

@@ -61,6 +61,8 @@ class Process:
             raise
         finally:
             theirs.close()
+        self.was_late = False
+        """It had not ended in time, and was killed."""
         self.shows_stack = threading.Event()
         """What it writes from then on says where it hangs."""
         self.sock.setblocking(False)
@@ -113,6 +115,7 @@ class Process:
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
+            self.was_late = True
             self.kill()
             code = self._process.wait()
         with contextlib.suppress(OSError):

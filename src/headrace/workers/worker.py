@@ -229,6 +229,8 @@ class Worker:
                 group.close()
             if output is not None:
                 output.close(1.0)
+                if process is not None and process.was_late:
+                    burial.tell_late(pool, self.name, END, output)
             self.pid = None
         if why == GONE and how is not None:
             why = how
