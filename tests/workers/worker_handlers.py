@@ -13,6 +13,20 @@ def echo(x):
     return x
 
 
+def appends(x):
+    x[-1].append(1)
+    return len(x[-1])
+
+
+def is_one(x):
+    return x[0] is x[1]
+
+
+def counts_up(x):
+    x += 1
+    return int(x.sum())
+
+
 def double(x):
     return x * 2
 

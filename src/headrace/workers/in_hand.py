@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from headrace.errors import BackendError, HeadraceError, InvalidInput, ResponseTimeout
@@ -25,6 +26,8 @@ from headrace.workers.values import Encoder, NotData
 
 APART = 64
 """Runs that go by themselves after some that did not fit into one frame."""
+UNCHANGING = frozenset((int, float, complex, bool, str, bytes, type(None)))
+"""Kinds of inputs that nobody can change in place."""
 
 Work = Run | Pending
 
@@ -94,6 +97,9 @@ class InHand:
         self._next = 0
         self._encoder = Encoder(shows_errors=False)
         self._apart = 0  # so many more go by themselves
+        self.may_share = True
+        """Two requests may have an object in common: a caller of the library has sent it twice. What comes through a
+        door is of one request, or cannot be changed (headers)."""
         self.answer_room = 0
         """Bytes of the arena that go along with each run, as answers were so large."""
         self._divided: dict[int, int] = {}  # members of each work that have not been run by themselves
@@ -150,7 +156,8 @@ class InHand:
             return b""
         if len(group) > 1 and not self._apart:
             try:
-                pickled, arrays = self._encoder.encode([self._value(each) for each in group])
+                values = [self._value(each) for each in group]
+                pickled, arrays = self._each_apart(values) if self.may_share else self._encoder.encode(values)
                 fits = not arrays and len(pickled) <= messages.INLINE
             except Exception:  # one of them cannot be pickled: which, they say by themselves
                 fits = False
@@ -176,6 +183,24 @@ class InHand:
                 each.id = 0
                 self.again.append(each)
         return out
+
+    def _each_apart(self, values: list[Any]) -> tuple[bytes, list[Any]]:
+        """A tuple of pickles: in one of all an object may be the same in several. Not where that is all the same."""
+        encode = self._encoder.encode
+        if self._cannot_change(values):
+            return encode(values)
+        apart = []
+        for value in values:
+            pickled, arrays = encode(value)
+            if arrays:
+                return pickled, arrays
+            apart.append(pickled)
+        return encode(tuple(apart))
+
+    def _cannot_change(self, values: list[Any]) -> bool:
+        """Whether nobody could tell that some of them are one object."""
+        inputs = values if self.in_lists else [value[0] for value in values]
+        return UNCHANGING.issuperset(map(type, chain.from_iterable(inputs)))
 
     def _value(self, each: Sent) -> Any:
         if self.outputs is not None:

@@ -202,6 +202,7 @@ class Serving:
 
     def _frames_of(self, works: list[Any]) -> bytes:
         pool = self._pool
+        self._hand.may_share = pool.version is None
         self._hand.careful = 0 if pool.options.idempotent and not pool.tried else frames.CAREFUL
         return self._hand.send(works, self._worker, self._engine.clock.now(), time.monotonic())
 
