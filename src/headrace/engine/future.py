@@ -377,8 +377,20 @@ class Future(Generic[T]):
         try:
             self._settled()
         except Exception:  # those who wait below must hear all the same
-            _log.exception("a future was settled, and what follows from that raised")
+            self._settle_again()
         self._tell()
+
+    def _settle_again(self) -> None:
+        """`_settled` has raised, or somebody's handler of a signal has, in the middle of it: what raises once and not
+        again came from outside, and is for whoever is here."""
+        try:
+            self._settled()
+        except Exception:
+            _log.exception("a future was settled, and what follows from that raised")
+        else:
+            if threading.current_thread() is threading.main_thread():  # signals come to no other
+                self._tell()
+                raise
 
     def begin(self) -> bool:
         """The work starts now. False if there is an outcome already (it was cancelled): do not run it."""
