@@ -6,6 +6,7 @@ The sweep is made small, and interrupted at each of its lines in turn: first, se
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -50,11 +51,13 @@ class InterruptedAt:
 
     def __enter__(self) -> InterruptedAt:
         self._before = sys.gettrace()
+        gc.disable()  # what is raised in the callback of a weak reference is lost
         sys.settrace(self._trace)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._before)
+        gc.enable()
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         if self._inside is None and frame.f_code is OperationSource._sweep.__code__:
