@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from headrace.engine.future import Future, as_a_stream, mark_stream_thread, on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.here import as_a_stream, mark_stream_thread, on_a_stream
 from headrace.errors import Cancelled, WouldDeadlock
 
 PATIENCE = 30.0

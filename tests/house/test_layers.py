@@ -51,10 +51,13 @@ ONLY_FOR_TYPES = {
     *((f"cli/{name}", "headrace.client.told") for name in ("models", "showing")),
     ("cli/models", "headrace.client.manage"),
     ("engine/ownership", "headrace.engine.engine"),
-    ("engine/stream", "headrace.engine.dispatch"),
-    *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
+    *(("engine/stream", f"headrace.engine.{module}") for module in ("dispatch", "port")),
+    ("engine/guard", "headrace.engine.future"),
+    ("engine/permit", "headrace.engine.admission"),
+    *(("engine/statistics", f"headrace.engine.{module}") for module in ("leases", "operations", "port")),
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
+    ("model/call", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
     ("workers/at_once", "headrace.workers.pool"),
     ("workers/at_once", "headrace.workers.worker"),
@@ -65,7 +68,7 @@ ONLY_FOR_TYPES = {
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),
     ("workers/worker", "headrace.workers.pool"),
-    *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
+    *(("model/rescheduling", f"headrace.{module}") for module in ("engine.port", "model.model")),
     ("serving/inflight", "headrace.serving.served"),
     ("server/bridge", "headrace.server.exchange"),
     *(("server/exchange", f"headrace.server.{module}") for module in ("bridge", "door", "protocol")),
@@ -78,7 +81,15 @@ ONLY_FOR_TYPES = {
 """The imports under TYPE_CHECKING. They are exempt, and so each stands here."""
 
 PURE = [
-    *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
+    *(
+        "engine/dependencies",
+        "engine/forgetting",
+        "engine/masks",
+        "engine/ready_queue",
+        "engine/leases",
+        "engine/placement",
+        "engine/scheduler",
+    ),
     *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
     *("model/timeline", "model/drawing", "model/picture"),
     *(
