@@ -91,7 +91,7 @@ PURE = [
         "engine/scheduler",
     ),
     *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
-    *("model/timeline", "model/drawing", "model/picture"),
+    *("model/timeline", "model/shown", "model/units", "model/shapes", "model/drawing", "model/picture"),
     *(
         "model/batcher",
         "model/sequences",
