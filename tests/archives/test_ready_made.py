@@ -47,6 +47,9 @@ class Context:
     def get_request_header(self, index, key):
         return self.fields[index].get(key)
 
+    def get_all_request_header(self, index):
+        return self.fields[index % len(self.fields)]
+
     def set_response_status(self, code, phrase, index):
         self.statuses[index] = code
 
@@ -497,6 +500,7 @@ class Context:
     def __init__(self, model):
         self.system_properties = {"model_dir": sys.argv[2], "gpu_id": None}
         self.manifest, self.model_yaml_config = {"model": model}, {"handler": {}}
+    def get_all_request_header(self, index): return {}
     def set_response_status(self, *about): pass
     def set_response_content_type(self, *about): pass
 picture = open("picture.png", "rb").read()
