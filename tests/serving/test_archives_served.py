@@ -17,11 +17,12 @@ from headrace.archives.environments import EnvironmentOptions
 from headrace.errors import InvalidArchive, InvalidEnvironment, InvalidModel
 from headrace.model.sequences import SequenceOptions
 from headrace.server.options import BUNDLED_DIGITS
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.sequencing import sequencing_of
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.workers.sequenced import SequenceHeaders
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "test-environments"

@@ -35,13 +35,13 @@ from headrace.server.reply import Reply
 from headrace.server.status import InvalidToken, MethodNotAllowed, NotFound, NoWorkerToAsk, Status
 from headrace.server.tokens import API, MANAGEMENT, Tokens
 from headrace.serving import describe, self_description, settings
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import is_partly_up
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT
 from headrace.serving.looking import look, url_of
 from headrace.serving.management import RUNNING, Management, Operation
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
-from headrace.serving.sources import CompileOptions
 from headrace.version import __version__
 
 MOST_LOOKING = 64

@@ -11,13 +11,14 @@ from typing import Any
 
 from headrace.errors import HeadraceError, InvalidOption
 from headrace.serving.changing import OVER_YAML, priorities
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
 from headrace.serving.settings import bounds_of
 from headrace.serving.snapshot import Kept, read, sweep, text_of, write
-from headrace.serving.sources import NAME, NAMES, VERSION, VERSIONS, CompileOptions, Wanted
+from headrace.serving.wanted import NAME, NAMES, VERSION, VERSIONS, Wanted
 
 SETTINGS = (
     *("max_batch_size", "max_batch_delay", "queue", "response_timeout", "startup_timeout"),

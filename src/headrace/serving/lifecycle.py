@@ -36,17 +36,20 @@ from headrace.errors import (
 )
 from headrace.model.model import Model
 from headrace.serving import changing, counting
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.failures import Failures
 from headrace.serving.loading import GRACE, wants_memory, within
+from headrace.serving.located import Built, Located
 from headrace.serving.measures import Measures
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
+from headrace.serving.sources import Sources, stem_of
 from headrace.serving.turns import Turns
+from headrace.serving.wanted import NAME, NAMES, Wanted
 
 UNLOAD_TIMEOUT = 120.0
 """Seconds: TorchServe's `unregister_model_timeout`."""

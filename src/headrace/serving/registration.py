@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.serving.sources import CompileOptions, Located, Wanted
+from headrace.serving.compile_options import CompileOptions
+from headrace.serving.located import Located
+from headrace.serving.wanted import Wanted
 
 
 @dataclass(frozen=True)
