@@ -201,8 +201,10 @@ class ManagementDoor:
             seconds = _at_least(1, "response_timeout", response) * (60 if minutes else 1)
             options = replace(options, response_timeout=float(min(seconds, 1_000_000)), asked=("response_timeout",))
         startup = given.integer("startup_timeout")
-        limit = options.start_timeout if startup is None else float(_at_least(0, "startup_timeout", startup))
-        return replace(options, startup_timeout=min(limit, 1_000_000.0))
+        if startup is None:
+            return replace(options, startup_timeout=options.start_timeout)
+        limit = float(_at_least(0, "startup_timeout", startup))
+        return replace(options, startup_timeout=min(limit, 1_000_000.0), asked=(*options.asked, "startup_timeout"))
 
     async def scale(self, asked: Asked) -> Reply:
         given = asked.parameters

@@ -17,7 +17,7 @@ from headrace.serving.priorities import Priorities, priorities_of
 from headrace.serving.served import Served
 from headrace.serving.settings import Settings
 
-OVER_YAML = ("max_batch_delay", "response_timeout")
+OVER_YAML = ("max_batch_delay", "response_timeout", "startup_timeout")
 """Of which an archive's YAML may say something, too."""
 
 

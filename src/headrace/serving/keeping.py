@@ -80,7 +80,9 @@ class Keeping:
         settings = {
             name: getattr(about.options, name)
             for name in SETTINGS
-            if getattr(about.options, name) != getattr(usual, name) or name in about.options.asked
+            if name in about.options.asked
+            # A time for the load that nobody asked for is the server's: it must not go over what an archive says.
+            or (name != "startup_timeout" and getattr(about.options, name) != getattr(usual, name))
         }
         return Kept(
             entry.name, entry.version, source, is_default, about.min_workers, about.max_workers, settings,

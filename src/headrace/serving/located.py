@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
 from headrace.model.model import Model
@@ -39,3 +40,11 @@ class Located:
     """It is not needed any more: what was made to look at it goes."""
     is_code: bool = False
     """It runs in worker processes, where those are wanted."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """What it says itself of options (`model_yaml`)."""
+
+    def with_own(self, options: CompileOptions) -> CompileOptions:
+        """The options, and where nobody has asked for something else of this model, its own."""
+        asked = {*options.asked, *(("queue",) if options.queue is not None else ())}
+        own = {name: value for name, value in self.own.items() if name not in asked}
+        return replace(options, **own) if own else options

@@ -32,3 +32,8 @@ class Registration:
     def bounds(self) -> tuple[int, int]:
         """Of its number of workers."""
         return self.min_workers, self.max_workers
+
+    @property
+    def effective(self) -> CompileOptions:
+        """With what its archive says of them."""
+        return self.located.with_own(self.options)

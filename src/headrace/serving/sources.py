@@ -22,6 +22,7 @@ from headrace.errors import InvalidModel, InvalidOption, SourceNotFound
 from headrace.serving.handlers import runs_in_process
 from headrace.serving.kinds import as_archive, build_archive, build_callable, build_file, is_code
 from headrace.serving.located import Located
+from headrace.serving.model_yaml import own_options
 from headrace.serving.wanted import CALLABLE, MODULE, TORCH_FILES, VERSION, VERSIONS, Wanted
 
 _log = logging.getLogger("headrace.serving")
@@ -129,7 +130,8 @@ class Sources:
                     archive.close()
                     place.close()
 
-                return Located(name, version, partial(build_archive, archive), close, is_code(archive))
+                own = own_options(archive.config, name)
+                return Located(name, version, partial(build_archive, archive), close, is_code(archive), own)
             if path.suffix in TORCH_FILES:
                 archive = as_archive(path.resolve(), wanted.handler or "tensor")
                 return Located(wanted.name or path.stem, "1", partial(build_archive, archive), place.close, True)
