@@ -320,8 +320,8 @@ Histograms have buckets, so that quantiles can be asked for, of each stage and o
 What handlers of models tell themselves (`context.metrics`) is here too, under the names and dimensions they give, with
 the labels `ModelName`, `ModelVersion`, `Level` and `Hostname`; counters end in `_total`. A name of the server's own
 gets `handler_` in front, and so does a dimension that has the name of one of these labels (or `le`) and says something
-else; `Level` is the handler's where it gives one. Several workers' counts add up. A model may have 1,000 series; what is
-over that, or changes its kind, is dropped and counted.
+else; `Level` is the handler's where it gives one. Several workers' counts add up. A model may have 1,000 series; what
+is over that, or changes its kind, is dropped and counted.
 """
 
 
