@@ -132,8 +132,8 @@ def _listed(info: zipfile.ZipInfo, archive: str, tally: Tally) -> tuple[str, ...
         raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is encrypted; nobody here has the password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InvalidArchive(
-            f"{archive}: the entry {name!r:.200} is compressed by method {info.compress_type}; stored and deflated ones "
-            "are read"
+            f"{archive}: the entry {name!r:.200} is compressed by method {info.compress_type}; stored and deflated "
+            "ones are read"
         )
     if parts:
         tally.enter(parts, folder=folder)
