@@ -153,6 +153,8 @@ def imported(handler: str, folder: str) -> Any:
                 f"built-in {', '.join(sorted((*BUILT_IN, *READY_MADE)))}"
             ) from None
         needs = f"the handler {handler!r} needs the module {error.name!r}, which is not installed for {sys.executable}"
+        if (error.name or "").partition(".")[0] in ("ts", "mms"):
+            needs += "; of that server we have what docs/handlers.md lists, the rest comes with its own package"
         raise HandlerNotLoaded(needs) from error
     except (Exception, SystemExit) as error:
         raise HandlerNotLoaded(f"importing the handler {handler!r} failed: {_said(error)}") from error

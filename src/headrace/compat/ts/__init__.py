@@ -2,7 +2,6 @@
 
 from pkgutil import extend_path
 
-__path__ = extend_path(__path__, __name__)  # a server that is really installed has what is not here
+from .version import __version__ as __version__
 
-__version__ = "0.12.0"
-"""The release whose contract these names keep."""
+__path__ = extend_path(__path__, __name__)  # a server that is really installed has what is not here

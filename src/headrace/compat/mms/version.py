@@ -1,0 +1,3 @@
+"""The release of Multi Model Server whose contract these names keep."""
+
+__version__ = "1.1.11"
