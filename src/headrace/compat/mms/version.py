@@ -1,3 +1,5 @@
 """The release of Multi Model Server whose contract these names keep."""
 
-__version__ = "1.1.11"
+from importlib import import_module
+
+__version__: str = import_module("mms").__version__

@@ -1,3 +1,5 @@
 """The release of TorchServe whose contract these names keep."""
 
-__version__ = "0.12.0"
+from importlib import import_module
+
+__version__: str = import_module("ts").__version__
