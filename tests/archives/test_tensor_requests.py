@@ -1,20 +1,16 @@
 """What the handler `tensor` is asked with: the v2 protocol where that is its envelope, and what is said to be JSON. The
 archives are real ones, in workers."""
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from handler_archives import JSON, Serve, ask, ask_json
 from onnx import TensorProto, helper
+from ready_made_handlers import arrays, tensor
 
-import headrace
 import headrace as hr
-
-READY_MADE = Path(headrace.__file__).parent / "archives" / "ready_made"
 
 
 def two_of_two() -> bytes:
@@ -93,14 +89,8 @@ def test_what_is_no_v2_request_of_the_model_says_so_in_the_protocols_form(
 
 
 def test_v2_requests_that_come_together_are_one_run_and_a_bad_one_is_refused_alone() -> None:
-    spec = importlib.util.spec_from_file_location("loaded_tensor_for_v2", READY_MADE / "tensor.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
     class Runtime:
-        inputs = [module.arrays.Spec("x")]  # noqa: RUF012
+        inputs = [arrays.Spec("x")]  # noqa: RUF012
         outputs = None
         runs: list[Any] = []  # noqa: RUF012
 
@@ -118,7 +108,7 @@ def test_v2_requests_that_come_together_are_one_run_and_a_bad_one_is_refused_alo
         def set_response_content_type(self, *about: Any) -> None:
             pass
 
-    handler = module.Tensor()
+    handler = tensor.Tensor()
     handler.runtime = Runtime()
     x = {"name": "x", "shape": [1, 2], "datatype": "INT16", "data": [1, 2]}
     rows = [{"inputs": [x]}, {"inputs": [{**x, "datatype": "BYTES"}]}, {"inputs": [{**x, "shape": [2, 1]}]}]
