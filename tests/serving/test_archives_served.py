@@ -223,6 +223,17 @@ def test_the_yaml_says_how_many_requests_there_is_room_for_unless_a_manager_does
     assert (changed["queue"], entry.served.group.limit) == ((5, 2), 2), "as if it had never been set"
 
 
+def test_an_archive_in_the_servers_process_has_its_queue_and_its_time_too(archive, managed):
+    folder = archive(
+        yaml="jobQueueSize: 3\nstartupTimeout: 44\n", handler="image_classifier", serializedFile="digits.onnx"
+    )
+    shutil.copy(Path(BUNDLED_DIGITS) / "digits.onnx", folder)
+    manager = managed()
+    entry = manager.registered(folder, isolation="thread")
+    assert entry.served.model.crew is None
+    assert manager.seen(entry) == (3, 3, 44)
+
+
 SLOW = """
 import os, time
 while not os.path.exists({gate!r}):

@@ -49,15 +49,16 @@ def parsed(rows: Sequence[Any], context: Any) -> list[Any]:
     what they are (`curl -F x='[1, 2]'`)."""
     if getattr(context, "owners", None) is not None:
         return list(rows)  # they come out of JSON
-    return [_row(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
+    return [_row(row, context, index) for index, row in enumerate(rows)]
 
 
-def _row(row: Any, headers: Any) -> Any:
+def _row(row: Any, context: Any, index: int) -> Any:
     if isinstance(row, dict) and list(row) != ["body"]:
-        return {key: _field(value, headers.get(key), key) for key, value in row.items()}
+        return {key: _field(value, context.get_request_header(index, key), key) for key, value in row.items()}
     value = row["body"] if isinstance(row, dict) else row  # as it is in the envelope `body`
     if not isinstance(value, (bytes, bytearray)):
         return row
+    headers = context.get_all_request_header(index)
     content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
     return {"body": _json(value, "the body")} if _is_json(content_type) else row
 
