@@ -2,62 +2,31 @@
 
 import json
 import logging
+import shutil
 import sys
 import venv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
+from yaml import safe_load
 
 from headrace.archives.environments import EnvironmentOptions
-from headrace.errors import InvalidArchive, InvalidEnvironment, InvalidModel, Overloaded
+from headrace.errors import InvalidArchive, InvalidEnvironment, InvalidModel
 from headrace.model.sequences import SequenceOptions
+from headrace.server.options import BUNDLED_DIGITS
 from headrace.serving.compile_options import CompileOptions
 from headrace.serving.interpreters import Interpreters
-from headrace.serving.keeping import Keeping
 from headrace.serving.lifecycle import Lifecycle
-from headrace.serving.looking import look
+from headrace.serving.sequencing import sequencing_of
 from headrace.serving.service import Service
-from headrace.serving.settings import Settings
 from headrace.serving.wanted import Wanted
+from headrace.workers.sequenced import SequenceHeaders
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "test-environments"
 """Environments that tests have built of requirements; they are built once."""
-TELLS = """
-import json, sys
-import numpy
-def handle(data, context):
-    if data is None:
-        return
-    try:
-        import six
-    except ImportError:
-        six = None
-    about = {"prefix": sys.prefix, "numpy": numpy.__version__, "six": six and six.__version__,
-             "batch_size": context.system_properties["batch_size"]}
-    return [json.dumps(about)] * len(data)
-"""
-
-
-@pytest.fixture
-def archive(tmp_path):
-    def make(source=TELLS, requirements=None, yaml=None, **model):
-        folder = tmp_path / "m"
-        (folder / "MAR-INF").mkdir(parents=True)
-        model = {"modelName": "m", "modelVersion": "1.0", "handler": "service.py", **model}
-        (folder / "service.py").write_text(source)
-        for key, name, text in (
-            ("requirementsFile", "requirements.txt", requirements),
-            ("configFile", "model-config.yaml", yaml),
-        ):
-            if text is not None:
-                (folder / name).write_text(text)
-                model[key] = name
-        (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
-        return folder
-
-    return make
 
 
 @pytest.fixture
@@ -171,130 +140,69 @@ def test_what_the_yaml_says_in_vain_is_named(archive, load, caplog):
     assert "model m: what its YAML says of jobTTL, clientTimeoutInMills is not listened to" in caplog.text
 
 
-# What its YAML says of the queue and of the start
+def test_the_yaml_says_how_requests_come_in_sequences(archive, load, caplog):
+    yaml = "sequenceBatching: true\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 250\nmaxNumSequence: 7\n"
+    served = load(archive(yaml=yaml + "maxSequenceJobQueueSize: many\nresponseTimeout: 33\n"))
+    options = served.model.batcher.sequences.options
+    assert options == SequenceOptions(max_idle=1.5, timeout=0.25, max_sequences=7, max_queue=1)
+    assert served.sequence_headers == SequenceHeaders()
+    workers = served.model.crew.options  # nothing is done twice, nor cut off for a client that has left
+    assert (workers.idempotent, workers.cancel_grace) == (False, 33)
+    assert "maxSequenceJobQueueSize: 'many' in its YAML is ignored" in caplog.text
 
 
-class Managed:
-    """A lifecycle with what the manager's doors do."""
-
-    def __init__(self, **options):
-        self.service = Service(100, 1 << 30)
-        self.options = CompileOptions(isolation="process", **options)
-        self.lifecycle = Lifecycle(self.service, self.options)
-
-    def registered(self, folder, **options):
-        made = replace(self.options, **options)
-        return self.lifecycle.register(Wanted.parse(str(folder)), options=made, min_workers=1)
-
-    def seen(self, entry):
-        facts = look(entry, self.service)
-        return facts.queue, facts.room, facts.startup_timeout
+@pytest.mark.parametrize(
+    ("yaml", "has"),
+    [
+        ("sequenceMaxIdleMSec: 10\n", True),
+        ("sequenceBatching: false\nsequenceMaxIdleMSec: 10\n", False),
+        ("sequenceBatching: maybe\n", False),
+        ("maxNumSequence: 10\n", False),
+    ],
+)
+def test_sequences_are_asked_for(yaml, has):
+    found = sequencing_of(safe_load(yaml), "m", SequenceHeaders(), lambda key, usual: safe_load(yaml).get(key, usual))
+    assert (found is not None) == has
 
 
-@pytest.fixture
-def managed():
-    made = []
-
-    def make(**options):
-        made.append(Managed(**options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.service.stop(timeout=10)
-
-
-def test_the_yaml_says_how_many_requests_there_is_room_for_unless_a_manager_does(archive, managed):
-    manager = managed()
-    entry = manager.registered(archive(yaml="jobQueueSize: 2\n"))
-    served = entry.served
-    assert manager.seen(entry)[:2] == (2, 2)
-    inside = [manager.service.budget.admit_to(served.group, 1) for _ in range(2)]
-    with pytest.raises(Overloaded):
-        manager.service.budget.admit_to(served.group, 1)
-    for permit in inside:
-        permit.release()
-    changed = manager.lifecycle.change("m", settings=Settings(queue=5)).settings
-    assert (changed["queue"], served.group.limit, manager.seen(entry)[0]) == ((2, 5), 5, 5)
-    manager.lifecycle.scale("m", min_workers=0)
-    manager.lifecycle.scale("m", min_workers=1)
-    assert entry.served.group.limit == 5, "also when it comes back"
-    changed = manager.lifecycle.change("m", settings=Settings(reset=frozenset({"queue"}))).settings
-    assert (changed["queue"], entry.served.group.limit) == ((5, 2), 2), "as if it had never been set"
+def test_pictures_for_an_onnx_model_stay_in_the_servers_process_unless_it_is_told_otherwise(load):
+    served = load(BUNDLED_DIGITS, isolation="auto")
+    assert served.handler is not None
+    assert served.model.crew is None
+    (picture,) = (Path(__file__).parents[2] / "examples" / "digits" / "held_out").glob("0034-*.png")
+    inside = served.handler.postprocess(served.model(*served.handler.preprocess(picture.read_bytes()).values()))
+    served = load(BUNDLED_DIGITS, f"digits={sys.executable}", isolation="auto")
+    assert served.handler is None
+    assert served.model.crew is not None
+    answer = json.loads(served.model(("id", (), picture.read_bytes())))
+    assert list(answer) == list(inside)
+    assert answer["six"] == pytest.approx(inside["six"], rel=1e-5)
 
 
-def test_an_archive_in_the_servers_process_has_its_queue_and_its_time_too(archive, managed):
-    folder = archive(
-        yaml="jobQueueSize: 3\nstartupTimeout: 44\n", handler="image_classifier", serializedFile="digits.onnx"
-    )
-    shutil.copy(Path(BUNDLED_DIGITS) / "digits.onnx", folder)
-    manager = managed()
-    entry = manager.registered(folder, isolation="thread")
-    assert entry.served.model.crew is None
-    assert manager.seen(entry) == (3, 3, 44)
+@pytest.mark.parametrize("yaml", ["handler:\n", "handler: {profile: true}\n", "minWorkers: 1\n", ""])
+def test_what_torchserve_says_to_its_classifier_is_no_mistake(archive, load, yaml):
+    folder = archive(yaml=yaml, handler="image_classifier", serializedFile="digits.onnx")
+    shutil.copy(Path(BUNDLED_DIGITS, "digits.onnx"), folder)
+    assert load(folder, isolation="auto").handler is not None
 
 
-SLOW = """
-import os, time
-while not os.path.exists({gate!r}):
-    time.sleep(0.005)
-def handle(data, context):
-    return data and ["loaded"] * len(data)
-"""
+def test_tensors_need_no_code(archive, load):
+    folder = archive(handler="tensor", serializedFile="plus.onnx")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy")
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "g", [x], [y], [one])
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), folder / "plus.onnx")
+    model = load(folder).model
+    as_json = (("content-type", "application/json"),)
+    assert json.loads(model(("id", as_json, b"[[1, 2], [3, 4]]"))) == [[2, 3], [4, 5]]
+    assert json.loads(model(("id", (), np.array([[5, 6]], np.float32).tobytes()))) == [[6, 7]]
+    body, content_type, status, *_ = model(("id", as_json, b"[[1, 2, 3]]"))
+    assert (status, content_type) == (400, "application/json")
+    assert "float32 [-1, 2]: the shape [1, 3] came" in json.loads(body)["message"]
 
 
-def test_the_yaml_says_how_long_a_load_may_take(archive, managed, tmp_path):
-    folder = archive(SLOW.format(gate=str(tmp_path / "gate")), yaml="startupTimeout: 0.5\n")
-    manager = managed(start_timeout=30.0)
-    with pytest.raises(InvalidModel, match=r"within 0\.5 s"):
-        manager.registered(folder, startup_timeout=30.0)
-
-
-def test_what_a_manager_asks_for_goes_over_the_yamls_time_and_that_over_the_servers(archive, managed, tmp_path):
-    folder = archive(SLOW.format(gate=str(tmp_path / "gate")), yaml="startupTimeout: 30\n")
-    manager = managed(start_timeout=0.5)
-    with pytest.raises(InvalidModel, match=r"within 0\.5 s"):
-        manager.registered(folder, startup_timeout=0.5, asked=("startup_timeout",))
-    (tmp_path / "gate").touch()
-    entry = manager.registered(folder, startup_timeout=0.001)
-    assert manager.seen(entry)[2] == 30
-    assert entry.served.model.crew.options.start_timeout == 30
-
-
-def test_a_queue_and_a_time_that_cannot_be_are_ignored_and_logged(archive, managed, caplog):
-    manager = managed()
-    entry = manager.registered(archive(yaml="jobQueueSize: 0\nstartupTimeout: soon\n"))
-    assert manager.seen(entry)[::2] == (None, 120.0)
-    assert "model m: jobQueueSize: 0 in its YAML is ignored: a whole number from 1" in caplog.text
-    assert "model m: startupTimeout: 'soon' in its YAML is ignored" in caplog.text
-
-
-def test_a_snapshot_keeps_what_a_manager_asked_for_and_leaves_the_yaml_the_rest(archive, managed, tmp_path):
-    folder = archive(yaml="jobQueueSize: 2\nstartupTimeout: 77\n")
-
-    def again():
-        manager = managed()
-        keeping = Keeping(manager.lifecycle, tmp_path / "state.json")
-        keeping.restore()
-        keeping.begin()
-        return manager
-
-    manager = again()
-    manager.registered(folder, startup_timeout=120.0)  # what the door says where nobody asked
-    manager = again()
-    entry = manager.service.registry.find("m", None)
-    assert manager.seen(entry)[::2] == (2, 77)
-    manager.lifecycle.change("m", settings=Settings(queue=9))
-    manager.lifecycle.unload("m")
-    manager.registered(folder, startup_timeout=50.0, asked=("startup_timeout",), queue=9)
-    manager = again()
-    assert manager.seen(manager.service.registry.find("m", None))[::2] == (9, 50)
-
-
-def test_a_model_that_is_looked_for_again_has_what_its_yaml_says(archive, managed):
-    folder = archive(yaml="jobQueueSize: 2\nstartupTimeout: 77\n")
-    manager = managed()
-    manager.lifecycle.remember(Wanted("m", str(folder), "1.0"), manager.options, 1, 1, None, "gone")
-    entry = manager.lifecycle.scale("m", min_workers=1)
-    assert manager.seen(entry)[::2] == (2, 77)
-    assert entry.served.model.crew.options.start_timeout == 77
+def test_a_runtime_that_is_missing_is_said_at_load(archive, load):
+    folder = archive(handler="tensor", serializedFile="net-symbol.json")
+    (folder / "net-symbol.json").write_text("{}")
+    with pytest.raises(InvalidModel, match="needs mxnet, which is not in the environment of"):
+        load(folder)
