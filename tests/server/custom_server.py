@@ -15,12 +15,12 @@ import uvicorn_server
 from headrace.cli.main import main as headrace
 from headrace.server import run
 from headrace.server.options import ServeOptions
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions
 from headrace.workers.loadable import Loadable
 from headrace.workers.pool import WorkerOptions
 from headrace.workers.start import start_workers

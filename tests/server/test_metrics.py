@@ -23,9 +23,10 @@ from headrace.server.metrics import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED,
 from headrace.server.metrics_api import MOST_WAITING, MetricsApp, write
 from headrace.server.system import System
 from headrace.server.traffic import LEFT, Traffic
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.testing import Gate
 
 ROOT = Path(__file__).resolve().parents[2]

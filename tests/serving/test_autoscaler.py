@@ -12,11 +12,12 @@ import pytest
 
 from headrace.errors import InvalidOption
 from headrace.serving.autoscaler import Autoscaler
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.scaling import LONG, Scaling
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.testing import FakeClock
 
 PATIENCE = 30

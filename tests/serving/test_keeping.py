@@ -14,6 +14,7 @@ import pytest
 
 from headrace.archives.store import Store
 from headrace.errors import HeadraceError, InvalidModel, InvalidOption, ModelNotFound
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
@@ -23,7 +24,8 @@ from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.serving.watcher import Watcher
 from headrace.testing import make_archive
 

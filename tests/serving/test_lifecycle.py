@@ -29,13 +29,15 @@ from headrace.errors import (
     UrlNotAllowed,
 )
 from headrace.server.options import BUNDLED_DIGITS
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import most_workers_of, workers_of
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.testing import make_archive
 
 MODULE = """

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from headrace.errors import Closed, ModelNotFound, Overloaded, SourceNotFound
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.located import Located
 from headrace.serving.management import DONE, FAILED, KEPT, RUNNING, Management
 from headrace.serving.registry import State
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Located, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.testing import Gate
 
 PATIENCE = 30

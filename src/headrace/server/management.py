@@ -35,13 +35,13 @@ from headrace.server.reply import Reply
 from headrace.server.status import InvalidToken, MethodNotAllowed, NotFound, NoWorkerToAsk, Status
 from headrace.server.tokens import API, MANAGEMENT, Tokens
 from headrace.serving import describe, self_description, settings
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import is_partly_up
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT
 from headrace.serving.looking import look, url_of
 from headrace.serving.management import RUNNING, Management, Operation
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
-from headrace.serving.sources import CompileOptions
 from headrace.version import __version__
 
 MOST_LOOKING = 64
@@ -201,8 +201,10 @@ class ManagementDoor:
             seconds = _at_least(1, "response_timeout", response) * (60 if minutes else 1)
             options = replace(options, response_timeout=float(min(seconds, 1_000_000)), asked=("response_timeout",))
         startup = given.integer("startup_timeout")
-        limit = options.start_timeout if startup is None else float(_at_least(0, "startup_timeout", startup))
-        return replace(options, startup_timeout=min(limit, 1_000_000.0))
+        if startup is None:
+            return replace(options, startup_timeout=options.start_timeout)
+        limit = float(_at_least(0, "startup_timeout", startup))
+        return replace(options, startup_timeout=min(limit, 1_000_000.0), asked=(*options.asked, "startup_timeout"))
 
     async def scale(self, asked: Asked) -> Reply:
         given = asked.parameters

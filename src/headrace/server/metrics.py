@@ -1,7 +1,7 @@
 """Every metric the server exports: declared once, and read from plain counters when somebody asks.
 
 Rule 1: what is not declared is not exported, and what is declared is: the page in docs is made from the declarations.
-        But for what handlers of models tell of their own: that has the names they gave it (`of_handlers`).
+        But for what handlers of models tell of their own: that has the names they gave it (`handler_metrics`).
 Rule 2: labels have values of ours alone (names of models, kinds of errors, statuses): no client can make up new ones.
         What handlers tell is bounded where it is counted (`workers.told`).
 Rule 3: units are Prometheus's base units, seconds and bytes, except under the names that MMS and TorchServe gave.
@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from headrace.counters import Buckets
 from headrace.log import lost_lines
 from headrace.model.model import Model
+from headrace.server.handler_metrics import COUNTER, GAUGE, Told, Value, told_of
 from headrace.server.lag import LoopLag
 from headrace.server.system import System
 from headrace.server.traffic import LEFT, Traffic
@@ -29,9 +29,8 @@ from headrace.version import __version__
 from headrace.workers.pool import ENDINGS
 from headrace.workers.supervision import State as WorkerState
 
-Value = float | Buckets
 Sample = tuple[str, dict[str, str], Value]
-COUNTER, GAUGE, HISTOGRAM, UNTYPED = "counter", "gauge", "histogram", "untyped"
+HISTOGRAM, UNTYPED = "histogram", "untyped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +41,6 @@ class Metric:
     labels: tuple[str, ...]
     unit: str
     meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A metric of a handler's own. A counter's name is without `_total`."""
-
-    name: str
-    kind: str
-    unit: str
-    labels: dict[str, str]
-    value: Value
 
 
 _MODEL = ("model", "version")
@@ -189,19 +177,13 @@ class Metrics:
     def of_handlers(self) -> Iterator[Told]:
         """What handlers of models tell of their own, in TorchServe's form: the model's name, the level and the host are
         labels, as ModelName, Level and Hostname; and the version, as ModelVersion."""
-        kinds: dict[str, str] = {}
-        for entry in list(self._service.registry):
-            crew = None if entry.served is None else entry.served.model.crew
-            for series in () if crew is None else crew.told.read():
-                ours = series.name in DECLARED or f"{series.name}_total" in DECLARED
-                name = f"handler_{series.name}" if ours or series.name.startswith("headrace_") else series.name
-                name = name.removesuffix("_total") if series.kind == COUNTER else name
-                if kinds.setdefault(name, series.kind) != series.kind:  # another model's
-                    name = f"{name}_{series.kind}"
-                    kinds[name] = series.kind
-                about = {"ModelName": entry.name, "ModelVersion": entry.version, "Level": "Model"}
-                labels = {**about, **dict(series.dimensions), "Hostname": self._hostname}
-                yield Told(name, series.kind, series.unit, labels, series.value)
+        crews = [
+            (entry.name, entry.version, entry.served.model.crew)
+            for entry in list(self._service.registry)
+            if entry.served is not None
+        ]
+        told = ((name, version, crew.told.read()) for name, version, crew in crews if crew is not None)
+        return told_of(told, self._hostname, DECLARED)
 
     def _of_models(self) -> Iterator[Sample]:
         yield from _of_measures(self._traffic.others, {"model": "", "version": ""})
@@ -336,9 +318,10 @@ Histograms have buckets, so that quantiles can be asked for, of each stage and o
 `WorkerThreadTime`, `PredictionTime` and `HandlerTime` are the last request's alone; the stages take their place.
 
 What handlers of models tell themselves (`context.metrics`) is here too, under the names and dimensions they give, with
-the labels `ModelName`, `ModelVersion`, `Level` and `Hostname`; counters end in `_total`, and a name of the server's own
-gets `handler_` in front. Several workers' counts add up. A model may have 1,000 series; what is over that, or changes
-its kind, is dropped and counted.
+the labels `ModelName`, `ModelVersion`, `Level` and `Hostname`; counters end in `_total`. A name of the server's own
+gets `handler_` in front, and so does a dimension that has the name of one of these labels (or `le`) and says something
+else; `Level` is the handler's where it gives one. Several workers' counts add up. A model may have 1,000 series; what
+is over that, or changes its kind, is dropped and counted.
 """
 
 

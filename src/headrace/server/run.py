@@ -42,11 +42,13 @@ from headrace.server.observing import Observing
 from headrace.server.options import BUNDLED_DIGITS, Address, ServeOptions
 from headrace.server.signals import terminable
 from headrace.serving.autoscaler import Autoscaler
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.keeping import Keeping
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.version import __version__
 from headrace.workers.sequenced import SequenceHeaders
 

@@ -6,9 +6,10 @@ from headrace.engine.ownership import default_engine
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.model import Model
+from headrace.serving.compile_options import CompileOptions
+from headrace.serving.located import Located
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
-from headrace.serving.sources import CompileOptions, Located
 from headrace.wording import are, count_of
 from headrace.workers.pool import MOST, check_workers
 

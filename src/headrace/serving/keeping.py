@@ -11,13 +11,14 @@ from typing import Any
 
 from headrace.errors import HeadraceError, InvalidOption
 from headrace.serving.changing import OVER_YAML, priorities
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
 from headrace.serving.settings import bounds_of
 from headrace.serving.snapshot import Kept, read, sweep, text_of, write
-from headrace.serving.sources import NAME, NAMES, VERSION, VERSIONS, CompileOptions, Wanted
+from headrace.serving.wanted import NAME, NAMES, VERSION, VERSIONS, Wanted
 
 SETTINGS = (
     *("max_batch_size", "max_batch_delay", "queue", "response_timeout", "startup_timeout"),
@@ -79,7 +80,9 @@ class Keeping:
         settings = {
             name: getattr(about.options, name)
             for name in SETTINGS
-            if getattr(about.options, name) != getattr(usual, name) or name in about.options.asked
+            if name in about.options.asked
+            # A time for the load that nobody asked for is the server's: it must not go over what an archive says.
+            or (name != "startup_timeout" and getattr(about.options, name) != getattr(usual, name))
         }
         return Kept(
             entry.name, entry.version, source, is_default, about.min_workers, about.max_workers, settings,

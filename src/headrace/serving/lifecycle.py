@@ -36,17 +36,20 @@ from headrace.errors import (
 )
 from headrace.model.model import Model
 from headrace.serving import changing, counting
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.failures import Failures
 from headrace.serving.loading import GRACE, wants_memory, within
+from headrace.serving.located import Built, Located
 from headrace.serving.measures import Measures
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
+from headrace.serving.sources import Sources, stem_of
 from headrace.serving.turns import Turns
+from headrace.serving.wanted import NAME, NAMES, Wanted
 
 UNLOAD_TIMEOUT = 120.0
 """Seconds: TorchServe's `unregister_model_timeout`."""
@@ -238,7 +241,7 @@ class Lifecycle:
             entry = self._registry.find(name, version)
             about: Registration = entry.about
             served = entry.served
-            before = changing.seen(about.options, about.bounds, served)
+            before = changing.seen(about.effective, about.bounds, served)
             options = changing.checked(entry.name, about.options, served, settings, self._options)
             low = about.min_workers if settings.min_workers is None else settings.min_workers
             high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
@@ -251,8 +254,8 @@ class Lifecycle:
                     entry.about = about
                     raise
             if served is not None and served is entry.served:
-                changing.use(served, options, settings)
-            after = changing.seen(options, entry.about.bounds, entry.served)
+                changing.use(served, entry.about.effective, settings)
+            after = changing.seen(entry.about.effective, entry.about.bounds, entry.served)
             self.on_change()
         return Changed(entry, {key: (before[key], after[key]) for key in before if before[key] != after[key]})
 
@@ -359,7 +362,7 @@ class Lifecycle:
     def _build(self, entry: Entry[Served], workers: int) -> Served:
         """What answers its requests from now on. Nobody knows of it yet."""
         about: Registration = entry.about
-        options = replace(about.options, workers=workers)
+        options = replace(about.effective, workers=workers)
         priorities = changing.priorities(options)
         with self._turns.of(_LOADING):
             if self._stopping:
@@ -397,7 +400,7 @@ class Lifecycle:
             entry.name, entry.version, model, built.handler, measures,
             custom=built.custom, sequence_headers=built.sequence_headers, reasons=options.reasons,
         )  # fmt: skip
-        served.group.limit = options.queue
+        served.group.limit = about.effective.queue  # of one that was looked for again it is known only now
         served.use(priorities)
         batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
         _log.info(
@@ -541,11 +544,13 @@ def _nothing() -> None:
 def _looked_for_again(sources: Sources, wanted: Wanted) -> Located:
     """It is located when it is to be built."""
     found: list[Located] = []
+    own: dict[str, Any] = {}
 
     def build(name: str, options: CompileOptions) -> Built:
         located = sources.locate(wanted)
+        own.update(located.own)
         try:
-            built = located.build(name, options)
+            built = located.build(name, located.with_own(options))
         except BaseException:
             located.close()
             raise
@@ -556,7 +561,7 @@ def _looked_for_again(sources: Sources, wanted: Wanted) -> Located:
         while found:
             found.pop().close()
 
-    return Located(wanted.name or "", wanted.version or "", build, close)
+    return Located(wanted.name or "", wanted.version or "", build, close, own=own)
 
 
 def _close(built: Built) -> None:

@@ -23,11 +23,12 @@ from typing import Any
 
 from headrace.errors import Closed, Overloaded
 from headrace.serving.asked import source_of
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT, Lifecycle
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.settings import Settings, line, told
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 
 MOST_WAITING = 256
 THREADS = MOST_WAITING

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from headrace.archives.store import Store
 from headrace.errors import AlreadyRegistered, HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
+from headrace.serving.located import Located
 from headrace.serving.management import Management
 from headrace.serving.registration import Registration
-from headrace.serving.sources import Located, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.serving.watching import Watching
 
 WHO = "the watched model store"
