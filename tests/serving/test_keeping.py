@@ -185,9 +185,13 @@ def test_a_disk_that_is_full_keeps_nobody_from_managing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headrace.serving.keeping.write", full)
-    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.serving.kept_file.write", full)
+        lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
     assert "cannot be written, and is not what is served" in caplog.text
+    assert json.loads((folder / "state.json").read_text())["models"] == []
+    keeping.close()
+    assert [each["name"] for each in json.loads((folder / "state.json").read_text())["models"]] == ["cat"]
 
 
 @pytest.mark.parametrize(
