@@ -1,7 +1,7 @@
 """How a model comes to be served, and goes: the one place that changes its state.
 
-Rule 1: whoever changes one model waits for who changes it already, in the order in which they came (`Turns`); loads of
-        all models come one after the other.
+Rule 1: whoever changes one model waits for who changes it already, in the order in which they came (`Turns`). Loads of
+        all models come one after the other, but one that takes long holds up the others for a while only (`OneByOne`).
 Rule 2: a model that cannot be loaded leaves everything as it was. One that is replaced serves until the other is READY.
 Rule 3: what goes takes no more requests, finishes those it has, and only then lets its model go. Where they do not
         end in time it goes on.
@@ -40,6 +40,7 @@ from headrace.serving.counting import workers_of
 from headrace.serving.failures import Failures
 from headrace.serving.loading import GRACE, wants_memory, within
 from headrace.serving.measures import Measures
+from headrace.serving.one_by_one import OneByOne
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
@@ -54,7 +55,6 @@ _log = logging.getLogger("headrace.serving")
 NO_SETTINGS = Settings()
 _NO_MODEL = (InvalidModel, InvalidEnvironment, AlreadyRegistered, BackendError, BackendNotInstalled, WorkerDied)
 """What is wrong with a model; what is wrong with an option or the machine is wrong for all."""
-_LOADING = object()  # the key of the one turn for loading
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Lifecycle:
         self.sources = sources if isinstance(sources, Sources) else Sources(sources)
         service.when_stopped(self._let_sources_go)
         self.failures = Failures()
-        self._turns = Turns()
+        self._turns, self._loading = Turns(), OneByOne()
         self._stopping = False
         self._changing = threading.Lock()
         """Held for each change of a state: workers that die change it too."""
@@ -361,7 +361,7 @@ class Lifecycle:
         about: Registration = entry.about
         options = replace(about.options, workers=workers)
         priorities = changing.priorities(options)
-        with self._turns.of(_LOADING):
+        with self._loading.turn():
             if self._stopping:
                 raise Closed("the server is stopping")
             started = time.monotonic()
