@@ -270,8 +270,16 @@ class Lifecycle:
             self._resize(entry, served.model, workers, timeout, replan=False)
         return True
 
-    def reload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
-        """Load it once more from where it came, beside what serves, which is let go once the new one is READY.
+    def reload(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        moved: str | None = None,
+        timeout: float | None = UNLOAD_TIMEOUT,
+    ) -> Entry[Served]:
+        """Load it once more from where it came, or where it has `moved` to, beside what serves, which is let go once
+        the new one is READY.
 
         Whatever is wrong with the new one is raised, and the old one serves on. InvalidModel if it is another version
         by now. The requests inside the old one are waited for `timeout` seconds; those that take longer end all the
@@ -280,12 +288,15 @@ class Lifecycle:
         with self._turns.of(name):
             entry = self._registry.find(name, version)
             about: Registration = entry.about
-            located = self.sources.locate(about.wanted)
+            wanted, url = about.wanted, about.url
+            if moved is not None:
+                wanted, url = replace(wanted, source=moved), self.sources.shown(moved)
+            located = self.sources.locate(wanted)
             try:
                 if located.version != entry.version:
-                    raise InvalidModel(f"{about.wanted.source} is version {located.version} now, not {entry.version}")
+                    raise InvalidModel(f"{wanted.source} is version {located.version} now, not {entry.version}")
                 old = entry.served
-                entry.about = replace(about, located=located)
+                entry.about = replace(about, wanted=wanted, located=located, url=url)
                 served = None
                 try:
                     if old is not None:
