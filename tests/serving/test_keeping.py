@@ -18,6 +18,7 @@ from headrace.serving.counting import workers_of
 from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
 from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.looking import look
 from headrace.serving.management import Management
 from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State
@@ -82,6 +83,8 @@ def test_what_was_served_is_served_again_with_its_settings(begin: Any, folder: P
     assert keeping.restore() == 3
     assert served(again) == served(lifecycle)
     assert served(again)["cat:2"] == ("READY", True, 1, 1, 0.25, 7)
+    assert all(look(entry, again.service).at_startup for entry in again.service.registry)
+    assert not any(look(entry, lifecycle.service).at_startup for entry in lifecycle.service.registry)
     assert again.service.registry.ready("cat").group.limit == 7
     assert again.service.registry.ready("cat").priorities == Priorities(3, 2)
 

@@ -38,7 +38,7 @@ from headrace.model.model import Model
 from headrace.serving import changing, counting
 from headrace.serving.counting import workers_of
 from headrace.serving.failures import Failures
-from headrace.serving.loading import GRACE, wants_memory, within
+from headrace.serving.loading import GRACE, in_our_words, wants_memory, within
 from headrace.serving.measures import Measures
 from headrace.serving.one_by_one import OneByOne
 from headrace.serving.registration import Registration
@@ -378,7 +378,12 @@ class Lifecycle:
             started = time.monotonic()
             located, limit = about.located, options.startup_timeout
             grace = GRACE if counting.is_apart(located, options) else 0.0
-            built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
+            try:
+                built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
+            except HeadraceError as error:
+                if (said := in_our_words(str(error))) != str(error):
+                    error.args = (said,)
+                raise
             model = built.model
             try:
                 if model.crew is None and about.by_options and not about.is_complete:
@@ -536,7 +541,8 @@ class Lifecycle:
             with self._changing:
                 broken = crew.is_broken
                 if entry.state is State.READY and broken:
-                    entry.become(State.FAILED, crew.reason)
+                    reason = crew.reason
+                    entry.become(State.FAILED, reason and in_our_words(reason))
                 elif entry.state is State.FAILED and not broken:
                     entry.become(State.READY)
 
