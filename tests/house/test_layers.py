@@ -48,8 +48,8 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 
 ONLY_FOR_TYPES = {
     *(("cli/trace", f"headrace.{module}") for module in ("cli.load", "model.model", "model.timeline")),
-    *((f"cli/{name}", "headrace.client.told") for name in ("models", "showing")),
-    ("cli/models", "headrace.client.manage"),
+    *((f"cli/{name}", "headrace.client.told") for name in ("models", "managing", "showing")),
+    *((f"cli/{name}", "headrace.client.manage") for name in ("models", "managing")),
     ("engine/ownership", "headrace.engine.engine"),
     ("engine/stream", "headrace.engine.dispatch"),
     *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
