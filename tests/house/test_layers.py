@@ -109,7 +109,7 @@ PURE = [
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing", "workers/initializers"),
     *("codecs/forms", "server/custom", "server/streaming"),
-    *("client/refused", "client/told"),
+    *("client/asked", "client/refused", "client/told"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

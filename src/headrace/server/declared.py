@@ -1,4 +1,4 @@
-"""Every metric the server exports, declared once; the page in docs is made from this. Pure.
+"""Every metric the server exports, declared once; the page in docs is made from this.
 
 Rule 1: what is not declared here is not exported (but what handlers of models tell of their own), and what is declared
         is.
