@@ -14,8 +14,9 @@ from headrace.engine.ownership import default_engine
 from headrace.serving.counting import workers_of
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.looking import look
-from headrace.serving.management import RUNNING, Management
+from headrace.serving.management import Management
 from headrace.serving.one_by_one import ALONE, OneByOne, left
+from headrace.serving.operations import RUNNING
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings

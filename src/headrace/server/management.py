@@ -38,7 +38,8 @@ from headrace.serving import describe, self_description, settings
 from headrace.serving.counting import is_partly_up
 from headrace.serving.lifecycle import UNLOAD_TIMEOUT
 from headrace.serving.looking import look, url_of
-from headrace.serving.management import RUNNING, Management, Operation
+from headrace.serving.management import Management
+from headrace.serving.operations import RUNNING, Operation
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.sources import CompileOptions
@@ -342,14 +343,16 @@ class ManagementDoor:
         return written({"name": entry.name, "ready": entry.state is State.READY})
 
     async def operation(self, asked: Asked) -> Reply:
-        found = self.management.operation(asked.named["operation"])
+        found = self.management.operations.find(asked.named["operation"])
         if found is None:
             raise NotFound(f"there is no operation {asked.named['operation']!r:.80}; the oldest are forgotten")
         return written(self.told(found))
 
     async def operations(self, asked: Asked) -> Reply:
         def look_at() -> Reply:
-            return written({"operations": [self.told(each) for each in self.management.operations()[:LONG]]})
+            return written(
+                {"operations": [self.told(each) for each in self.management.operations.newest_first()[:LONG]]}
+            )
 
         return await self._look(look_at, long=True)
 
