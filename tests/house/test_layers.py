@@ -103,7 +103,7 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
-    *("serving/describe", "server/compat", "server/managed", "server/parameters"),
+    *("serving/describe", "server/compat", "server/managed", "server/parameters", "server/options_asked"),
     "serving/interpreters",
     "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
