@@ -132,7 +132,7 @@ def management(lifecycle: Lifecycle) -> Iterator[Management]:
 
 
 def test_a_load_that_hangs_holds_up_nothing_but_loads(management: Management, lifecycle: Lifecycle) -> None:
-    lifecycle._loading = OneByOne(FOREVER)
+    lifecycle._building.line = OneByOne(FOREVER)
     for version in "1", "2", "3":
         management.register("one.onnx", name="other", version=version, workers=1).future.result(PATIENCE)
     hangs = management.register("hangs.onnx", workers=1)
@@ -157,8 +157,8 @@ def test_a_load_that_hangs_holds_up_nothing_but_loads(management: Management, li
 
 
 def test_a_load_that_hangs_holds_up_others_for_a_while_only(management: Management, lifecycle: Lifecycle) -> None:
-    assert lifecycle._loading._alone == ALONE
-    lifecycle._loading = OneByOne(0.01)
+    assert lifecycle._building.line._alone == ALONE
+    lifecycle._building.line = OneByOne(0.01)
     seen: list[list[str]] = []
     lifecycle.on_change = lambda: seen.append([e.name for e in lifecycle.service.registry if e.about.is_complete])
     hangs = management.register("hangs.onnx", workers=1)
@@ -176,7 +176,7 @@ def test_a_load_that_hangs_holds_up_others_for_a_while_only(management: Manageme
 def test_many_loads_beside_each_other_are_each_what_was_asked_for(
     management: Management, lifecycle: Lifecycle, isolation: Any
 ) -> None:
-    lifecycle._loading = OneByOne(0.0)
+    lifecycle._building.line = OneByOne(0.0)
     options = replace(lifecycle.options, isolation=isolation)
     count = 16 if isolation == "thread" else 6
     workers = [min(1 + i % 2, len(default_engine().cores)) for i in range(count)]
