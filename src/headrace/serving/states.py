@@ -1,4 +1,4 @@
-"""The states of versions, as they change: one at a time. `lifecycle` says so, or the workers that cannot be kept alive."""
+"""The states of versions, as they change: one at a time, by `lifecycle` or by workers that cannot be kept alive."""
 
 from __future__ import annotations
 
