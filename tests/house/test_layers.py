@@ -48,8 +48,8 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 
 ONLY_FOR_TYPES = {
     *(("cli/trace", f"headrace.{module}") for module in ("cli.load", "model.model", "model.timeline")),
-    *((f"cli/{name}", "headrace.client.told") for name in ("models", "showing")),
-    ("cli/models", "headrace.client.manage"),
+    *((f"cli/{name}", "headrace.client.told") for name in ("models", "managing", "showing")),
+    *((f"cli/{name}", "headrace.client.manage") for name in ("models", "managing")),
     ("engine/ownership", "headrace.engine.engine"),
     *(("engine/stream", f"headrace.engine.{module}") for module in ("dispatch", "port")),
     ("engine/guard", "headrace.engine.future"),
@@ -114,13 +114,13 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
-    *("serving/describe", "server/compat", "server/managed", "server/parameters"),
+    *("serving/describe", "server/compat", "server/managed", "server/parameters", "server/options_asked"),
     "serving/interpreters",
     "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing", "workers/initializers"),
     *("codecs/forms", "server/custom", "server/streaming"),
-    *("client/refused", "client/told"),
+    *("client/asked", "client/refused", "client/told"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

@@ -196,7 +196,10 @@ def test_a_registrations_time_for_the_load_goes_over_what_the_yaml_says(manager:
         (b'{"queue": 5, "batch_size": "2"}', "batch_size is a whole number (rows joined into one run); '2' came"),
         (b'{"queue": 5, "min_workers": 3, "max_workers": 2}', "max_worker cannot be less than min_worker."),
         (b'{"queue": 5, "default_priority_level": 2}', "default_priority_level is only there with priority_levels"),
-        (b'{"queue": 5, "min_workers": 500}', "workers is a whole number from 1 to 256, not 500"),
+        (
+            b'{"queue": 5, "min_workers": 500}',
+            "500 workers were asked for; own runs in worker processes, of which a model",
+        ),
     ],
 )
 def test_what_is_not_a_setting_is_told_and_changes_nothing(manager: Manager, body: bytes, why: str) -> None:

@@ -18,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from headrace.errors import InvalidInput, WorkerDied
 from headrace.server.app import App
+from headrace.server.declared import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED, page
 from headrace.server.lag import EVERY, LoopLag
-from headrace.server.metrics import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED, Metrics, page
+from headrace.server.metrics import Metrics
 from headrace.server.metrics_api import MOST_WAITING, MetricsApp, write
 from headrace.server.system import System
 from headrace.server.traffic import LEFT, Traffic

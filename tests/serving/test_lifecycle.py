@@ -548,5 +548,5 @@ def test_options_of_workers_that_say_nothing_are_told(load: Load, caplog: pytest
 
 
 def test_how_long_workers_may_take_to_load_is_the_operators_to_say(load: Load) -> None:
-    with pytest.raises(InvalidModel, match=r"did not load its model within 0.01 s \(start_timeout\)"):
+    with pytest.raises(InvalidModel, match=r"did not load its model within 0.01 s \(startup_timeout\)"):
         load("handmade:double", options=CompileOptions(isolation="process", start_timeout=0.01))

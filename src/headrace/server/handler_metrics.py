@@ -12,9 +12,9 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from headrace.counters import Buckets
+from headrace.server.declared import COUNTER
 from headrace.workers.told import Series
 
-COUNTER, GAUGE = "counter", "gauge"
 Value = float | Buckets
 
 
