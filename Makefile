@@ -48,7 +48,7 @@ format: .venv/installed-test ## rewrite the code as the format check wants it
 
 settings: .venv/installed ## write docs/settings.md and docs/metrics.md from what is declared
 	$(BIN)/python -m headrace.server.options > docs/settings.md
-	$(BIN)/python -m headrace.server.metrics > docs/metrics.md
+	$(BIN)/python -m headrace.server.declared > docs/metrics.md
 
 bench: bench-server bench-schedulers bench-engine ## all benchmarks
 

@@ -31,9 +31,11 @@ sys.path.insert(0, str(HERE / "peers"))
 from machine import surroundings  # noqa: E402
 
 from headrace.archives.cache import Cache  # noqa: E402
+from headrace.serving.compile_options import CompileOptions  # noqa: E402
 from headrace.serving.lifecycle import Lifecycle  # noqa: E402
 from headrace.serving.service import Service  # noqa: E402
-from headrace.serving.sources import CompileOptions, Sources, Wanted  # noqa: E402
+from headrace.serving.sources import Sources  # noqa: E402
+from headrace.serving.wanted import Wanted  # noqa: E402
 from headrace.testing import make_archive  # noqa: E402
 
 HANDLER = """

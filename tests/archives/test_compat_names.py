@@ -13,6 +13,7 @@ import pytest
 from handler_archives import Serve, ask, ask_json
 
 import headrace
+from headrace.errors import InvalidModel
 
 SOURCE = """
 import importlib
@@ -51,6 +52,9 @@ ANYWHERE = [
     "ts.torch_handler.base_handler:BaseHandler", "ts.torch_handler.base_handler:ipex_enabled",
     "ts.torch_handler.base_handler:logger", "ts.torch_handler.base_handler:XLA_AVAILABLE",
     "ts.service:emit_metrics", "mms.service:emit_metrics", "ts.handler_utils.utils:import_class",
+    "ts.version:__version__", "mms.version:__version__", "ts.utils.util:deprecated", "ts.utils.util:CLEANUP_REGEX",
+    "ts.torch_handler.contractions:CONTRACTION_MAP",
+    "ts.handler_utils.hf_batch_streamer:TextIteratorStreamerBatch",
 ]  # fmt: skip
 WITH_TORCH = [
     "ts.torch_handler.vision_handler:VisionHandler", "ts.torch_handler.image_classifier:ImageClassifier",
@@ -133,6 +137,120 @@ def test_classes_by_their_names_and_metrics_at_once(serve: Serve) -> None:
         "collections has no 'Nothing'",
         "No module named 'nosuchmodule_x'",
     ]
+
+
+def test_what_english_draws_together_is_told_at_length(serve: Serve) -> None:
+    model = serve(
+        """
+        from ts.torch_handler.contractions import CONTRACTION_MAP
+
+        def handle(data, context):
+            return data and [[CONTRACTION_MAP.get(word) for word in data[0]["body"]]]
+        """
+    )
+    words = ["don't", "won't", "it's", "they're", "I'd", "i'd've", "couldn't've", "let's", "o'clock", "ann's", "dont"]
+    assert ask_json(model, words) == [
+        *("do not", "will not", "it is", "they are", "I would", "i would have", "could not have", "let us"),
+        *("of the clock", None, None),
+    ]
+
+
+STREAMS = """
+import threading
+import numpy as np
+from ts.handler_utils.hf_batch_streamer import TextIteratorStreamerBatch
+
+def handle(data, context):
+    if data is None:
+        return None
+    try:
+        streamer = TextIteratorStreamerBatch("the tokenizer", 2, skip_prompt=True, timeout=9, more=1)
+    except ImportError as error:
+        return [f"{type(error).__name__}: {error}"]
+
+    def generate():
+        for value in np.array([[1, 2], [3, 4]]), np.array([5, 6]):
+            streamer.put(value)
+        streamer.end()
+
+    found = []
+    for _ in range(2):  # one batch after the other
+        thread = threading.Thread(target=generate)
+        thread.start()
+        found.append(list(streamer))
+        thread.join()
+    try:
+        streamer.put(np.array([1]))
+    except ValueError as error:
+        found.append(str(error))
+    return [found]
+"""
+STREAMERS = """
+import queue
+
+class BaseStreamer:
+    pass
+
+class TextIteratorStreamer(BaseStreamer):
+    def __init__(self, tokenizer, skip_prompt=False, timeout=None, **decode_kwargs):
+        assert (tokenizer, skip_prompt, timeout, decode_kwargs) == ("the tokenizer", True, 9, {"more": 1})
+        self.queue = queue.Queue()
+    def put(self, value):
+        assert value.shape[0] == 1
+        self.queue.put(str(value.tolist()))
+    def end(self):
+        self.queue.put(None)
+    def __iter__(self):
+        return self
+    def __next__(self):
+        piece = self.queue.get(timeout=30)
+        if piece is None:
+            raise StopIteration
+        return piece
+"""
+
+
+def test_texts_of_a_batch_come_in_pieces_of_transformers(serve: Serve) -> None:
+    files: dict[str, str | bytes] = {
+        "transformers/__init__.py": "",
+        "transformers/generation/__init__.py": "",
+        "transformers/generation/streamers.py": STREAMERS,
+    }
+    *batches, refused = ask_json(serve(STREAMS, files=files), 0)
+    assert batches == [[["[[1, 2]]", "[[3, 4]]"], ["[5]", "[6]"]]] * 2
+    assert refused == "batch_size of TextIteratorStreamerBatch is 2: so many rows are expected, 1 came"
+
+
+def test_without_transformers_it_is_said_what_is_needed_where_and_how_it_gets_there(serve: Serve) -> None:
+    said = ask(serve(STREAMS)).decode()
+    assert said.startswith("ImportError: TextIteratorStreamerBatch needs transformers, which is not in the env")
+    assert "--python NAME=PATH" in said
+
+
+def test_a_module_of_the_server_that_we_do_not_have_says_where_to_look(serve: Serve) -> None:
+    with pytest.raises(InvalidModel, match=r"needs the module 'ts\.nothing_such'.*docs/handlers\.md lists"):
+        serve("import ts.nothing_such\ndef handle(data, context):\n    return data\n")
+
+
+def test_who_calls_what_is_deprecated_is_warned(serve: Serve) -> None:
+    model = serve(
+        """
+        import warnings
+        from ts.utils.util import deprecated
+
+        @deprecated(version="1.0.0", replacement="other.name")
+        def old(x):
+            return x + 1
+
+        def handle(data, context):
+            if data is None:
+                return None
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                return [[old(1), str(caught[0].message), caught[0].category.__name__]]
+        """
+    )
+    assert ask_json(model, 0) == [2, "old goes with version 1.0.0: use other.name", "PendingDeprecationWarning"]
 
 
 def test_a_server_that_is_installed_has_what_we_do_not(

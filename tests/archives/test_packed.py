@@ -186,6 +186,20 @@ def test_size_and_count_are_bounded(tmp_path: Path, make: Callable[..., Path]) -
     assert len(unpacked(path.rename(tmp_path / "o.mar"), Bounds(max_files=20))) == 20
 
 
+@pytest.mark.parametrize(
+    ("last", "bounds"),
+    [("z", Bounds(max_files=20)), ("../z", Bounds()), ("A/B", Bounds())],
+    ids=["many", "out", "case"],
+)
+def test_what_a_zips_list_shows_is_refused_before_anything_is_written(
+    tmp_path: Path, last: str, bounds: Bounds
+) -> None:
+    path = zipped(tmp_path / "m.mar", ("a/b", b"x"), *((f"{n}", b"x") for n in range(19)), (last, b"x"))
+    with pytest.raises(InvalidArchive):
+        unpacked(path, bounds)
+    assert list((tmp_path / "m.mar.out").iterdir()) == []
+
+
 def test_a_zip_that_lies_about_its_sizes_is_measured(tmp_path: Path) -> None:
     path = zipped(tmp_path / "m.mar", ("a", bytes(1 << 20)))
     content = path.read_bytes()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from headrace.engine.admission import Budget, BudgetStatistics, Permit, release_all
-from headrace.engine.future import as_a_stream
+from headrace.engine.admission import Budget, BudgetStatistics
+from headrace.engine.here import as_a_stream
+from headrace.engine.permit import Permit, release_all
 from headrace.errors import Closed, Overloaded, WouldDeadlock
 
 PATIENCE = 30.0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from headrace.engine.future import Awaiter, Future
+from headrace.engine.future import Future
+from headrace.engine.waiters import Awaiter
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 TASKS = {"in C": None, "in Python": lambda loop, coroutine, **more: tasks._PyTask(coroutine, loop=loop, **more)}  # type: ignore[attr-defined]

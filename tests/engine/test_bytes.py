@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 import headrace as hr
-import headrace.engine.admission
 import headrace.model.run
 from headrace.engine.admission import COLLECT, COLLECT_AT_MOST, pause_after
 from headrace.engine.topology import made_up
@@ -541,7 +540,8 @@ def test_a_callback_that_does_not_read_hides_nobody_who_waits_for_itself(
 def test_who_hands_its_results_on_in_a_callback_is_not_told_before_they_could_be_read(
     machine: Made, in_threads: InThreads, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headrace.engine.admission, "GRACE", PATIENCE)
+    for module in "admission", "unread":
+        monkeypatch.setattr(f"headrace.engine.{module}.GRACE", PATIENCE)
     m, handed = machine(100).knows(30), queue.SimpleQueue[Any]()
 
     def produce() -> None:
@@ -576,7 +576,8 @@ def test_a_task_whose_callback_does_not_read_is_told_too(machine: Made) -> None:
 def test_who_iterates_over_its_own_results_and_waits_for_room_meanwhile_is_told_at_once(
     machine: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headrace.engine.admission, "GRACE", PATIENCE)
+    for module in "admission", "unread":
+        monkeypatch.setattr(f"headrace.engine.{module}.GRACE", PATIENCE)
     m = machine(200).knows(30)
     gate = m.hold()
     mine = [m.model.submit(raw(30)) for _ in range(2)]

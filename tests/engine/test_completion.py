@@ -10,7 +10,8 @@ import uvloop
 
 import headrace as hr
 from headrace.engine.completion import as_completed
-from headrace.engine.future import Future, as_a_stream
+from headrace.engine.future import Future
+from headrace.engine.here import as_a_stream
 from headrace.engine.topology import made_up
 from headrace.errors import WouldDeadlock
 from headrace.testing import Gate

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import headrace as hr
-from headrace.engine.dispatch import KNOWN
+from headrace.engine.port import KNOWN
 from headrace.engine.topology import made_up
 from headrace.testing import FakeClock, Gate
 

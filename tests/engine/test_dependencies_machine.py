@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
+from headrace.engine.forgetting import Forgetting
 from headrace.errors import PoisonedVar
 
 NUM_VARS = 3
@@ -118,7 +119,9 @@ class BesideAList(RuleBasedStateMachine):
         ops = [*dict.fromkeys(waiting[i % len(waiting)] for i in which)]
         for op in ops:
             self.unfinished.remove(op)
-        self.started(self.dependencies.forget(ops), ops[0].shape if len(ops) == 1 else "")
+        forgetting = Forgetting(ops)
+        forgetting.carry_out()
+        self.started(forgetting.ready, ops[0].shape if len(ops) == 1 else "")
 
     @precondition(lambda self: not self.unfinished and any(self.origins))
     @rule(which=WHICH, how=st.sampled_from("wm"))

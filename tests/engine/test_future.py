@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from headrace.engine.future import Future, as_a_stream, mark_stream_thread, on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.here import as_a_stream, mark_stream_thread, on_a_stream
 from headrace.errors import Cancelled, WouldDeadlock
 
 PATIENCE = 30.0
@@ -221,6 +222,27 @@ def test_a_kind_of_future_that_fails_to_follow_up_still_wakes_those_who_wait(sai
     assert future.settle(1)
     assert called == [future]
     assert len(said) == 1
+
+
+def test_what_a_signals_handler_raises_while_it_follows_up_is_raised_when_all_is_done(said: list[str]) -> None:
+    class OutOfTime(Exception):
+        pass
+
+    class Interrupted(Future[int]):
+        times = 0
+
+        def _settled(self) -> None:
+            self.times += 1
+            if self.times == 1:
+                raise OutOfTime
+
+    future, called = Interrupted(), []
+    future.add_done_callback(called.append)
+    with pytest.raises(OutOfTime):
+        future.settle(1)
+    assert future.times > 1
+    assert called == [future]
+    assert not said
 
 
 def test_callbacks_may_use_the_future_they_are_called_with() -> None:

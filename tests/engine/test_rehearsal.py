@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import headrace as hr
-from headrace.engine.dispatch import Port
 from headrace.engine.operations import OperationSource
+from headrace.engine.port import Port
 from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.topology import made_up
 from headrace.model.model import Model

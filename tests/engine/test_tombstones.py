@@ -8,6 +8,7 @@ import pytest
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
 from headrace.engine.engine import Engine
+from headrace.engine.forgetting import Forgetting
 from headrace.engine.operations import TOMBSTONES
 from headrace.engine.topology import made_up
 from headrace.testing import Gate
@@ -54,9 +55,11 @@ class World:
         self.cancelled.append(self.waiting.pop(self.rng.randrange(len(self.waiting))))
 
     def forget(self) -> None:
-        ready = self.dependencies.forget(self.cancelled)
+        forgetting = Forgetting(self.cancelled)
+        for _ in range(self.rng.randint(1, 2)):  # as where the first time was interrupted
+            forgetting.carry_out()
         self.cancelled = []
-        self.now_ready(ready)
+        self.now_ready(forgetting.ready)
 
     def now_ready(self, ops: list[Op]) -> None:
         for op in ops:

@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-import headrace as hr
-from headrace.engine.operations import TOMBSTONES, OperationSource
-from headrace.engine.topology import made_up
 from headrace.engine.uninterrupted import uninterrupted
-from headrace.testing import Gate
 
 PATIENCE = 30.0
 
@@ -77,30 +73,3 @@ def test_other_threads_are_never_interrupted_and_touch_no_handler(handler: Any) 
     thread.start()
     thread.join(PATIENCE)
     assert seen == [handler]
-
-
-def test_ctrl_c_while_cancelled_operations_are_swept_out_leaves_no_var_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = OperationSource._release
-    swept: list[object] = []
-
-    def interrupted(self: OperationSource, operation: Any, ready: Any, now: float) -> None:
-        if threading.current_thread() is threading.main_thread():
-            swept.append(operation)
-            ctrl_c()
-        release(self, operation, ready, now)
-
-    monkeypatch.setattr(OperationSource, "_release", interrupted)
-    with hr.Engine(topology=made_up(1), max_operations=10_000) as engine:
-        gate, variables = Gate(), [hr.Var() for _ in range(TOMBSTONES + 1)]
-        engine.push(gate)
-        gate.wait()
-        waiting = [engine.push(int, writes=[var]) for var in variables]
-        for future in waiting:
-            future.cancel()
-        with pytest.raises(KeyboardInterrupt):
-            engine.push(int)
-        assert len(swept) >= TOMBSTONES
-        gate.open()
-        engine.waitall(PATIENCE)
-        assert not any(var._writing or var._readers or var._queue for var in variables)
-        assert engine.statistics().budget.inside == 0

@@ -10,10 +10,10 @@ import pytest
 from test_turns import PACES, Job, Line, Stage
 
 from headrace.engine import ownership
-from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.leases import Group, Lane, Leases
 from headrace.engine.placement import Placement, plan
+from headrace.engine.port import Port
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.stream import Stream
 from headrace.engine.topology import Topology, made_up

@@ -48,13 +48,16 @@ SIBLINGS = {("compat", "archives"), ("compat", "model")}
 
 ONLY_FOR_TYPES = {
     *(("cli/trace", f"headrace.{module}") for module in ("cli.load", "model.model", "model.timeline")),
-    *((f"cli/{name}", "headrace.client.told") for name in ("models", "showing")),
-    ("cli/models", "headrace.client.manage"),
+    *((f"cli/{name}", "headrace.client.told") for name in ("models", "managing", "showing")),
+    *((f"cli/{name}", "headrace.client.manage") for name in ("models", "managing")),
     ("engine/ownership", "headrace.engine.engine"),
-    ("engine/stream", "headrace.engine.dispatch"),
-    *(("engine/statistics", f"headrace.engine.{module}") for module in ("dispatch", "leases", "operations")),
+    *(("engine/stream", f"headrace.engine.{module}") for module in ("dispatch", "port")),
+    ("engine/guard", "headrace.engine.future"),
+    ("engine/permit", "headrace.engine.admission"),
+    *(("engine/statistics", f"headrace.engine.{module}") for module in ("leases", "operations", "port")),
     *(("model/pending", f"headrace.model.{module}") for module in ("batcher", "instance", "run")),
     ("model/tracing", "headrace.model.model"),
+    ("model/call", "headrace.model.model"),
     ("model/model", "headrace.model.rescheduling"),
     ("workers/at_once", "headrace.workers.pool"),
     ("workers/at_once", "headrace.workers.worker"),
@@ -67,7 +70,7 @@ ONLY_FOR_TYPES = {
     ("workers/serving", "headrace.workers.worker"),
     ("workers/watch", "headrace.workers.pool"),
     ("workers/worker", "headrace.workers.pool"),
-    *(("model/rescheduling", f"headrace.{module}") for module in ("engine.dispatch", "model.model")),
+    *(("model/rescheduling", f"headrace.{module}") for module in ("engine.port", "model.model")),
     ("serving/inflight", "headrace.serving.served"),
     ("server/bridge", "headrace.server.exchange"),
     *(("server/exchange", f"headrace.server.{module}") for module in ("bridge", "door", "protocol")),
@@ -80,9 +83,17 @@ ONLY_FOR_TYPES = {
 """The imports under TYPE_CHECKING. They are exempt, and so each stands here."""
 
 PURE = [
-    *("engine/dependencies", "engine/ready_queue", "engine/leases", "engine/placement", "engine/scheduler"),
+    *(
+        "engine/dependencies",
+        "engine/forgetting",
+        "engine/masks",
+        "engine/ready_queue",
+        "engine/leases",
+        "engine/placement",
+        "engine/scheduler",
+    ),
     *("engine/pinning", "engine/queueing", "backends/refusals", "model/gil"),
-    *("model/timeline", "model/drawing", "model/picture"),
+    *("model/timeline", "model/shown", "model/units", "model/shapes", "model/drawing", "model/picture"),
     *(
         "model/batcher",
         "model/sequences",
@@ -105,13 +116,13 @@ PURE = [
         "server/inference",
         "server/v2_rest",
     ),
-    *("serving/describe", "server/compat", "server/managed", "server/parameters"),
+    *("serving/describe", "server/compat", "server/managed", "server/parameters", "server/options_asked"),
     "serving/interpreters",
     "archives/requirements",
     *("workers/messages", "workers/frames", "workers/window", "workers/extents", "workers/supervision"),
     *("workers/retry", "workers/sharing", "workers/initializers"),
     *("codecs/forms", "server/custom", "server/streaming"),
-    *("client/refused", "client/told"),
+    *("client/asked", "client/refused", "client/told"),
 ]
 """No threads, clocks, sockets or files. Not all of them have been written yet."""
 IMPURE = {

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.engine.source import Refused
 from headrace.errors import BackendError, Closed, DeadlineExceeded
 from headrace.model.batcher import LOOK_AHEAD, Batcher

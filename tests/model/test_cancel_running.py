@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import headrace as hr
 from headrace.backends._onnxruntime import OnnxRuntimeSession
 from headrace.backends.base import Stop
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.engine.topology import made_up
 from headrace.model.batcher import Batcher
 from headrace.model.instance import LocalInstance

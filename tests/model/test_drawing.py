@@ -9,22 +9,12 @@ from itertools import pairwise
 import pytest
 
 from headrace.errors import InvalidOption
-from headrace.model.drawing import (
-    CYCLE,
-    IDLE,
-    MARGIN,
-    WIDTH,
-    Box,
-    Drawing,
-    Subject,
-    Window,
-    Words,
-    _step,
-    check_window,
-    draw,
-)
+from headrace.model.drawing import CYCLE, IDLE, MARGIN, WIDTH, Subject, draw
 from headrace.model.picture import paint, picture, text_width
+from headrace.model.shapes import Box, Drawing, Words
+from headrace.model.shown import Window, check_window
 from headrace.model.timeline import Request, Row, Span, Timeline, figures
+from headrace.model.units import step_of
 
 SOCKETS = {core: core // 8 for core in range(16)}
 ELASTIC = (Row("m-0", tuple(range(8))), Row("m-1", tuple(range(8, 16))))
@@ -246,7 +236,7 @@ def test_a_window_that_is_none_is_refused(window: Window) -> None:
 
 @pytest.mark.parametrize("least", [0.0003, 0.01, 0.99, 1, 1.01, 2, 2.5, 5, 7, 80, 99_999])
 def test_ticks_are_at_round_numbers(least: float) -> None:
-    step = _step(least)
+    step = step_of(least)
     assert least <= step <= 5 * least
     assert f"{step:.0e}"[0] in "125"
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.model.batcher import Batcher
 from headrace.model.instance import LocalInstance
 from headrace.model.pending import Owner, Pending

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from headrace.backends.base import Stop
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.errors import BackendError, Closed, InvalidInput
 from headrace.model.instance import LocalInstance
 from headrace.model.pending import Owner, Pending

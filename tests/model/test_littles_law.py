@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.engine.source import Refused
 from headrace.model.batcher import Batcher
 from headrace.model.pending import Owner, Pending

@@ -9,7 +9,7 @@ import pytest
 
 import headrace as hr
 from headrace.engine.bundle import Bundle
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.model.batcher import Batcher, Meter
 from headrace.model.model import Model
 from headrace.model.pending import Owner, Pending

@@ -572,7 +572,7 @@ class Slow:
 
 
 def test_what_cannot_begin_in_time_is_refused_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.engine.dispatch.KNOWN", 1)
+    monkeypatch.setattr("headrace.engine.port.KNOWN", 1)
     slow = Slow()
     with (
         hr.Engine(topology=made_up(1), clock=slow.clock) as engine,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from headrace.engine.admission import Budget
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.errors import BackendError, Closed
+from headrace.model.call import Call
 from headrace.model.forms import Form
-from headrace.model.model import Call
 from headrace.model.pending import Owner, Pending
 from headrace.model.run import Run
 

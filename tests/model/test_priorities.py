@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import headrace as hr
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.engine.source import Refused
 from headrace.engine.topology import made_up
 from headrace.model.batcher import LOOK_AHEAD, Batcher

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.engine.source import Refused
 from headrace.errors import Closed, DeadlineExceeded, HeadraceError, SequenceLost, SequenceRefused
 from headrace.model.pending import Owner, Pending

@@ -15,12 +15,13 @@ import uvicorn_server
 from headrace.cli.main import main as headrace
 from headrace.server import run
 from headrace.server.options import ServeOptions
+from headrace.server.startup import load
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.measures import Measures
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions
 from headrace.workers.loadable import Loadable
 from headrace.workers.options import WorkerOptions
 from headrace.workers.start import start_workers
@@ -59,17 +60,15 @@ def add(service: Service, name: str, function: str, size: int = 1, *, measured: 
     entry.become(State.READY)
 
 
-def load_them(service: Service, options: ServeOptions) -> Lifecycle:
+def load_them(service: Service, options: ServeOptions) -> tuple[Lifecycle, None]:
     sys.path.insert(0, HERE)
-    lifecycle = _load(service, options) if options.models else Lifecycle(service, CompileOptions())
+    lifecycle = load(service, options)[0] if options.models else Lifecycle(service, CompileOptions())
     for text in os.environ["CUSTOM"].split():
         name, _, function = text.partition("=")
         function, _, size = function.partition("*")
         add(service, name, function, int(size or 1), measured=options.metrics_address != "off")
-    return lifecycle
+    return lifecycle, None
 
-
-_load = run.load
 
 if __name__ == "__main__":
     run.load = uvicorn_server.load = load_them

@@ -22,11 +22,12 @@ import headrace as hr
 from headrace.log import TextFormatter
 from headrace.server.app import App
 from headrace.server.options import BUNDLED_DIGITS
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.testing import Gate, RunningServer, run_command, run_server
 from headrace.version import __version__
 

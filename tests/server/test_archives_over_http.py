@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from onnxruntime import InferenceSession
+from tritonclient.utils import InferenceServerException
 
 from headrace.server.options import BUNDLED_DIGITS
 from headrace.testing import RunningServer, run_server
@@ -249,6 +252,34 @@ def test_one_of_the_store_by_a_name_of_its_own_in_an_envelope(store: Path, tmp_p
         assert said == {"predictions": [["int", 1], ["dict", {"a": 2}]]}
         refused = ask(server, "POST", "/v1/models/other:predict", json={"inputs": []})
         assert (refused.status_code, refused.json()["type"]) == (400, "BadRequestException")
+
+
+def test_a_v2_client_asks_a_model_that_needs_no_code_in_its_envelope(store: Path, tmp_path: Path) -> None:
+    digits = Path(BUNDLED_DIGITS, "digits.onnx")
+    ours = ("--model-name", "digits", "--version", "1.0", "--handler", "tensor", "--export-path", str(tmp_path))
+    command = [sys.executable, "-m", "headrace", "archive", *ours, "--serialized-file", str(digits)]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    with run_server(
+        *(f"--model-store={tmp_path}", "--models", "digits.mar", f"--cache-dir={tmp_path / 'cache'}"),
+        *("--service-envelope", "kservev2"),
+    ) as server:
+        import tritonclient.http
+
+        client = tritonclient.http.InferenceServerClient(server.url.removeprefix("http://"))
+        session = InferenceSession(str(digits))
+        spec, output = session.get_inputs()[0], session.get_outputs()[0].name
+        pictures = np.random.default_rng(0).random((2, *spec.shape[1:]), np.float32)
+        wanted = session.run(None, {spec.name: pictures})[0]
+        sent = tritonclient.http.InferInput(spec.name, list(pictures.shape), "FP32")
+        sent.set_data_from_numpy(pictures, binary_data=False)
+        asked = [tritonclient.http.InferRequestedOutput(output, binary_data=False)]
+        answer = client.infer("digits", [sent], outputs=asked, request_id="mine")
+        np.testing.assert_allclose(answer.as_numpy(output), wanted, rtol=1e-5)
+        assert (answer.get_response()["id"], answer.get_response()["model_version"]) == ("mine", "1.0")
+        wrong = tritonclient.http.InferInput("nobody", [1], "FP32")
+        wrong.set_data_from_numpy(np.zeros(1, np.float32), binary_data=False)
+        with pytest.raises(InferenceServerException, match="the model has no input 'nobody'; its inputs are"):
+            client.infer("digits", [wrong])
 
 
 def test_bodies_are_left_alone_where_the_operator_says_so(store: Path, tmp_path: Path) -> None:

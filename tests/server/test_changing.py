@@ -100,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (archive / "MAR-INF").mkdir(parents=True)
     (archive / "service.py").write_text(HANDLER)
     about = {"modelName": "own", "modelVersion": "1.0", "handler": "service.py", "configFile": "config.yaml"}
-    (archive / "config.yaml").write_text("responseTimeout: 77\n")
+    (archive / "config.yaml").write_text("responseTimeout: 77\nstartupTimeout: 66\n")
     (archive / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": about}))
     shutil.copy(Path(BUNDLED_DIGITS, "digits.onnx"), folder / "store" / "net.onnx")
     return folder
@@ -175,6 +175,14 @@ def test_several_settings_and_workers_in_one_with_a_line_that_says_who(manager: 
     assert manager.described(own)["responseTimeout"] == 33, "over what its YAML says, also when it comes back"
 
 
+def test_a_registrations_time_for_the_load_goes_over_what_the_yaml_says(manager: Manager, own: str) -> None:
+    assert manager.described(own)["startupTimeout"] == 66
+    about: dict[str, Any] = {"url": "own", "model_name": "hurried", "startup_timeout": 50}
+    assert manager.ask("POST", "/models", params=about)[0] == 200
+    assert manager.described("hurried")["startupTimeout"] == 50
+    assert manager.ask("DELETE", "/models/hurried")[0] == 200
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [
@@ -188,7 +196,10 @@ def test_several_settings_and_workers_in_one_with_a_line_that_says_who(manager: 
         (b'{"queue": 5, "batch_size": "2"}', "batch_size is a whole number (rows joined into one run); '2' came"),
         (b'{"queue": 5, "min_workers": 3, "max_workers": 2}', "max_worker cannot be less than min_worker."),
         (b'{"queue": 5, "default_priority_level": 2}', "default_priority_level is only there with priority_levels"),
-        (b'{"queue": 5, "min_workers": 500}', "workers is a whole number from 1 to 256, not 500"),
+        (
+            b'{"queue": 5, "min_workers": 500}',
+            "500 workers were asked for; own runs in worker processes, of which a model",
+        ),
     ],
 )
 def test_what_is_not_a_setting_is_told_and_changes_nothing(manager: Manager, body: bytes, why: str) -> None:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.errors import BackendError, InvalidInput
 from headrace.server.custom import is_heavy, reply_of, request_of
@@ -23,6 +24,7 @@ from headrace.server.head import Head
 from headrace.server.reply import KEEP, bytes_of, request_id
 from headrace.server.routes import route
 from headrace.testing import RunningServer, run_command
+from headrace.workers.told import BOUNDS
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -380,3 +382,24 @@ def test_metrics_a_handler_tells_are_exported(server: RunningServer) -> None:
     ):
         assert f"{name}{{{labels}}} {value}" in page
     assert page.count("# TYPE CPUUtilization") == 1
+
+
+def test_dimensions_that_clash_with_our_labels_neither_break_the_page_nor_are_lost(server: RunningServer) -> None:
+    if "metrics" not in server.ready:
+        pytest.skip("the plain app has no metrics door")
+    clashing = {"ModelName": "other", "ModelVersion": "0", "Hostname": "x", "le": "y"}
+    metrics = [[name, kind, "", 1, dimensions] for name, kind in (("clash", "counter"), ("width", "histogram"))
+               for dimensions in (clashing, {}, {"ModelName": "counts"})]  # fmt: skip
+    assert ask(server, "POST", "/predictions/counts", json=metrics).text == "told"
+    page = httpx.get(f"{server.ready['metrics']}/metrics").text
+    found = [
+        (sample.name, tuple(sorted(sample.labels.items())), sample.value)
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    ]
+    assert len({sample[:2] for sample in found}) == len(found), "no sample is there twice"
+    counted = {labels: value for name, labels, value in found if name == "clash_total"}
+    ours = (("Hostname", socket.gethostname()), ("Level", "Model"), ("ModelName", "counts"), ("ModelVersion", "1"))
+    theirs = tuple((f"handler_{name}", value) for name, value in sorted(clashing.items()))
+    assert counted == {ours: 2.0, (*ours, *theirs): 1.0}
+    assert sum(name == "width_bucket" for name, *_ in found) == 2 * len((*BOUNDS, "+Inf"))

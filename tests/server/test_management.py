@@ -199,7 +199,7 @@ def test_a_handler_takes_the_place_of_the_archives(manager: Manager) -> None:
         ({"url": "net.onnx", "batch_size": "0"}, 400, "BadRequestException", "batch_size is at least 1, not 0"),
         ({"url": "net.onnx", "response_timeout": "0"}, 400, "BadRequestException", "response_timeout is at least 1"),
         ({"url": "managed_good:f", "initial_workers": "900"}, 400, "BadRequestException",
-         "workers is a whole number from 1 to 256"),
+         "900 workers were asked for; f runs in worker processes, of which a model has at most 256"),
         ({"url": "managed_broken:f", "model_name": "broken", "initial_workers": "1"}, 500, "InternalServerException",
          "Failed to start workers for model broken version: 1: "),
         ({"url": "managed_hungry:f", "model_name": "hungry", "initial_workers": "1"}, 507, "InternalServerException",
@@ -216,7 +216,7 @@ def test_what_cannot_be_registered_is_told_why_and_changes_nothing(  # more of i
     assert (answer[0], answer[1]["type"]) == (code, kind), answer
     assert message(answer).startswith(says)
     if parameters.get("model_name") == "slow":
-        assert "did not load its model within 1 s" in message(answer)  # so its process was ended, too
+        assert "did not load its model within 1 s (startup_timeout)" in message(answer)  # so its process was ended, too
     assert manager.models() == ["digits"]
     assert httpx.get(f"{manager.server.url}/ping").status_code == 200
     assert sorted(path.name for path in manager.folder.rglob("*") if "__pycache__" not in path.parts) == before

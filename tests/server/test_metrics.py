@@ -18,14 +18,16 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from headrace.errors import InvalidInput, WorkerDied
 from headrace.server.app import App
+from headrace.server.declared import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED, page
 from headrace.server.lag import EVERY, LoopLag
-from headrace.server.metrics import COUNTER, DECLARED, HISTOGRAM, OURS, UNTYPED, Metrics, page
+from headrace.server.metrics import Metrics
 from headrace.server.metrics_api import MOST_WAITING, MetricsApp, write
 from headrace.server.system import System
 from headrace.server.traffic import LEFT, Traffic
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.testing import Gate
 
 ROOT = Path(__file__).resolve().parents[2]

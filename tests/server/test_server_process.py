@@ -620,3 +620,17 @@ def test_requests_that_fail_do_not_fill_the_memory(clients_server: RunningServer
         for _ in range(200):
             assert client.post("/predictions/fail", content=body).status_code == 500
     assert process.memory_info().rss - before < 50_000_000
+
+
+def test_what_could_not_be_kept_on_disk_before_is_kept_at_the_end(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with run_server(f"--snapshot={kept}/state.json", "--management-address=127.0.0.1:0") as server:
+        away = kept.rename(tmp_path / "away")
+        changed = httpx.patch(f"{server.management}/models/digits", json={"queue": 7}, trust_env=False)
+        assert changed.status_code == 200
+        away.rename(kept)
+        assert server.stop() == 0
+        assert server.log().count("state.json cannot be written") == 1
+        assert server.log().count("state.json has been written") == 1
+    assert json.loads((kept / "state.json").read_text())["models"][0]["settings"]["queue"] == 7

@@ -14,7 +14,7 @@ import uvicorn
 from headrace.log import log_to_stderr
 from headrace.server.app import App
 from headrace.server.options import ServeOptions
-from headrace.server.run import load
+from headrace.server.startup import load
 from headrace.serving.service import Service
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,21 @@ from onnx import TensorProto, helper
 import headrace
 
 PATIENCE = 30
+TELLS = """
+import json, sys
+import numpy
+def handle(data, context):
+    if data is None:
+        return
+    try:
+        import six
+    except ImportError:
+        six = None
+    about = {"prefix": sys.prefix, "numpy": numpy.__version__, "six": six and six.__version__,
+             "batch_size": context.system_properties["batch_size"]}
+    return [json.dumps(about)] * len(data)
+"""
+"""A handler that says where it runs."""
 
 
 @pytest.fixture
@@ -27,6 +43,28 @@ def until() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.001)
 
     return until
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[..., Path]:
+    """Make an archive, the folder `m`."""
+
+    def make(source: str = TELLS, requirements: str | None = None, yaml: str | None = None, **model: str) -> Path:
+        folder = tmp_path / "m"
+        (folder / "MAR-INF").mkdir(parents=True)
+        model = {"modelName": "m", "modelVersion": "1.0", "handler": "service.py", **model}
+        (folder / "service.py").write_text(source)
+        for key, name, text in (
+            ("requirementsFile", "requirements.txt", requirements),
+            ("configFile", "model-config.yaml", yaml),
+        ):
+            if text is not None:
+                (folder / name).write_text(text)
+                model[key] = name
+        (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
+        return folder
+
+    return make
 
 
 @pytest.fixture

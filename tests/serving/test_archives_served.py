@@ -17,49 +17,16 @@ from headrace.archives.environments import EnvironmentOptions
 from headrace.errors import InvalidArchive, InvalidEnvironment, InvalidModel
 from headrace.model.sequences import SequenceOptions
 from headrace.server.options import BUNDLED_DIGITS
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.sequencing import sequencing_of
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.workers.sequenced import SequenceHeaders
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "test-environments"
 """Environments that tests have built of requirements; they are built once."""
-TELLS = """
-import json, sys
-import numpy
-def handle(data, context):
-    if data is None:
-        return
-    try:
-        import six
-    except ImportError:
-        six = None
-    about = {"prefix": sys.prefix, "numpy": numpy.__version__, "six": six and six.__version__,
-             "batch_size": context.system_properties["batch_size"]}
-    return [json.dumps(about)] * len(data)
-"""
-
-
-@pytest.fixture
-def archive(tmp_path):
-    def make(source=TELLS, requirements=None, yaml=None, **model):
-        folder = tmp_path / "m"
-        (folder / "MAR-INF").mkdir(parents=True)
-        model = {"modelName": "m", "modelVersion": "1.0", "handler": "service.py", **model}
-        (folder / "service.py").write_text(source)
-        for key, name, text in (
-            ("requirementsFile", "requirements.txt", requirements),
-            ("configFile", "model-config.yaml", yaml),
-        ):
-            if text is not None:
-                (folder / name).write_text(text)
-                model[key] = name
-        (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
-        return folder
-
-    return make
 
 
 @pytest.fixture
@@ -169,8 +136,8 @@ def test_a_handler_in_another_language_is_refused_by_name(archive, load):
 
 
 def test_what_the_yaml_says_in_vain_is_named(archive, load, caplog):
-    load(archive(yaml="jobQueueSize: 10\nstartupTimeout: 5\nmine: 1\n"))
-    assert "model m: what its YAML says of jobQueueSize, startupTimeout is not listened to" in caplog.text
+    load(archive(yaml="jobTTL: 10\nclientTimeoutInMills: 5\nmine: 1\n"))
+    assert "model m: what its YAML says of jobTTL, clientTimeoutInMills is not listened to" in caplog.text
 
 
 def test_the_yaml_says_how_requests_come_in_sequences(archive, load, caplog):

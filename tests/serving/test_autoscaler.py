@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import InvalidOption
+from headrace.errors import HeadraceError, InvalidOption
 from headrace.serving.autoscaler import Autoscaler
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.scaling import LONG, Scaling
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.testing import FakeClock
 
 PATIENCE = 30
@@ -88,15 +89,16 @@ def test_a_step_that_takes_long_holds_up_neither_others_nor_the_end(
     assert service.stop(PATIENCE)
 
 
+@pytest.mark.parametrize("wrong", [InvalidOption("no"), ZeroDivisionError("nobody thought of it")])
 def test_what_could_not_be_done_is_tried_later_and_later(
-    monkeypatch: pytest.MonkeyPatch, digits: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, digits: Path, caplog: pytest.LogCaptureFixture, wrong: Exception
 ) -> None:
     service, clock = Service(1000, None), FakeClock()
     lifecycle = Lifecycle(service, CompileOptions())
     entry = lifecycle.register(Wanted("digits", str(digits)), min_workers=1, max_workers=2)
 
     def follow(entry: Any, workers: int) -> bool:
-        raise InvalidOption("no")
+        raise wrong
 
     monkeypatch.setattr(lifecycle, "follow_load", follow)
     monkeypatch.setattr(Scaling, "wanted", lambda *_: 2)
@@ -106,6 +108,7 @@ def test_what_could_not_be_done_is_tried_later_and_later(
         autoscaler.settle()
         clock.advance(1.0)
     assert [record.args[3] for record in caplog.records if "stays at" in record.msg] == [2, 4, 8, 16, 32, 60]
+    assert any(record.exc_info for record in caplog.records) is not isinstance(wrong, HeadraceError)
     assert workers_of(entry) == 1
     assert service.stop(PATIENCE)
 

@@ -23,13 +23,16 @@ from headrace.errors import (
     Overloaded,
     StillBusy,
 )
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.inflight import InFlight
 from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.located import Built, Located
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import Built, CompileOptions, Located, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.testing import Gate
 
 PATIENCE = 30

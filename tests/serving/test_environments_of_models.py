@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import InvalidEnvironment, InvalidOption
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.interpreters import Interpreters
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Wanted
+from headrace.serving.wanted import Wanted
 
 MODULE = "import sys\ndef prefix(x):\n    return sys.prefix\n"
 

@@ -14,16 +14,19 @@ import pytest
 
 from headrace.archives.store import Store
 from headrace.errors import HeadraceError, InvalidModel, InvalidOption, ModelNotFound
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.inflight import InFlight
 from headrace.serving.keeping import Keeping
 from headrace.serving.lifecycle import Lifecycle
+from headrace.serving.looking import look
 from headrace.serving.management import Management
 from headrace.serving.priorities import Priorities
 from headrace.serving.registry import State
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.serving.watcher import Watcher
 from headrace.testing import make_archive
 
@@ -82,6 +85,8 @@ def test_what_was_served_is_served_again_with_its_settings(begin: Any, folder: P
     assert keeping.restore() == 3
     assert served(again) == served(lifecycle)
     assert served(again)["cat:2"] == ("READY", True, 1, 1, 0.25, 7)
+    assert all(look(entry, again.service).at_startup for entry in again.service.registry)
+    assert not any(look(entry, lifecycle.service).at_startup for entry in lifecycle.service.registry)
     assert again.service.registry.ready("cat").group.limit == 7
     assert again.service.registry.ready("cat").priorities == Priorities(3, 2)
 
@@ -185,9 +190,13 @@ def test_a_disk_that_is_full_keeps_nobody_from_managing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headrace.serving.keeping.write", full)
-    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.serving.kept_file.write", full)
+        lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
     assert "cannot be written, and is not what is served" in caplog.text
+    assert json.loads((folder / "state.json").read_text())["models"] == []
+    keeping.close()
+    assert [each["name"] for each in json.loads((folder / "state.json").read_text())["models"]] == ["cat"]
 
 
 @pytest.mark.parametrize(
@@ -496,12 +505,84 @@ def test_a_copy_of_what_is_served_takes_its_place_when_that_goes(begin: Any, fol
     shutil.copy(one, store / "two.mar")
     turns()
     assert registry.find("one").about.url == "one.mar"
+    entry = registry.find("one")
     one.unlink()
     turns()
-    assert registry.find("one").about.url == "two.mar"
+    assert registry.find("one") is entry, "it was never away"
+    assert entry.about.url == "two.mar"
     (store / "two.mar").unlink()
     turns()
     assert not registry.knows("one")
+    assert management.close(PATIENCE)
+
+
+def test_a_file_that_is_renamed_serves_on(begin: Any, folder: Path, digits: Path) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    store, registry = folder / "store", lifecycle.service.registry
+    one = make_archive(store, "one", files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
+
+    def turns() -> None:
+        watcher.turn()
+        watcher.turn()
+
+    turns()
+    lifecycle.change("one", None, Settings(queue=7))
+    entry, served = registry.find("one"), registry.ready("one")
+    one.rename(store / "two.mar")
+    turns()
+    assert registry.find("one") is entry, "it was never away"
+    assert entry.served is not served, "workers that are started later need the file that is there"
+    assert (entry.state, entry.about.url, entry.about.options.queue) == (State.READY, "two.mar", 7)
+    assert f"{store}/two.mar" in (folder / "state.json").read_text()
+    turns()
+    assert registry.find("one") is entry
+    (store / "two.mar").unlink()
+    turns()
+    assert not registry.knows("one")
+    assert management.close(PATIENCE)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_next_version_in_another_file_comes_before_the_one_before_goes(
+    begin: Any,
+    folder: Path,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fits: bool,
+) -> None:
+    """`fits`: whether both fit into the memory."""
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    store, registry, beside = folder / "store", lifecycle.service.registry, list[list[str]]()
+    register = lifecycle.register
+
+    def spy(wanted: Wanted, **more: Any) -> Any:
+        if wanted.source.endswith(".mar") and registry.knows("digits"):
+            beside.append(registry.versions("digits"))
+            if not fits:
+                raise InvalidModel("there is no room")
+        return register(wanted, **more)
+
+    monkeypatch.setattr(lifecycle, "register", spy)
+    for version in "1.0", "2.0":
+        made = make_archive(
+            folder / version, "digits", files={"d.onnx": digits}, version=version, handler="image_classifier",
+            serialized_file="d.onnx",
+        )  # fmt: skip
+        for old in store.glob("*.mar"):
+            old.unlink()
+        shutil.copy(made, store / f"digits-{version}.mar")
+        watcher.turn()
+        watcher.turn()
+        assert registry.versions("digits") == [version]
+        assert registry.find("digits").state is State.READY
+    assert beside == [["1.0"]]
+    assert "looked at again" not in caplog.text
     assert management.close(PATIENCE)
 
 

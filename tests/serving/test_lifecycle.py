@@ -29,13 +29,15 @@ from headrace.errors import (
     UrlNotAllowed,
 )
 from headrace.server.options import BUNDLED_DIGITS
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import most_workers_of, workers_of
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registry import Registry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.testing import make_archive
 
 MODULE = """
@@ -546,5 +548,5 @@ def test_options_of_workers_that_say_nothing_are_told(load: Load, caplog: pytest
 
 
 def test_how_long_workers_may_take_to_load_is_the_operators_to_say(load: Load) -> None:
-    with pytest.raises(InvalidModel, match=r"did not load its model within 0.01 s \(start_timeout\)"):
+    with pytest.raises(InvalidModel, match=r"did not load its model within 0.01 s \(startup_timeout\)"):
         load("handmade:double", options=CompileOptions(isolation="process", start_timeout=0.01))

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from headrace.archives.cache import Cache
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.testing import make_archive
 
 HANDLER = """

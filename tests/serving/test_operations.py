@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from headrace.errors import Closed, ModelNotFound, Overloaded, SourceNotFound
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.lifecycle import Lifecycle
-from headrace.serving.management import DONE, FAILED, KEPT, RUNNING, Management
+from headrace.serving.located import Located
+from headrace.serving.management import Management
+from headrace.serving.operations import DONE, FAILED, KEPT, RUNNING
 from headrace.serving.registry import State
 from headrace.serving.service import Service
-from headrace.serving.sources import CompileOptions, Located, Sources, Wanted
+from headrace.serving.sources import Sources
+from headrace.serving.wanted import Wanted
 from headrace.testing import Gate
 
 PATIENCE = 30
@@ -63,13 +67,13 @@ def test_a_change_is_done_elsewhere_and_can_be_followed(management: Management) 
     operation = management.begin("x", "m", "1", lambda: (where.append(threading.current_thread().name), gate()))
     gate.wait()
     assert (operation.state, operation.ended) == (RUNNING, None)
-    assert management.operation(operation.id) is operation
+    assert management.operations.find(operation.id) is operation
     gate.open()
     operation.future.result(PATIENCE)
     assert operation.state == DONE
     assert operation.ended is not None
     assert where[0].startswith("headrace-management")
-    assert management.operation("nobody's") is None
+    assert management.operations.find("nobody's") is None
 
 
 def test_one_that_fails_says_so_and_keeps_no_frames(management: Management) -> None:
@@ -155,10 +159,10 @@ def test_a_bounded_number_is_kept_and_what_runs_is(management: Management) -> No
     for _ in range(KEPT + 5):
         last = management.begin("x", "m", None, lambda: None)
         last.future.result(PATIENCE)
-    kept = management.operations()
+    kept = management.operations.newest_first()
     assert len(kept) == KEPT
     assert kept[0] is last
-    assert management.operation(running.id) is running
+    assert management.operations.find(running.id) is running
     gate.open()
 
 

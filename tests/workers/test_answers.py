@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.errors import BackendError
 from headrace.model.pending import Pending
 from headrace.workers import frames, messages

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_answers import Desk, Owner
 
-from headrace.engine.future import Guard
+from headrace.engine.guard import Guard
 from headrace.errors import BackendError, WorkerDied
 from headrace.model.pending import Pending
 from headrace.workers import burial, frames, messages

@@ -46,6 +46,13 @@ def test_there_are_no_more_series_than_that() -> None:
     assert len(said) == 1
 
 
+def test_dimensions_that_are_one_as_they_are_written_are_refused_and_said() -> None:
+    told, said = made()
+    told.tell([["a", "counter", "", 1, {"x-y": "1", "x_y": "2"}]])
+    assert (told.read(), told.dropped) == ([], 1)
+    assert said == ["metric a has dimensions that are one as Prometheus writes them: x-y, x_y"]
+
+
 @pytest.mark.parametrize(
     "record", [["a", "kind", "", 1, {}], ["a", "counter", "", -1, {}], ["a", "counter", "", float("nan"), {}],
                ["a", "gauge", "", 1, {str(i): "" for i in range(17)}]]

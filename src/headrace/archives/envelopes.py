@@ -128,6 +128,22 @@ class KServeV2(Instances):
         return answer
 
 
+class WholeKServeV2(KServeV2):
+    """For a handler that knows tensors: it is given each request as it came, and returns a list of its outputs as the
+    protocol has them. An object in its place is a refusal, as all our errors are, and is told in the protocol's form as
+    well."""
+
+    def parts(self, request: Any) -> list[Any]:
+        super().parts(request)
+        return [request]
+
+    def packed(self, outputs: list[Any], index: int, context: Any) -> Any:
+        (value,) = outputs
+        if isinstance(value, dict):
+            return {"error": value["message"], **value}
+        return {**super().packed([], index, context), "outputs": value}
+
+
 def _output(name: str, value: Any) -> dict[str, Any]:
     import numpy as np
 

@@ -26,6 +26,7 @@ BUILT_IN = {
 }
 READY_MADE = ("image_classifier", "tensor")
 """Ours, which need no code and are for models of any runtime: files in `ready_made`."""
+_OURS = "_headrace_handler_"
 _HERE = os.path.dirname(os.path.abspath(__file__))
 COMPAT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "compat")
 _log = logging.getLogger("headrace.handler")
@@ -79,12 +80,15 @@ def load(setup: dict[str, Any]) -> Loaded:
     named = setup.get("sequence_headers")
     if named is not None:
         context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end = named
+    envelopes = _neighbour("envelopes")
     try:
-        envelope = _neighbour("envelopes").made(setup["envelope"])
+        envelope = envelopes.made(setup["envelope"])
     except ValueError as error:
         raise Refused(str(error)) from None
     module = imported(setup["handler"], folder)
     function, owner = entry_of(module, setup["handler"].partition(":")[2] or "handle", context)
+    if setup["envelope"] == "kservev2" and module.__name__ == _OURS + "tensor":
+        function, envelope = owner.handle_v2, envelopes.WholeKServeV2()
     measures.flush()
     handler = _neighbour("calling").Handler(
         function, owner, context, envelope, setup["decode_input_request"], _neighbour, printed, named is None
@@ -135,7 +139,7 @@ def imported(handler: str, folder: str) -> Any:
         )
     try:
         if is_ours and name in READY_MADE:
-            return _from_file("_headrace_handler_" + name, os.path.join(_HERE, "ready_made", name + ".py"))
+            return _from_file(_OURS + name, os.path.join(_HERE, "ready_made", name + ".py"))
         if is_ours:
             return importlib.import_module(BUILT_IN[name])
         module = importlib.import_module(name)
@@ -149,6 +153,8 @@ def imported(handler: str, folder: str) -> Any:
                 f"built-in {', '.join(sorted((*BUILT_IN, *READY_MADE)))}"
             ) from None
         needs = f"the handler {handler!r} needs the module {error.name!r}, which is not installed for {sys.executable}"
+        if (error.name or "").partition(".")[0] in ("ts", "mms"):
+            needs += "; of that server we have what docs/handlers.md lists, the rest comes with its own package"
         raise HandlerNotLoaded(needs) from error
     except (Exception, SystemExit) as error:
         raise HandlerNotLoaded(f"importing the handler {handler!r} failed: {_said(error)}") from error

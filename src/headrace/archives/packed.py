@@ -1,6 +1,7 @@
 """Packed archives: zip (`.mar`, `.model`) and gzipped tar (`.tar.gz`, `.tgz`), read as a stream of entries.
 
-Rule 1: nothing is written here, and no entry is given out before `entries` has found it harmless.
+Rule 1: no entry is given out before `entries` has found it harmless; of a zip, whose list is at its end, before all of
+        them are.
 Rule 2: plain files and folders only: no link, device, fifo or hole; nothing encrypted. A zip is stored or deflated.
 Rule 3: memory stays small whatever a header says: no single read of what it announces is larger than is allowed.
 Rule 4: what the file is decides its content, not its name.
@@ -107,32 +108,38 @@ def _counted(source: IO[bytes], tally: Tally, archive: str) -> Iterator[bytes]:
 def _of_zip(file: IO[bytes], archive: str, tally: Tally, bounds: Bounds) -> Iterator[Member]:
     guarded = cast(IO[bytes], _Guarded(file, archive, bounds.max_listing))
     with zipfile.ZipFile(guarded) as packed:
-        for info in packed.infolist():
-            # `filename` ends at a NUL; what other tools read is `orig_filename`.
-            parts = parts_of(info.orig_filename, archive)
-            name, folder = info.orig_filename, info.orig_filename.endswith("/")
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if stat.S_ISLNK(kind):
-                raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is a symbolic link; archives have none")
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is a device, a socket or a fifo")
-            if info.flag_bits & 0x41:
-                raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is encrypted; nobody here has the password")
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InvalidArchive(
-                    f"{archive}: the entry {name!r:.200} is compressed by method {info.compress_type}; stored and "
-                    "deflated ones are read"
-                )
-            if not parts:
-                if folder:
-                    continue  # the top folder itself
-                raise UnsafeArchive(f"{archive}: there is an entry without a name")
-            tally.enter(parts, folder=folder)
-            if folder:
-                yield Member(parts, True, iter(()))
+        # Its list is at its end: all of it is judged before anything is given out.
+        listed = [(info, _listed(info, archive, tally)) for info in packed.infolist()]
+        for info, parts in listed:
+            if info.orig_filename.endswith("/"):
+                if parts:  # else the top folder itself
+                    yield Member(parts, True, iter(()))
                 continue
             with packed.open(info) as source:
                 yield Member(parts, False, _counted(source, tally, archive))
+
+
+def _listed(info: zipfile.ZipInfo, archive: str, tally: Tally) -> tuple[str, ...]:
+    """The name of an entry that a zip lists, in its parts; ArchiveTooLarge for one too many."""
+    name = info.orig_filename  # `filename` ends at a NUL; this is what other tools read
+    parts, folder = parts_of(name, archive), name.endswith("/")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if stat.S_ISLNK(kind):
+        raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is a symbolic link; archives have none")
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is a device, a socket or a fifo")
+    if info.flag_bits & 0x41:
+        raise UnsafeArchive(f"{archive}: the entry {name!r:.200} is encrypted; nobody here has the password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidArchive(
+            f"{archive}: the entry {name!r:.200} is compressed by method {info.compress_type}; stored and deflated "
+            "ones are read"
+        )
+    if parts:
+        tally.enter(parts, folder=folder)
+    elif not folder:
+        raise UnsafeArchive(f"{archive}: there is an entry without a name")
+    return parts
 
 
 def _of_tar(file: IO[bytes], archive: str, tally: Tally) -> Iterator[Member]:

@@ -5,15 +5,11 @@ Exit status 0: done; 1: the server refused, or it failed; 2: the command line is
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.errors import HeadraceError, InvalidOption, NoAnswer, Unreachable
+from headrace.cli.managing import called, change, manager_of, plain_of, print_json
 
 if TYPE_CHECKING:  # what only a run needs is imported by it
     from headrace.client.manage import Manager
@@ -48,17 +44,15 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is done, 
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Wait no longer; it goes on on the server.")]
 Drain = Annotated[float, typer.Option(metavar="SECONDS", help="For the requests inside what goes.")]
 URL = "http://127.0.0.1:8081"
-WHOLE_ID = 32
-"""Characters of an operation's id."""
 
 
 @models.command("list")
 def list_(management: Management = URL, token: Token = None, as_json: Json = False) -> None:
     """Every version of every model: its state, its workers, where it is from."""
-    with _manager(management, token) as manager:
+    with manager_of(management, token) as manager:
         found = manager.models()
     if as_json:
-        _print_json([_plain_of(each) for each in found])
+        print_json([plain_of(each) for each in found])
     else:
         from headrace.cli import showing
 
@@ -70,10 +64,10 @@ def show(
     name: Name, version: Version = None, management: Management = URL, token: Token = None, as_json: Json = False
 ) -> None:
     """All there is to say of one model: of a version, or of each of them."""
-    with _manager(management, token) as manager:
+    with manager_of(management, token) as manager:
         found = manager.versions(name) if version is None else [manager.show(name, version)]
     if as_json:
-        _print_json([_plain_of(each) for each in found])
+        print_json([plain_of(each) for each in found])
     else:
         from headrace.cli import showing
 
@@ -123,7 +117,7 @@ def register(
             timeout=timeout,
         )
 
-    _change(f"register {name or url}", begin, management, token, wait=wait, timeout=timeout, as_json=as_json)
+    change(f"register {name or url}", begin, management, token, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @models.command()
@@ -148,7 +142,7 @@ def scale(
             name, workers, max_workers=max_workers, version=version, drain_timeout=drain_timeout, wait=False
         )
 
-    _change(f"scale {name}", begin, management, token, wait=wait, timeout=timeout, as_json=as_json, version=version)
+    change(f"scale {name}", begin, management, token, wait=wait, timeout=timeout, as_json=as_json, version=version)
 
 
 @models.command()
@@ -174,7 +168,7 @@ def settings(
     as_json: Json = False,
 ) -> None:
     """Change how a model serves, without a pause: all that is named, or nothing."""
-    with _manager(management, token) as manager:
+    with manager_of(management, token) as manager:
         changed = manager.change(
             name,
             version,
@@ -189,7 +183,7 @@ def settings(
             reset=[each.replace("-", "_") for each in reset or ()],
         )
     if as_json:
-        _print_json({setting: {"from": before, "to": after} for setting, (before, after) in changed.items()})
+        print_json({setting: {"from": before, "to": after} for setting, (before, after) in changed.items()})
         return
     if not changed:
         print(f"{name}: that is how it was")
@@ -207,10 +201,10 @@ def set_default(
     as_json: Json = False,
 ) -> None:
     """Make a version the one that requests go to which name none."""
-    with _manager(management, token) as manager:
+    with manager_of(management, token) as manager:
         seen = manager.set_default(name, version)
     if as_json:
-        _print_json(_plain_of(seen))
+        print_json(plain_of(seen))
     else:
         print(f"{seen.name}: {seen.version} is the default version")
 
@@ -225,7 +219,7 @@ def unregister(
     as_json: Json = False,
 ) -> None:
     """Let a version go, once the requests inside it have ended."""
-    with _manager(management, token) as manager:
+    with manager_of(management, token) as manager:
         from headrace.cli import showing
 
         what = f"unregister {name}" + (f":{version}" if version else "")
@@ -233,7 +227,7 @@ def unregister(
             say(lambda: "waiting for the requests inside it")
             manager.unregister(name, version, drain_timeout=drain_timeout)
     if as_json:
-        _print_json({"unregistered": {"name": name, "version": version}})
+        print_json({"unregistered": {"name": name, "version": version}})
     else:
         print(f"{name}: {'the default version' if version is None else version} has gone")
 
@@ -250,9 +244,9 @@ def operations(
     """The last changes, the newest first; or, followed to its end, one of them."""
     if id is not None:
         chosen = id
-        _change(
+        change(
             f"operation {id:.8}",
-            lambda manager: _called(manager, chosen),
+            lambda manager: called(manager, chosen),
             management,
             token,
             wait=wait,
@@ -260,111 +254,11 @@ def operations(
             as_json=as_json,
         )  # fmt: skip
         return
-    with _manager(management, token) as manager:
+    with manager_of(management, token) as manager:
         found = manager.operations()
     if as_json:
-        _print_json([_plain_of(each) for each in found])
+        print_json([plain_of(each) for each in found])
     else:
         from headrace.cli import showing
 
         showing.changes(found)
-
-
-# ---- what they share
-
-
-def _change(
-    what: str,
-    begin: Callable[[Manager], Operation],
-    management: str,
-    token: str | None,
-    *,
-    wait: bool,
-    timeout: float | None,
-    as_json: bool,
-    version: str | None = None,
-) -> None:
-    """Have it begun, follow it, and show how the model is then."""
-    from headrace.cli import showing
-
-    if timeout is not None and not 0 < timeout <= 1e6:
-        raise InvalidOption(f"--timeout is in seconds, above 0 and at most 1,000,000, not {timeout:g}")
-    with _manager(management, token) as manager:
-        with showing.progress(what) as say:
-            say(lambda: "asking")
-            operation = begin(manager)
-            if wait:
-                for now in manager.follow(operation, timeout=timeout):
-                    operation = now
-                    say(partial(_waits_for, manager, now))
-        if operation.running or operation.model is None or operation.kind == "unregister":
-            if as_json:
-                _print_json(_plain_of(operation))
-            elif operation.running:
-                print(f"begun; how it goes on: headrace models operations {operation.id}")
-            else:
-                print(f"{operation.kind}: {operation.state}")
-            return
-        seen = manager.show(operation.model, operation.version or version)
-    if as_json:
-        _print_json(_plain_of(seen))
-    else:
-        print(showing.outcome(seen))
-
-
-def _called(manager: Manager, id: str) -> Operation:
-    """The change whose id is, or begins so."""
-    if len(id) < WHOLE_ID:
-        found = [each for each in manager.operations() if each.id.startswith(id)]
-        if len(found) > 1:
-            raise InvalidOption(f"the ids of {len(found)} changes begin with {id!r:.40}: say more of it")
-        if found:
-            return found[0]
-    return manager.operation(id)
-
-
-def _waits_for(manager: Manager, operation: Operation) -> str:
-    """What a change that runs waits for, as far as can be seen."""
-    if operation.model is None:
-        return "waiting for its turn, or looking for the model"
-    try:
-        seen = manager.show(operation.model, operation.version)
-    except HeadraceError:  # it is not there yet, or not any more
-        return operation.kind
-    if seen.state in ("REGISTERED", "LOADING"):
-        return f"{seen.state}, waiting for its workers to be ready"
-    return f"{seen.state}, {seen.ready_workers} of {max(seen.min_workers, len(seen.workers))} workers ready"
-
-
-@contextmanager
-def _manager(url: str, token: str | None) -> Iterator[Manager]:
-    """What goes wrong with it is one line on stderr, and an exit status."""
-    from headrace.client.manage import manage
-
-    manager = manage(url, token)  # InvalidOption is the command line's
-    try:
-        with manager:
-            yield manager
-    except (Unreachable, NoAnswer) as error:
-        raise _end(error, 3 if isinstance(error, Unreachable) else 1) from error
-    except HeadraceError as error:
-        raise _end(error, 2 if type(error) is InvalidOption else 1) from error
-
-
-def _end(error: HeadraceError, status: int) -> typer.Exit:
-    from headrace.cli.showing import readable
-
-    print(f"headrace: {readable(' '.join(str(error).split()))}", file=sys.stderr)
-    return typer.Exit(status)
-
-
-def _plain_of(value: Any) -> Any:
-    from headrace.cli.showing import as_json
-
-    return as_json(value)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=2))

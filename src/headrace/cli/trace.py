@@ -177,7 +177,8 @@ def _schedulers(names: Sequence[str] | None, every: bool) -> list[Scheduler]:
 
 
 def _source(model: str) -> Any:
-    from headrace.serving.sources import CALLABLE, import_callable
+    from headrace.serving.kinds import import_callable
+    from headrace.serving.wanted import CALLABLE
 
     if not model:
         from headrace.server.options import BUNDLED_DIGITS

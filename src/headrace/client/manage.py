@@ -7,17 +7,17 @@ Rule 2: what is refused is the error the server had (ModelNotFound, AlreadyRegis
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from ssl import SSLContext
 from typing import Any, Literal, overload
 from urllib.parse import quote, urlencode
 
+from headrace.client.asked import count, path, settings, whole
 from headrace.client.refused import NOTHING, Subject
 from headrace.client.told import DONE, ModelSeen, Operation, models_of, operation_of, with_default
 from headrace.client.wire import Wire
-from headrace.errors import InvalidOption, ModelNotFound, NoAnswer
+from headrace.errors import ModelNotFound, NoAnswer
 
 TIMEOUT = 10.0
 """Seconds for one answer."""
@@ -111,7 +111,7 @@ class Manager:
     def versions(self, name: str) -> list[ModelSeen]:
         """Every version of one model. ModelNotFound."""
         try:
-            all_of_them = models_of(self._wire.look(_path(name, "all"), Subject(name)))
+            all_of_them = models_of(self._wire.look(path(name, "all"), Subject(name)))
         except ModelNotFound:
             all_of_them = []  # Multi Model Server knows no `all`
         if len(all_of_them) != 1:
@@ -121,10 +121,10 @@ class Manager:
 
     def show(self, name: str, version: str | None = None) -> ModelSeen:
         """One version; without one, the default. ModelNotFound."""
-        seen = models_of(self._wire.look(_path(name, version), Subject(name, version or "")))[0]
+        seen = models_of(self._wire.look(path(name, version), Subject(name, version or "")))[0]
         if version is None:
             return seen
-        (default,) = models_of(self._wire.look(_path(name, None), Subject(name)))
+        (default,) = models_of(self._wire.look(path(name, None), Subject(name)))
         return with_default([seen], default.version)[0]
 
     def operations(self) -> list[Operation]:
@@ -212,13 +212,13 @@ class Manager:
             "model_name": name,
             "model_version": version,
             "handler": handler,
-            "initial_workers": _count("workers", workers),
-            "max_workers": None if max_workers is None else _count("max_workers", max_workers),
+            "initial_workers": count("workers", workers),
+            "max_workers": None if max_workers is None else count("max_workers", max_workers),
             "synchronous": False,
             "batch_size": batch_size,
-            "max_batch_delay": _whole("max_batch_delay", max_batch_delay, 1000, "milliseconds"),
-            "response_timeout": _whole("response_timeout", response_timeout, 1, "seconds"),
-            "startup_timeout": _whole("startup_timeout", startup_timeout, 1, "seconds"),
+            "max_batch_delay": whole("max_batch_delay", max_batch_delay, 1000, "milliseconds"),
+            "response_timeout": whole("response_timeout", response_timeout, 1, "seconds"),
+            "startup_timeout": whole("startup_timeout", startup_timeout, 1, "seconds"),
         }
         said = {key: value for key, value in said.items() if value is not None}
         began = self._now()
@@ -259,12 +259,12 @@ class Manager:
         `drain_timeout`: whole seconds for what is inside the workers that go. `wait` and `timeout` as for `register`.
         ModelNotFound, InvalidOption, CannotLoad, StillBusy.
         """
-        said: dict[str, Any] = {"min_worker": _count("workers", workers), "synchronous": False}
+        said: dict[str, Any] = {"min_worker": count("workers", workers), "synchronous": False}
         if max_workers is not None:
-            said["max_worker"] = _count("max_workers", max_workers)
-        said["timeout"] = _whole("drain_timeout", drain_timeout, 1, "seconds", low=1)
+            said["max_worker"] = count("max_workers", max_workers)
+        said["timeout"] = whole("drain_timeout", drain_timeout, 1, "seconds", low=1)
         began, subject = self._now(), Subject(name, version or "", timeout=drain_timeout)
-        told, where = self._wire.change("PUT", _path(name, version), said, subject)
+        told, where = self._wire.change("PUT", path(name, version), said, subject)
         operation = self._begun("scale", told, where, subject)
         if not wait:
             return operation
@@ -294,26 +294,20 @@ class Manager:
         waited for. What has changed, by name: from what, to what; delays in milliseconds, as the server tells them.
         ModelNotFound, InvalidOption, CannotLoad, StillBusy.
         """
-        said: dict[str, Any] = {
-            "batch_size": batch_size,
-            "max_batch_delay": None if max_batch_delay is None else max_batch_delay * 1000,
-            "queue": queue,
-            "response_timeout": response_timeout,
-            "priority_levels": priority_levels,
-            "default_priority_level": default_priority_level,
-            "min_workers": min_workers,
-            "max_workers": max_workers,
-        }
-        said = {name: value for name, value in said.items() if value is not None}
-        for each in reset:
-            if each in said:
-                raise InvalidOption(f"{each} cannot be set and reset at once")
-        said |= dict.fromkeys(reset)
-        if not said:
-            raise InvalidOption("nothing is to be changed: name a setting")
+        said = settings(
+            reset,
+            batch_size=batch_size,
+            max_batch_delay=None if max_batch_delay is None else max_batch_delay * 1000,
+            queue=queue,
+            response_timeout=response_timeout,
+            priority_levels=priority_levels,
+            default_priority_level=default_priority_level,
+            min_workers=min_workers,
+            max_workers=max_workers,
+        )
         subject = Subject(name, version or "", timeout=timeout)
         told, _ = self._wire.change(
-            "PATCH", f"{_path(name, version)}?timeout={timeout:g}", said, subject, timeout=self._wire.timeout + timeout
+            "PATCH", f"{path(name, version)}?timeout={timeout:g}", said, subject, timeout=self._wire.timeout + timeout
         )
         changed = told.get("changed", {}) if isinstance(told, dict) else {}
         return {name: (each.get("from"), each.get("to")) for name, each in changed.items()}
@@ -321,7 +315,7 @@ class Manager:
     def set_default(self, name: str, version: str) -> ModelSeen:
         """Requests that name no version go to this one from now on. ModelNotFound."""
         subject = Subject(name, version)
-        self._wire.change("PUT", f"{_path(name, version)}/set-default", {}, subject)
+        self._wire.change("PUT", f"{path(name, version)}/set-default", {}, subject)
         return self.show(name, version)
 
     def unregister(self, name: str, version: str | None = None, *, drain_timeout: float = DRAIN_TIMEOUT) -> None:
@@ -329,7 +323,7 @@ class Manager:
         (then StillBusy, and it serves on). ModelNotFound, IsDefaultVersion while there are others."""
         subject = Subject(name, version or "", timeout=drain_timeout)
         seconds = min(1e6, self._wire.timeout + max(0.0, drain_timeout))
-        self._wire.change("DELETE", _path(name, version), {"timeout": drain_timeout}, subject, timeout=seconds)
+        self._wire.change("DELETE", path(name, version), {"timeout": drain_timeout}, subject, timeout=seconds)
 
     # ----
 
@@ -344,35 +338,7 @@ class Manager:
         return last
 
 
-def _path(name: str, version: str | None) -> str:
-    for what, text in (("name", name), ("version", version)):
-        if text is not None and (not text or text in (".", "..")):
-            raise InvalidOption(f"a model's {what} cannot be {text!r}")
-    if "/" in name or "/" in (version or ""):  # a server would take it for a path
-        error = ModelNotFound(name, version)
-        error.args = (f"{error}: no name has a slash, and a version is said by itself",)
-        raise error
-    return f"/models/{quote(name, safe='')}" + ("" if version is None else f"/{quote(version, safe='')}")
-
-
 def _named(told: Any) -> str:
     """`Model "N" Version: ...` of what was registered without a name."""
     parts = str(told.get("status", "") if isinstance(told, dict) else "").split('"')
     return parts[1] if len(parts) > 2 else ""
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidOption(f"{name} is a count, from 0 up, not {value!r:.40}")
-    return value
-
-
-def _whole(name: str, seconds: float | None, factor: int, unit: str, *, low: int = 0) -> int | None:
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not math.isfinite(seconds) or not low <= seconds <= 1e6:
-        raise InvalidOption(f"{name} is in seconds, from {low} to 1,000,000, not {seconds!r:.40}")
-    number = round(seconds * factor)
-    if not math.isclose(number, seconds * factor, abs_tol=1e-6):
-        raise InvalidOption(f"{name} is counted in whole {unit} by the server; {seconds:g} s is not")
-    return number

@@ -22,28 +22,27 @@ An engine's budget shares the engine's lock: what enters or leaves a run does so
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
-from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.guard import Guard
+from headrace.engine.here import on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
+from headrace.engine.permit import Group, Holder, Permit, open_gate
 from headrace.engine.timeouts import check_timeout, loop_seconds_of, seconds_of
+from headrace.engine.unread import GRACE, Unread, whoever_is_here
 from headrace.errors import Closed, HeadraceError, Overloaded, WouldDeadlock
 
 MOST_KNOWN = 1024
 Charge = int | Callable[[], int]
 """Bytes; or what says how many, with the lock held: as far as is known by then."""
-GRACE = 0.1
-"""Seconds. What is done and had a callback may have been handed on by it, to somebody who is just about to read it:
-so long it is not taken for one that nobody but its owner reads."""
 COLLECT = 1.0
 """Seconds between two collections of garbage, while all room is taken by results that nobody reads; at the least."""
 COLLECT_AT_MOST = 0.02
@@ -68,94 +67,7 @@ class BudgetStatistics:
     """Results that have not been read and are charged for (only where bytes are bounded)."""
 
 
-class Holder(Protocol):
-    """Who can be inside."""
-
-    held: bool
-    nbytes: int
-
-
 H = TypeVar("H", bound=Holder)
-
-
-class Group:
-    """Those inside who are counted together, so that somebody can wait until the last of them has left."""
-
-    __slots__ = ("closed", "gates", "inside", "limit")
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.limit: int | None = None
-        """The bound on `inside`; None: only the budget's own."""
-        self.closed = False
-        """Whether nobody is let in any more."""
-        self.gates: list[threading.Lock] = []
-        """Of those who wait for nobody to be inside."""
-
-
-class Permit:
-    """The right of one request to be inside. `group`: whom it is counted with there."""
-
-    __slots__ = ("_budget", "group", "held", "nbytes")
-
-    def __init__(self, budget: Budget, group: Group | None = None) -> None:
-        self._budget, self.group, self.nbytes, self.held = budget, group, 0, False
-
-    def release(self) -> None:
-        """Give it back. Once is enough; more often does no harm."""
-        budget = self._budget
-        try:
-            with budget.guard.lock:
-                group = self.group
-                if group is not None and self.held:
-                    group.inside -= 1
-                    if group.gates and not group.inside:
-                        budget.woken += [partial(open_gate, gate) for gate in group.gates]
-                if budget.crowded:
-                    budget.leave(self)
-                elif self.held:  # as `leave`, without the call: what happens most
-                    self.held = False
-                    budget.inside -= 1
-                    budget.nbytes -= self.nbytes
-                    self.nbytes = 0
-            if budget.woken:
-                budget.wake()
-        except BaseException:
-            budget.mend(self)
-            raise
-
-    def grow(self, nbytes: int) -> None:
-        """Hold `nbytes` more, or Overloaded: for what comes in pieces and did not say how large it is.
-
-        A permit that was given back holds nothing any more, and does not grow.
-        """
-        self._budget.grow(self, nbytes)
-
-
-def release_all(permits: Sequence[Permit]) -> None:
-    """Give them all back: in one step, where they are of one budget and nobody waits for room in it."""
-    budget = permits[0]._budget
-    with budget.guard.lock:
-        if not budget.crowded and all(permit._budget is budget for permit in permits):
-            count = nbytes = 0
-            for permit in permits:
-                if permit.held:
-                    permit.held = False
-                    count += 1
-                    nbytes += permit.nbytes
-                    permit.nbytes = 0
-                    group = permit.group
-                    if group is not None:
-                        group.inside -= 1
-                        if group.gates and not group.inside:
-                            budget.woken += [partial(open_gate, gate) for gate in group.gates]
-            budget.inside -= count
-            budget.nbytes -= nbytes
-            permits = ()
-    for permit in permits:
-        permit.release()
-    if budget.woken:
-        budget.wake()
 
 
 class Budget:
@@ -174,7 +86,7 @@ class Budget:
         self._refused = 0
         self._line: deque[_Waiter] = deque()
         self._idle: list[threading.Lock] = []  # who waits for nobody to be inside
-        self._unread: dict[int, _Unread] = {}
+        self._unread: dict[int, Unread] = {}
         self.holding = 0
         """Streams that still have in hand what they have run: results nobody else keeps are about to go."""
         self._read_by_others: set[object] = set()  # threads and tasks whose results another one reads
@@ -385,7 +297,7 @@ class Budget:
                 if unread:
                     assert isinstance(holder, Future)
                     self._no_longer_unread(id(holder))  # one that is gone without having said so, and had this address
-                    self._unread[id(holder)] = _Unread(self, holder, unread)
+                    self._unread[id(holder)] = Unread(holder, unread, self._dropped)
                 holder.nbytes = unread
             if self.crowded:
                 self._make_room()
@@ -630,12 +542,6 @@ class Budget:
         self.mend()
 
 
-def open_gate(gate: threading.Lock) -> None:
-    """Let go who waits at it. Twice does no harm."""
-    with contextlib.suppress(RuntimeError):
-        gate.release()
-
-
 def pause_after(took: float) -> float:
     """Seconds from one collection of garbage that took so many to the next one."""
     return max(COLLECT, took / COLLECT_AT_MOST)
@@ -651,38 +557,3 @@ class _Waiter:
     def __init__(self, charge: Charge, holder: Holder, wake: Callable[[], object], who: object) -> None:
         self.charge, self.holder, self.wake, self.who = charge, holder, wake, who
         self.error: HeadraceError | None = None
-
-
-class _Unread:
-    """The outputs of a request that has ended."""
-
-    __slots__ = ("future", "handed_on_until", "nbytes", "who")
-
-    def __init__(self, budget: Budget, future: Future[Any], nbytes: int) -> None:
-        key, drop = id(future), weakref.WeakMethod(budget._dropped)
-
-        def dropped(_: object) -> None:
-            forget = drop()
-            if forget is not None:
-                forget(key)
-
-        self.future = weakref.ref(future, dropped)
-        self.nbytes = nbytes
-        self.who: object = getattr(future, "who", None)
-        self.handed_on_until = 0.0
-        for callback in future._callbacks or ():
-            reader = getattr(callback, "who", None)
-            if reader is None:  # it may read, in a moment, or hand it on to somebody who does; or neither
-                self.handed_on_until = time.monotonic() + GRACE
-            elif reader != self.who:  # somebody else waits for it: it will be read, whatever its owner does
-                self.who = None
-                break
-
-
-def whoever_is_here() -> object:
-    """The task that runs, or the thread: who must read its own results before it can wait for room."""
-    if asyncio._get_running_loop() is not None:
-        task = asyncio.current_task()
-        if task is not None:
-            return id(task)
-    return threading.get_ident()

@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from headrace.engine.admission import whoever_is_here
-from headrace.engine.future import FORKED, Future, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.guard import FORKED
+from headrace.engine.here import refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
 from headrace.engine.timeouts import LONGEST, check_timeout, loop_seconds_of, until_of
+from headrace.engine.unread import whoever_is_here
 from headrace.errors import Closed
 
 F = TypeVar("F", bound=Future[Any])

@@ -181,32 +181,6 @@ class Dependencies(Generic[N]):
             self._start(var, ready)
         return ready
 
-    def forget(self, cancelled: Iterable[N]) -> list[N]:
-        """Take operations that were cancelled, and still wait for a Var, out of everything. What may start now.
-
-        `abandon` is for one that has been granted everything. This walks the queues of all Vars concerned, so it is for
-        many at a time.
-        """
-        # Dictionaries, not sets: in what order operations start must not depend on addresses.
-        gone = dict.fromkeys(op for op in cancelled if op.waiting_for > 0)
-        touched = dict.fromkeys(var for op in gone for var in (*op.reads, *op.writes))
-        waited: set[tuple[N, Var]] = set()
-        for var in touched:
-            queue = var._queue or ()
-            waited.update((op, var) for op, _ in queue if op in gone)
-            var._queue = deque(entry for entry in queue if entry[0] not in gone)
-        for op in gone:
-            op.waiting_for = 0
-            for var in op.reads:
-                var._readers -= (op, var) not in waited  # what it did not wait for, it held
-            for var in op.writes:
-                if (op, var) not in waited:
-                    var._writing = False
-        ready: list[N] = []
-        for var in touched:
-            self._start(var, ready)
-        return ready
-
     def _adopt(self, var: Var) -> None:
         if var._owner is not None and (var._readers or var._writing or var._queue):
             raise InvalidOption(

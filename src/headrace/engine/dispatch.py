@@ -28,13 +28,15 @@ from itertools import count
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
-from headrace.counters import Histogram
 from headrace.engine.admission import Budget
 from headrace.engine.bundle import Bundle, deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.events import COUNT, RUN, SUBMIT
-from headrace.engine.future import Future, Guard, refuse_to_wait_inside
+from headrace.engine.future import Future
+from headrace.engine.guard import Guard, refuse_to_wait_inside
 from headrace.engine.leases import Group, Lane, Leases
+from headrace.engine.masks import bits_of, mask_of
+from headrace.engine.port import Port
 from headrace.engine.rehearsal import Rehearsal
 from headrace.engine.shedding import Shedding
 from headrace.engine.source import Refused, Source, Work
@@ -47,53 +49,12 @@ _log = logging.getLogger("headrace.engine")
 
 SHORT = 20e-6
 """Seconds. Two threads that hand the interpreter to and fro lose more than that for each run."""
-KNOWN = 8
-"""Runs after which the quickest of them says how long one takes at the least: the first ones warm up."""
 COUNT_EVERY = 500e-6
 """Seconds between two looks at the counters while the engine is traced."""
 PATIENCE = 500e-6
 """Seconds without an end of a run after which what was taken for short is not."""
 BUNDLE = 200e-6
 """Seconds of short runs a stream takes at a time."""
-
-
-class Port:
-    """Where one source meets its streams. Changed only by `Dispatch`, with its lock held."""
-
-    def __init__(self, source: Source, name: str) -> None:
-        self.source, self.name = source, name
-        self.group = Group()
-        self.streams: tuple[Stream, ...] = ()
-        self.former: list[Stream] = []  # replaced, and a last run of theirs goes on, or a trace has seen them
-        self.made = 0  # streams so far: each has a number of its own
-        self.attached = True
-        self.rehearsing = False  # one at a time
-        self.watcher: Stream | None = None  # the idle stream that watches the clock
-        self.vigilant = False  # it watches that runs end, and so looks again within PATIENCE
-        self.seen = -1  # how many runs had ended when it began to
-        self.bundles = 0  # that streams have taken, and that are to be watched
-        self.runs = 0  # that have ended
-        self.runs_before = 0  # of those, by streams of other widths: they say nothing about these
-        self.run_seconds = 0.0
-        self.run_times: Histogram | None = None  # the same, run by run, where somebody wants to know
-        self.typical = float("inf")
-        """Seconds a run takes when nothing disturbs it: falls at once to what was measured, and rises slowly."""
-        self.quickest = float("inf")
-        """Seconds the quickest run took."""
-        self.drained: threading.Event | None = None  # set when nothing waits or runs, if someone waits for that
-
-    def wait(self, batches: int) -> float:
-        """Seconds until so many runs have at the least begun; 0 where nothing has been measured."""
-        if self.runs - self.runs_before < KNOWN:
-            return 0.0
-        return batches // max(1, len(self.streams)) * self.quickest
-
-    def cut_short(self, grace: float | None = None) -> None:
-        """Nobody wants what runs any more: where it can be ended it is, after so many seconds. Not with the lock."""
-
-    def is_idle(self) -> bool:
-        """Whether nothing waits or runs. With the lock held."""
-        return not self.group.running and self.source.is_empty()
 
 
 class Dispatch:
@@ -745,15 +706,3 @@ class Dispatch:
             for stream in (*port.streams, *port.former):
                 if stream.work is None:
                     stream.ring()
-
-
-def bits_of(mask: int) -> set[int]:
-    return {cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1}
-
-
-def mask_of(cores: Iterable[Core]) -> int:
-    """The cores as bits of an int."""
-    mask = 0
-    for core in cores:
-        mask |= 1 << core.cpu
-    return mask

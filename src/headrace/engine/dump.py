@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headrace.engine.dependencies import Var, behind
-from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.operations import Operation, OperationSource
+from headrace.engine.port import Port
 from headrace.engine.stream import Stream
 from headrace.wording import count_of
 

@@ -14,20 +14,26 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.engine.admission import Budget, Charge, Holder, Permit, weigh, whoever_is_here
+from headrace.engine.admission import Budget, Charge, weigh
 from headrace.engine.dependencies import Var, accesses
-from headrace.engine.dispatch import Dispatch, Port, mask_of
+from headrace.engine.dispatch import Dispatch
 from headrace.engine.finished import Finished, check_poll
-from headrace.engine.future import FORKED, Future, Guard, on_a_stream, refuse_to_wait_inside
+from headrace.engine.future import Future
+from headrace.engine.guard import FORKED, Guard, refuse_to_wait_inside
+from headrace.engine.here import on_a_stream
 from headrace.engine.leases import Leases
 from headrace.engine.mailbox import loop_runs_here
+from headrace.engine.masks import mask_of
 from headrace.engine.operations import Operation, OperationSource, check_push
 from headrace.engine.ownership import claim_cores, deciding, give_back_cores, machine
+from headrace.engine.permit import Holder, Permit
+from headrace.engine.port import Port
 from headrace.engine.shedding import Shedding
 from headrace.engine.statistics import EngineStatistics
 from headrace.engine.timeouts import checked
 from headrace.engine.topology import Core, Topology
 from headrace.engine.trace import Trace, stop_all
+from headrace.engine.unread import whoever_is_here
 from headrace.engine.unseen import Unseen, tell
 from headrace.errors import Closed, DeadlineExceeded, InvalidOption, Overloaded, WouldDeadlock
 from headrace.wording import count_of

@@ -13,8 +13,11 @@ import weakref
 from collections import deque
 from typing import Any
 
-from headrace.engine.future import Future, Guard, Waiter, refuse_to_wait_inside, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.guard import Guard, refuse_to_wait_inside
+from headrace.engine.here import refuse_to_wait_on_a_stream
 from headrace.engine.timeouts import LONGEST, check_timeout, checked
+from headrace.engine.waiters import Waiter
 from headrace.errors import InvalidOption
 
 SWEEP_AT = 4096

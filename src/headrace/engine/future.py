@@ -12,223 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable, Generator
-from contextvars import Context
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
-from weakref import WeakSet
+from typing import Any, Generic, TypeVar
 
-from headrace.engine.events import DROP, READ
+from headrace.engine.events import DROP
+from headrace.engine.guard import FORKED, Guard, refuse_to_wait_inside
+from headrace.engine.here import here, on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.mailbox import Mailbox
 from headrace.engine.timeouts import check_timeout, seconds_of
-from headrace.engine.trace import Several, Trace
-from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar, WouldDeadlock
+from headrace.engine.waiters import Awaiter, OnItsLoop, Waiter
+from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded, PoisonedVar
 
 T = TypeVar("T")
 
 
-class _Here(threading.local):
-    stream = False  # in the class: to find that a thread has none of its own would cost a microsecond, each time
-
-
-_here = _Here()
 _log = logging.getLogger("headrace.engine")
-_guards: WeakSet[Guard] = WeakSet()
-
-
-FORKED = (
-    "this engine belongs to the process this one was forked from: its streams are threads, and a fork does not copy "
-    "them. Compile models after the fork, or start processes by spawn"
-)
-
-
-class Ends(Protocol):
-    """Who wants to know what has ended: `engine.poll`."""
-
-    def note(self, future: Future[Any]) -> None:
-        """`future` has an outcome. With the guard's lock held."""
-
-
-class Guard:
-    """What the futures of one engine share: its lock, and who is told of their ends and of looks at them.
-
-    An object of its own, so that a forked child can replace the lock for all of them.
-    """
-
-    __slots__ = ("__weakref__", "finished", "forked", "lock", "looks", "now", "trace", "traces")
-
-    def __init__(self) -> None:
-        self.finished: Ends | None = None  # once the engine has been polled
-        self.traces: tuple[Trace, ...] = ()  # while it is traced
-        self.trace: Trace | Several | None = None  # what records for them
-        self.forked = False  # this is a child of the process whose engine it was: nobody will run anything
-        self.looks: tuple[Callable[[Future[Any]], object], ...] = ()  # who is told of the first look at an outcome
-        self.now: Callable[[], float] = time.monotonic  # the engine's clock, in seconds
-        # Re-entrant, because the garbage collector may run inside it, and what it finalises may cancel futures
-        # (`Model.map`) or give back what they hold.
-        self.lock = threading.RLock()
-        _guards.add(self)
-
-    def begin_trace(self, trace: Trace) -> None:
-        """`trace` records from now on. With the lock held."""
-        trace.began = self.now()
-        self._set_traces((*self.traces, trace))
-
-    def end_trace(self, trace: Trace) -> None:
-        """It does no more. With the lock held."""
-        self._set_traces(tuple(each for each in self.traces if each is not trace))
-
-    def _set_traces(self, traces: tuple[Trace, ...]) -> None:
-        if not self.traces:
-            self.looks = (*self.looks, self._trace_look)
-        self.traces = traces
-        self.trace = None if not traces else traces[0] if len(traces) == 1 else Several(traces)
-        if not traces:
-            self.looks = tuple(look for look in self.looks if look != self._trace_look)
-
-    def _trace_look(self, future: Future[Any]) -> None:
-        trace = self.trace
-        if trace is not None:
-            trace.record((READ, self.now(), id(future), threading.get_ident()))
-
 
 _nobody = Guard()
 """Guards the futures that belong to no engine."""
-
-
-def _after_fork() -> None:
-    """In the child: whoever held a lock is not here to let it go."""
-    for guard in list(_guards):
-        guard.lock = threading.RLock()
-    _here.stream = False
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def on_a_stream() -> bool:
-    """Whether the caller runs on a stream's thread."""
-    return _here.stream
-
-
-def mark_stream_thread() -> None:
-    _here.stream = True
-
-
-class as_a_stream:
-    """The caller does a stream's work in here, on its own thread."""
-
-    # Not by contextlib: it sets the traceback of what is raised, and an error may be frozen.
-    def __enter__(self) -> None:
-        self._before, _here.stream = on_a_stream(), True
-
-    def __exit__(self, *_: object) -> None:
-        _here.stream = self._before
-
-
-def refuse_to_wait_inside(guard: Guard) -> None:
-    """WouldDeadlock where this thread holds the engine's lock: in a finaliser or a signal handler that has come between
-    two steps of the engine."""
-    if guard.lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks a lock, too
-        raise WouldDeadlock(
-            "this code runs in a finaliser or a signal handler, in the middle of a step of the engine: waiting for the "
-            "engine here could never end"
-        )
-
-
-def refuse_to_wait_on_a_stream() -> None:
-    """WouldDeadlock on a stream's thread, also inside an event loop that work has started there."""
-    if on_a_stream():
-        raise WouldDeadlock(
-            "this code runs on a stream of the engine and waits for work the engine still has to do; "
-            "use add_done_callback, or name what the work reads: engine.push(fn, reads=[...])"
-        )
-
-
-class Waiter:
-    """A callback of somebody who waits for the outcome, and will look at it."""
-
-    __slots__ = ("_gate", "who")
-
-    def __init__(self, gate: threading.Lock) -> None:
-        self._gate, self.who = gate, threading.get_ident()
-
-    def __call__(self, _: object) -> None:
-        self._gate.release()
-
-
-class Awaiter(Waiter):
-    """One task that waits on its event loop, as the task sees it: what asyncio asks of a future, and no more.
-
-    A task is resumed right where its loop empties its mailbox. By way of an `asyncio.Future` it would be resumed a
-    callback of the loop later, which costs as much again as all the rest of an await.
-    """
-
-    __slots__ = ("_asyncio_future_blocking", "_box", "_cancelled", "_context", "_message", "_resume")
-
-    def __init__(self, box: Mailbox) -> None:
-        self._box = box
-        self._asyncio_future_blocking = True  # says to the task that it is to wait
-        self._cancelled = False
-        self._resume: Callable[[Awaiter], object] | None = None
-        self.who = -1  # nobody who could wait for room meanwhile
-
-    def __call__(self, _: object) -> None:
-        box = self._box
-        box._items.append((_wake, self))  # as `post`, without the call
-        if not box._armed:
-            box.announce()
-
-    # ---- what the task calls, on the loop's thread
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._box.loop
-
-    def add_done_callback(self, resume: Callable[[Awaiter], object], *, context: Context) -> None:
-        self._resume, self._context = resume, context
-
-    def cancel(self, msg: object = None) -> bool:
-        """False if it has been woken already. `msg`: of the CancelledError; anyio tells its own by it."""
-        resume = self._resume
-        if resume is None:
-            return False
-        self._resume, self._cancelled, self._message = None, True, msg
-        self._box.loop.call_soon(resume, self, context=self._context)
-        return True
-
-    def result(self) -> None:
-        if self._cancelled:
-            raise asyncio.CancelledError() if self._message is None else asyncio.CancelledError(self._message)
-
-
-def _wake(waiting: Awaiter) -> None:
-    """Its future is settled. On the loop's thread."""
-    resume = waiting._resume
-    if resume is not None:
-        waiting._resume = None
-        waiting._context.run(resume, waiting)
-
-
-class OnItsLoop(Waiter):
-    """A callback of `asyncio.wait`, which knows loops and takes all callbacks to be called on its own."""
-
-    __slots__ = ("_box", "_callback")
-
-    def __init__(self, callback: Callable[[Any], object]) -> None:
-        self._box, self._callback = Mailbox.here(), callback
-        self.who = -1
-
-    def __call__(self, future: Any) -> None:
-        self._box.post(self._callback, future)
-
-    def __eq__(self, other: object) -> bool:
-        """So that it can be taken back by its own name."""
-        return other is self or other is self._callback
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Future(Generic[T]):
@@ -377,8 +180,20 @@ class Future(Generic[T]):
         try:
             self._settled()
         except Exception:  # those who wait below must hear all the same
-            _log.exception("a future was settled, and what follows from that raised")
+            self._settle_again()
         self._tell()
+
+    def _settle_again(self) -> None:
+        """`_settled` has raised, or somebody's handler of a signal has, in the middle of it: what raises once and not
+        again came from outside, and is for whoever is here."""
+        try:
+            self._settled()
+        except Exception:
+            _log.exception("a future was settled, and what follows from that raised")
+        else:
+            if threading.current_thread() is threading.main_thread():  # signals come to no other
+                self._tell()
+                raise
 
     def begin(self) -> bool:
         """The work starts now. False if there is an outcome already (it was cancelled): do not run it."""
@@ -452,7 +267,7 @@ class Future(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._done:
-            if _here.stream:  # as the function below asks, without two calls
+            if here.stream:  # as the function below asks, without two calls
                 refuse_to_wait_on_a_stream()
             if self._guard.forked:
                 raise Closed(FORKED)

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from headrace.engine.bundle import deliver
-from headrace.engine.dispatch import Dispatch, Port, bits_of
-from headrace.engine.future import refuse_to_wait_inside
+from headrace.engine.dispatch import Dispatch
+from headrace.engine.guard import refuse_to_wait_inside
+from headrace.engine.masks import bits_of
+from headrace.engine.port import Port
 from headrace.engine.source import Refused, Work
 from headrace.engine.stream import Stream
 from headrace.errors import Closed, NotEnoughCores

@@ -17,7 +17,9 @@ from weakref import WeakSet
 
 from headrace.engine.dependencies import Dependencies, Var, accesses
 from headrace.engine.finished import Finished, check_poll
-from headrace.engine.future import Future, Guard, as_a_stream, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.guard import Guard
+from headrace.engine.here import as_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.operations import check_push, note_where
 from headrace.engine.timeouts import check_timeout
 from headrace.engine.unseen import Unseen, tell

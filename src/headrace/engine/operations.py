@@ -20,11 +20,11 @@ from typing import Any
 
 from headrace.engine.admission import Budget
 from headrace.engine.dependencies import APPENDING, Dependencies, Var, behind
+from headrace.engine.forgetting import Forgetting
 from headrace.engine.future import Future
 from headrace.engine.ready_queue import ReadyQueue
 from headrace.engine.source import Refused, Work
 from headrace.engine.timeouts import is_number, shown
-from headrace.engine.uninterrupted import uninterrupted
 from headrace.errors import Cancelled, Closed, DeadlineExceeded, Overloaded
 from headrace.sizes import nbytes_of
 
@@ -220,7 +220,7 @@ class OperationSource:
 
     def add(self, operation: Operation, now: float) -> None:
         if len(self.tombstones) >= TOMBSTONES:
-            uninterrupted(lambda: self._sweep(now))
+            self._sweep(now)
         try:
             may_start = self.dependencies.push(operation)
             self.counts.pushed += 1
@@ -314,20 +314,43 @@ class OperationSource:
         return poison
 
     def _sweep(self, now: float) -> None:
-        cancelled = dict.fromkeys(self.tombstones.popleft() for _ in range(len(self.tombstones)))
-        for operation in self.ready.sweep(cancelled.__contains__):
-            self.counts.cancelled += 1
-            self._release(operation, self.dependencies.abandon(operation), now)
-        # Not all that were cancelled: what was just abandoned may have let one of them start. It holds its Vars, and is
-        # abandoned in its turn.
-        waiting = [operation for operation in cancelled if operation.waiting_for > 0]
-        for next_one in self.dependencies.forget(waiting):
-            self.ready.add(next_one, now)
-        for operation in waiting:
-            self.counts.cancelled += 1
-            operation.reads = operation.writes = operation.needs = ()
+        """Take out those that were cancelled. Whatever a signal's handler raises, it is done or nothing has changed."""
+        sweep = _Sweep(self, now)
+        try:
+            sweep.carry_out()
+        except BaseException:
+            sweep.carry_out()
+            raise
 
     def _release(self, operation: Operation, ready: Sequence[Operation], now: float) -> None:
         operation.reads = operation.writes = operation.needs = ()
         for next_one in ready:
             self.ready.add(next_one, now)
+
+
+class _Sweep:
+    """The cancelled operations of `source` are taken out: found first, then carried out, as a `Forgetting` is."""
+
+    def __init__(self, source: OperationSource, now: float) -> None:
+        self._source = source
+        gone = dict.fromkeys(list(source.tombstones))  # `list`: others may append meanwhile, and not in the midst of it
+        self._tombstones = gone
+        ready = source.ready.copy()
+        self._gone = ready.sweep(gone.__contains__)
+        self._gone += [operation for operation in gone if operation.waiting_for > 0]
+        self._forgetting = Forgetting(self._gone)
+        for next_one in self._forgetting.ready:
+            ready.add(next_one, now)
+        self._ready = ready
+        self._cancelled = source.counts.cancelled + len(self._gone)
+
+    def carry_out(self) -> None:
+        """Done again from its start it does no harm."""
+        source = self._source
+        self._forgetting.carry_out()
+        source.ready = self._ready
+        source.counts.cancelled = self._cancelled
+        for operation in self._gone:
+            operation.reads = operation.writes = operation.needs = ()
+        while source.tombstones and source.tombstones[0] in self._tombstones:
+            source.tombstones.popleft()

@@ -45,6 +45,13 @@ class ReadyQueue(Generic[T]):
         for entry in self._heap:
             yield entry[2]
 
+    def copy(self) -> ReadyQueue[T]:
+        """One with the same items, to be changed by itself."""
+        other = ReadyQueue[T]()
+        other._line, other._heap = self._line.copy(), self._heap.copy()
+        other._count, other._front = self._count, self._front
+        return other
+
     def add(self, item: T, now: float) -> None:
         """`now`: seconds, from which on it grows older. Never less than at the `add` before."""
         item.queued_at = now

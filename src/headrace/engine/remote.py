@@ -13,9 +13,10 @@ from itertools import count
 
 from headrace.engine.bundle import deliver
 from headrace.engine.convoy import take_patiently
-from headrace.engine.dispatch import Dispatch, Port
+from headrace.engine.dispatch import Dispatch
 from headrace.engine.events import RUN
-from headrace.engine.future import refuse_to_wait_inside
+from headrace.engine.guard import refuse_to_wait_inside
+from headrace.engine.port import Port
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.errors import Closed

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from headrace.engine.admission import Budget, BudgetStatistics
 
 if TYPE_CHECKING:
-    from headrace.engine.dispatch import Port
     from headrace.engine.leases import Leases
     from headrace.engine.operations import OperationCounts
+    from headrace.engine.port import Port
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from headrace.engine.binding import run_on
 from headrace.engine.courtesy import KNOWN, LONG, give_way
-from headrace.engine.future import mark_stream_thread
+from headrace.engine.here import mark_stream_thread
 from headrace.engine.leases import Lane
 from headrace.engine.mailbox import Hold
 from headrace.engine.source import Refused, Work
 
 if TYPE_CHECKING:
-    from headrace.engine.dispatch import Dispatch, Port
+    from headrace.engine.dispatch import Dispatch
+    from headrace.engine.port import Port
 
 
 class Stream:

@@ -1,4 +1,4 @@
-"""Steps that Ctrl-C must not come into the middle of, where they are too long to be put right afterwards.
+"""Steps of worker processes' turns that Ctrl-C must not come into the middle of: too long to be put right afterwards.
 
 Python calls the handler of a signal on its main thread, between any two calls or turns of a loop there. For the length
 of such a step the handler of SIGINT is one that remembers; what came is handed to the usual one after it. That takes

@@ -13,7 +13,7 @@ from headrace.backends.base import Loaded, LoadOptions
 from headrace.engine.binding import made_on
 from headrace.engine.devices import check_devices
 from headrace.engine.engine import Engine
-from headrace.engine.future import on_a_stream
+from headrace.engine.here import on_a_stream
 from headrace.engine.leased import leased
 from headrace.engine.naive import NaiveEngine
 from headrace.engine.ownership import default_engine, machine

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil, floor, log10
-from typing import Any
 
 from headrace.engine.topology import cpu_list
-from headrace.errors import InvalidOption
+from headrace.model.shapes import INK, Box, Colour, Drawing, Words
+from headrace.model.shown import Window, check_window, shown, who_waits
 from headrace.model.timeline import Figures, Request, Timeline, busy, figures
+from headrace.model.units import as_time, step_of, unit_of
 from headrace.wording import count_of
 
-Colour = tuple[int, int, int]
 Measure = Callable[[str, int], float]
-Window = float | tuple[float, float]
 
 # Eight light colours that stay apart for the colour-blind, and dark words on them stay readable: the scheme "light" of
 # Paul Tol's colour schemes. Ordered so that neighbours differ much.
@@ -33,7 +32,6 @@ CYCLE: tuple[Colour, ...] = (
     (119, 170, 221), (238, 136, 102), (238, 221, 136), (255, 170, 187), (153, 221, 255), (68, 187, 153),
     (187, 204, 51), (170, 170, 0),
 )  # fmt: skip
-INK: Colour = (28, 32, 38)
 PALE_INK: Colour = (92, 99, 108)
 GRID: Colour = (222, 226, 231)
 IDLE: Colour = (243, 245, 247)
@@ -44,44 +42,6 @@ WIDTH, MARGIN, TICK, THIN = 1800, 44, 3, 2
 TITLE, TEXT, SMALL = 32, 20, 18
 LANES = 600  # what all lanes together would like to be high
 QUEUE_ROW, QUEUE_ROWS, QUEUE_AREA = 26, 10, 120
-RUNS_SHOWN = 28
-"""On the busiest stream, unless a window is asked for: so that a bar has room for its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """From (x0, y0) up to but not including (x1, y1). `role`: what it is; `of`: the place of its span or request."""
-
-    role: str
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    fill: Colour
-    outline: Colour | None = None
-    of: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """`anchor`: which part of the text is at (x, y): l, m or r; its middle in height."""
-
-    role: str
-    x: float
-    y: float
-    text: str
-    size: int
-    anchor: str = "l"
-    colour: Colour = INK
-    of: int = -1
-
-
-@dataclass(slots=True)
-class Drawing:
-    width: int
-    height: int
-    boxes: list[Box] = field(default_factory=list)
-    words: list[Words] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +65,11 @@ def draw(timeline: Timeline, subject: Subject, measure: Measure, window: Window 
     return _Figure(timeline, subject, measure, window).drawing
 
 
-def check_window(window: Window | None) -> None:
-    if window is None:
-        return
-    pair: tuple[Any, ...] = window if isinstance(window, tuple) else (0.0, window)
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in pair)
-    if not numbers or len(pair) != 2 or not 0 <= pair[0] < pair[1]:
-        raise InvalidOption(f"window is seconds from the begin, or a pair of them, the lesser first; {window!r} came")
-
-
 class _Figure:
     def __init__(self, timeline: Timeline, subject: Subject, measure: Measure, window: Window | None) -> None:
         check_window(window)
         self.timeline, self.subject, self.measure = timeline, subject, measure
-        self.start, self.end = _shown(timeline, window)
+        self.start, self.end = shown(timeline, window)
         self.drawing = Drawing(WIDTH, 0)
         self.above = ""  # what is drawn above the lanes
         self.crosses = False  # whether what was not run is marked
@@ -206,7 +157,7 @@ class _Figure:
 
     def _plot(self, y: int) -> int:
         top = y
-        waits = _waits(self.timeline, self.start, self.end)
+        waits = who_waits(self.timeline, self.start, self.end)
         queue: list[Box] = []
         if waits:
             queue, y = self._queue(waits, y)
@@ -372,14 +323,14 @@ class _Figure:
             x = self._x(at)
             self._box("tick", x, y, x + 2, y + 9, INK)
             self._word("tick", x, y + 11 + SMALL / 2, text, SMALL, "m")
-        unit, _ = _unit(self.end)
+        unit, _ = unit_of(self.end)
         y += 11 + SMALL + 8
         self._word("unit", (self.left + self.right) / 2, y + SMALL / 2, f"time ({unit})", SMALL, "m")
         return y + SMALL
 
     def _ticks(self) -> Iterator[tuple[float, str]]:
-        _, scale = _unit(self.end)
-        step = _step((self.end - self.start) * scale / ((self.right - self.left) / 120))
+        _, scale = unit_of(self.end)
+        step = step_of((self.end - self.start) * scale / ((self.right - self.left) / 120))
         number = -floor(-self.start * scale / step + 1e-9)
         while (at := number * step) <= self.end * scale * (1 + 1e-9):
             yield at / scale, f"{at:,.{max(0, -floor(log10(step)))}f}"
@@ -392,11 +343,13 @@ class _Figure:
             whole = (self.start, self.end) == (0.0, timeline.seconds)
             recorded = _said(figures(timeline))
             if whole:
-                lines.append(f"{_time(timeline.seconds)} recorded: {recorded}")
+                lines.append(f"{as_time(timeline.seconds)} recorded: {recorded}")
             else:
-                seen = f"first {_time(self.end)}" if not self.start else f"{_time(self.start)} to {_time(self.end)}"
+                seen = (
+                    f"first {as_time(self.end)}" if not self.start else f"{as_time(self.start)} to {as_time(self.end)}"
+                )
                 lines.append(f"shown, {seen}: {_said(figures(timeline, self.start, self.end))}")
-                lines.append(f"recorded, {_time(timeline.seconds)}: {recorded}")
+                lines.append(f"recorded, {as_time(timeline.seconds)}: {recorded}")
         more = []
         dropped = Counter(request.dropped for request in timeline.requests if request.dropped)
         if dropped:
@@ -442,38 +395,6 @@ class _Figure:
         return f"{text[: fits - 1]}..."
 
 
-def _shown(timeline: Timeline, window: Window | None) -> tuple[float, float]:
-    """From when to when: what was asked for, or the first runs that have room for their numbers."""
-    seconds = timeline.seconds or 1e-6  # a single moment is drawn as some time
-    if isinstance(window, tuple):
-        return (min(window[0], seconds), min(window[1], seconds)) if window[0] < seconds else (0.0, seconds)
-    if window is not None:
-        return 0.0, min(window, seconds)
-    until = seconds
-    seen: Counter[int] = Counter()
-    for span in timeline.spans:
-        seen[span.row] += 1
-        if seen[span.row] > RUNS_SHOWN and span.start > 0:
-            until = span.start
-            break
-    if until < seconds:
-        step = 10.0 ** (floor(log10(until)) - 1)
-        until = max(step, floor(until / step + 1e-9) * step)
-    return 0.0, min(until, seconds)
-
-
-def _waits(timeline: Timeline, start: float, end: float) -> list[tuple[Request, float]]:
-    """Who waits in this time, and until when; by arrival."""
-    found = []
-    for request in timeline.requests:
-        if request.arrived is not None and request.arrived < end:
-            over = request.begun if request.begun is not None else request.ended
-            over = timeline.seconds if over is None else over
-            if over >= start:
-                found.append((request, over))
-    return sorted(found, key=lambda each: each[0].arrived or 0.0)
-
-
 def _labels(requests: Sequence[int]) -> Iterator[str]:
     """How a bar may be labelled, the best first."""
     if requests:
@@ -504,26 +425,8 @@ def _apart(middles: Sequence[float], room: float) -> range:
 def _said(one: Figures) -> str:
     said = f"{count_of(one.requests, 'request')}, {one.per_second:,.{1 if one.per_second < 1000 else 0}f} requests/s"
     if one.p50 is not None and one.p99 is not None:
-        said += f", latency p50 {_time(one.p50)}, p99 {_time(one.p99)}"
+        said += f", latency p50 {as_time(one.p50)}, p99 {as_time(one.p99)}"
     return said
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    if seconds >= 20:
-        return "s", 1.0
-    return ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
-
-
-def _time(seconds: float) -> str:
-    unit, scale = _unit(seconds)
-    value = seconds * scale
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
-
-
-def _step(least: float) -> float:
-    """1, 2 or 5 times a power of ten."""
-    power: float = 10.0 ** floor(log10(least))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
 
 
 def _darker(colour: Colour) -> Colour:

@@ -7,29 +7,34 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from headrace.backends.base import Loaded, Session
 from headrace.counters import Histogram
-from headrace.engine.admission import Budget, Charge, whoever_is_here
-from headrace.engine.dispatch import Port
+from headrace.engine.admission import Budget, Charge
 from headrace.engine.engine import Engine
 from headrace.engine.events import RUN, SUBMIT
-from headrace.engine.future import Future, Guard, on_a_stream, refuse_to_wait_inside, refuse_to_wait_on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.guard import Guard, refuse_to_wait_inside
+from headrace.engine.here import on_a_stream, refuse_to_wait_on_a_stream
 from headrace.engine.placement import Placement
+from headrace.engine.port import Port
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.source import Refused
 from headrace.engine.timeouts import check_timeout, is_number, until_of
 from headrace.engine.trace import Trace
-from headrace.errors import Closed, InvalidOption, Overloaded, WouldDeadlock
+from headrace.engine.unread import whoever_is_here
+from headrace.errors import Closed, InvalidOption
 from headrace.model.batcher import Batcher, Meter
-from headrace.model.forms import CallableForms, Forms, Read, TensorForms
+from headrace.model.call import Call
+from headrace.model.crew import Crew
+from headrace.model.forms import CallableForms, Forms, TensorForms
 from headrace.model.gil import Gil, warning
 from headrace.model.instance import Instance, LocalInstance, close_all
 from headrace.model.joining import likeness
+from headrace.model.mapping import in_their_order
 from headrace.model.pending import Owner, Pending
 from headrace.model.probe import can_look
 from headrace.model.run import Requests
@@ -47,78 +52,6 @@ if TYPE_CHECKING:
     from headrace.model.rescheduling import Origin
 
 _log = logging.getLogger("headrace.model")
-
-
-class Crew(Protocol):
-    """The worker processes of a model (`workers.pool`)."""
-
-    @property
-    def batcher(self) -> Batcher: ...
-
-    @property
-    def source(self) -> Requests: ...
-
-    @property
-    def port(self) -> Port: ...
-
-    version: str | None
-    """Which one it is served as, for messages."""
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds until it is tried again, where it `is_broken`."""
-
-    on_change: Callable[[], object]
-    """Called on a worker's thread when one has another state."""
-
-    @property
-    def is_broken(self) -> bool:
-        """None works, and none could be made to."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why, where something is wrong."""
-
-    def restarts(self) -> dict[str, int]:
-        """Processes started in place of others, by what became of those."""
-
-    def states(self) -> dict[str, int]:
-        """Workers by state."""
-
-    @property
-    def told(self) -> Any:
-        """The metrics its workers tell of (`workers.told`)."""
-
-    @property
-    def always_in_lists(self) -> bool:
-        """Whether it is given a list even of one request."""
-
-    @property
-    def describes(self) -> bool:
-        """Whether what it runs can be asked what it says of itself."""
-
-    @property
-    def ready(self) -> int:
-        """Workers that could take a request."""
-
-    @property
-    def working(self) -> int:
-        """Workers that are not broken."""
-
-    @property
-    def response_timeout(self) -> float:
-        """Seconds."""
-
-    def __len__(self) -> int: ...
-
-    def statuses(self) -> Sequence[Any]:
-        """A `workers.status.WorkerStatus` of each."""
-
-    def scale(self, workers: int, timeout: float | None = None, *, replan: bool = True) -> None: ...
-
-    def restart(self) -> None: ...
-
-    def set_response_timeout(self, seconds: float) -> None: ...
 
 
 class Model(Owner):
@@ -263,7 +196,7 @@ class Model(Owner):
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise InvalidOption(f"window is a whole number from 1, not {window!r}")
         self._may_wait()
-        answers = self._map(values, window)
+        answers = in_their_order(self.submit, values, window)
         if not progress:
             return answers
         from headrace.progress import track
@@ -662,71 +595,6 @@ class Model(Owner):
                 run.deliver()
             for future, error in refused:
                 future.settle(error=error)
-
-    def _map(self, values: Iterable[Any], window: int) -> Iterator[Any]:
-        inside: deque[Future[Any]] = deque()
-        try:
-            for value in values:
-                while True:
-                    try:
-                        inside.append(self.submit(value))
-                        break
-                    except (Overloaded, WouldDeadlock):
-                        # Others fill the engine, or our own answers do: our oldest is what we can wait for.
-                        if not inside:
-                            raise
-                    except Exception:  # its place is behind the answers that are still to come
-                        while inside:
-                            yield inside.popleft().result()
-                        raise
-                    yield inside.popleft().result()  # out here: the error would keep the answers it names
-                if len(inside) >= window:
-                    yield inside.popleft().result()
-            while inside:
-                yield inside.popleft().result()
-        finally:
-            for future in inside:
-                future.cancel()
-
-
-class Call(Pending):
-    """A request of the library: remembers the form it came in, and answers in that form."""
-
-    __slots__ = ("form", "heard_by", "who")
-    who: object  # where bytes are bounded: the thread or task that submitted it
-    model: Model
-
-    def __init__(self, model: Model, read: Read, priority: float, deadline: float | None) -> None:
-        # As Pending.__init__, without the call: this is the hot path.
-        self._guard = model.guard
-        self._done = self._begun = self._seen = self.requested = self.held = False
-        self._error = self._callbacks = self.alike = self.failure = self.joined = self.instance = self.handle = None
-        self.inputs, self.names, self.form = read
-        self.model = model
-        self.rows = 1
-        self.priority, self.deadline = priority, deadline
-        self.unread = self.nbytes = self.heard_by = 0
-
-    def answer(self, outputs: Any) -> Any:
-        return self.model._forms.write(outputs, self.form)
-
-    def leave(self) -> None:
-        budget = self.model._budget
-        if self.nbytes or budget.crowded or budget.max_bytes is not None:
-            budget.leave(self, self.unread if self._error is None else 0)
-        elif self.held:  # as `leave`, without the call
-            self.held = False
-            budget.inside -= 1
-
-    def let_go(self) -> None:
-        self.inputs = ()
-        self.model._budget.release(self)
-
-    def forsake(self) -> None:
-        """Nobody will read it: if it has an outcome, that is charged no more."""
-        if self._done and not self._seen:
-            self._seen = True
-            self._look()
 
 
 def _check_priority(priority: object) -> None:

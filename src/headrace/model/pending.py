@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import Future, Guard, on_a_stream
+from headrace.engine.future import Future
+from headrace.engine.guard import Guard
+from headrace.engine.here import on_a_stream
 from headrace.engine.timeouts import checked
 from headrace.model.failure import failure_of
 

@@ -9,7 +9,9 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from headrace.model.drawing import Drawing, Subject, Window, draw
+from headrace.model.drawing import Subject, draw
+from headrace.model.shapes import Drawing
+from headrace.model.shown import Window
 from headrace.model.timeline import Timeline
 
 PAPER = (255, 255, 255)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.backends.base import Backend, Loaded, LoadOptions, Session
 from headrace.engine.engine import Engine
-from headrace.engine.future import on_a_stream, refuse_to_wait_inside
+from headrace.engine.guard import refuse_to_wait_inside
 from headrace.engine.handover import have_ended, replace_streams
+from headrace.engine.here import on_a_stream
 from headrace.engine.ownership import machine
 from headrace.engine.pinning import cpus_of
 from headrace.engine.placement import Placement, bound_cpus, plan, warning
@@ -34,7 +35,7 @@ from headrace.model.instance import close_all
 from headrace.model.warm_up import warm_up_beside
 
 if TYPE_CHECKING:
-    from headrace.engine.dispatch import Port
+    from headrace.engine.port import Port
     from headrace.model.model import Model
 
 _log = logging.getLogger("headrace.model")

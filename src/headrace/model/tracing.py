@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from headrace.engine.trace import PERFETTO, Trace, Write
 from headrace.errors import Closed, InvalidOption
-from headrace.model.drawing import Subject, Window, check_window
+from headrace.model.drawing import Subject
+from headrace.model.shown import Window, check_window
 from headrace.model.timeline import CALLER, Row, Timeline, timeline_of
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from time import perf_counter
 import numpy as np
 
 from headrace.backends.base import Session, Stop
-from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
 from headrace.engine.leased import leased
+from headrace.engine.port import Port
 from headrace.engine.stream import Stream
 from headrace.model.gil import SHORTEST, Gil, Look, is_enough, judged
 from headrace.model.probe import beside, can_look

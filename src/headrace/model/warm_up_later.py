@@ -14,8 +14,8 @@ from functools import partial
 from threading import Timer
 
 from headrace.backends.base import Session
-from headrace.engine.dispatch import Port
 from headrace.engine.engine import Engine
+from headrace.engine.port import Port
 from headrace.engine.rehearsal import Rehearsal
 from headrace.errors import Closed, NotEnoughCores
 from headrace.model.warm_up import SECONDS, FirstRun, made_up

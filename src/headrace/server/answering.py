@@ -15,8 +15,8 @@ from time import monotonic
 from typing import Any
 
 from headrace.codecs.forms import form_kind, parse_form
-from headrace.engine.admission import Permit
 from headrace.engine.mailbox import Mailbox
+from headrace.engine.permit import Permit
 from headrace.errors import TooLarge, TooSlow
 from headrace.server.asgi import ClientLeft, Request
 from headrace.server.door import HEAVY, Route

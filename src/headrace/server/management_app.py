@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from headrace.errors import Closed, TooLarge, TooSlow
 from headrace.server.asgi import ClientLeft, Receive, Request, Scope, Send, send_reply
+from headrace.server.asking import Asked
 from headrace.server.front import Front
 from headrace.server.limits import Limits
 from headrace.server.listener import Listener
-from headrace.server.management import Asked, ManagementDoor
+from headrace.server.management import ManagementDoor
 from headrace.server.parameters import Parameters
 from headrace.server.refusing import ends_the_connection
 from headrace.server.reply import Reply, next_number

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs
 
 from headrace.counters import Buckets
 from headrace.server.asgi import Receive, Scope, Send
-from headrace.server.metrics import COUNTER, DECLARED, UNTYPED, Metrics
+from headrace.server.declared import COUNTER, DECLARED, UNTYPED
+from headrace.server.metrics import Metrics
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family

@@ -14,7 +14,7 @@ from headrace.archives.archive import is_archive
 from headrace.archives.packed import PACKED
 from headrace.archives.store import MODEL_FILES, Store
 from headrace.errors import NO_MANIFEST, InvalidArchive, InvalidModel, SourceNotFound
-from headrace.serving.sources import CALLABLE, TORCH_FILES
+from headrace.serving.wanted import CALLABLE, TORCH_FILES
 
 _KINDS = (*PACKED, *MODEL_FILES, *TORCH_FILES, ".zip")
 

@@ -90,17 +90,15 @@ class Autoscaler:
             if self._lifecycle.follow_load(entry, wanted):
                 _log.info("model %s:%s has %d workers now, it had %d", entry.name, entry.version, wanted, have)
             self._failures.pop(entry, None)
-        except HeadraceError as error:
+        except Exception as error:  # a HeadraceError, or what nobody has thought of
             times = self._failures.get(entry, (0, 0.0))[0] + 1
             pause = pause_after(times)
             self._failures[entry] = times, self._clock() + pause
             _log.warning(
                 "model %s:%s stays at %d workers, and is looked at again after %g s: %s",
-                entry.name, entry.version, have, pause, error,
+                entry.name, entry.version, have, pause, error or type(error).__name__,
+                exc_info=not isinstance(error, HeadraceError),
             )  # fmt: skip
-        except Exception:
-            self._failures[entry] = 1, self._clock() + pause_after(1)
-            _log.exception("the autoscaler could not change model %s:%s", entry.name, entry.version)
 
     def _run(self) -> None:
         while not self._end.wait(EVERY):

@@ -12,12 +12,12 @@ from typing import Any
 from headrace.errors import InvalidOption
 from headrace.model.compile import check_batching
 from headrace.model.rebatching import check_rebatch, rebatch
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.priorities import Priorities, priorities_of
 from headrace.serving.served import Served
 from headrace.serving.settings import Settings
-from headrace.serving.sources import CompileOptions
 
-OVER_YAML = ("max_batch_delay", "response_timeout")
+OVER_YAML = ("max_batch_delay", "response_timeout", "startup_timeout")
 """Of which an archive's YAML may say something, too."""
 
 

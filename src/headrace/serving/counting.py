@@ -6,11 +6,12 @@ from headrace.engine.ownership import default_engine
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import InvalidOption
 from headrace.model.model import Model
+from headrace.serving.compile_options import CompileOptions
+from headrace.serving.located import Located
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
-from headrace.serving.sources import CompileOptions, Located
 from headrace.wording import are, count_of
-from headrace.workers.options import MOST, check_workers
+from headrace.workers.options import MOST
 
 
 def workers_of(entry: Entry[Served]) -> int:
@@ -57,8 +58,12 @@ def is_apart(located: Located, options: CompileOptions) -> bool:
 
 
 def check_count(name: str, located: Located, options: CompileOptions, workers: int) -> None:
-    if workers and (is_apart(located, options) or options.interpreters.of(name) is not None):
-        check_workers(workers)
+    if is_apart(located, options) or options.interpreters.of(name) is not None:
+        if workers > MOST:
+            raise InvalidOption(
+                f"{workers:,} workers were asked for; {name} runs in worker processes, of which a model has at most "
+                f"{MOST}"
+            )
     elif workers > 1:
         cores = len(default_engine().cores)
         if options.num_cores is not None:

@@ -1,7 +1,8 @@
 """How an archive is run: in the server's process where nothing of it is code, else in workers of an environment it has.
 
 How its requests are joined is what the server was told, else what the archive's YAML says; how long a run may take is
-what a manager asked for of this model, else what the YAML says, else what the server was told.
+what a manager asked for of this model, else what the YAML says, else what the server was told. How long a load may
+take, and how many requests there is room for, comes with `options` and with whoever serves it (`Located.own`).
 """
 
 from __future__ import annotations
@@ -12,22 +13,15 @@ from dataclasses import replace
 
 from headrace.archives.archive import Archive
 from headrace.archives.environments import EnvironmentOptions, Environments
-from headrace.engine.timeouts import is_number, shown
 from headrace.errors import InvalidArchive
-from headrace.model.compile import LONGEST_DELAY
 from headrace.model.model import Model
+from headrace.serving.model_yaml import SILENT, number
 from headrace.serving.sequencing import sequencing_of
-from headrace.serving.settings import MOST_COUNT, MOST_SECONDS
 from headrace.workers.options import WorkerOptions
 from headrace.workers.sequenced import SequenceHeaders, Sequencing
 from headrace.workers.served_handler import HandlerArchive
 from headrace.workers.start import start_workers
 
-SILENT = (
-    *("jobQueueSize", "jobTTL", "useJobTicket", "startupTimeout", "maxRetryTimeoutInSec", "clientTimeoutInMills"),
-    *("deviceType", "deviceIds", "parallelLevel"),
-)
-"""TorchServe's keys that say nothing here."""
 _log = logging.getLogger("headrace.serving")
 
 
@@ -72,19 +66,19 @@ def start_handler(
     if silent:
         _log.warning("model %s: what its YAML says of %s is not listened to", name, ", ".join(silent))
     for key in ("minWorkers", "maxWorkers"):  # how many there are is the server's affair; nonsense is told all the same
-        _number(config, key, 0, name, whole=True, least=0)
-    size = int(_number(config, "batchSize", 1, name, whole=True))
+        number(config, key, 0, name, whole=True, least=0)
+    size = int(number(config, "batchSize", 1, name, whole=True))
     if max_batch_size:
         size = max_batch_size
-    delay = _number(config, "maxBatchDelay", 0, name) / 1000
+    delay = number(config, "maxBatchDelay", 0, name) / 1000
     if max_batch_delay or "max_batch_delay" in asked:
         delay = max_batch_delay
-    timeout = _number(config, "responseTimeout", options.response_timeout, name)
+    timeout = number(config, "responseTimeout", options.response_timeout, name)
     if "response_timeout" in asked:
         timeout = options.response_timeout
     python = Environments(environments).python_of(archive, name, options.python)
     sequences = sequencing_of(
-        config, name, sequence_headers, lambda key, usual: _number(config, key, usual, name, least=0)
+        config, name, sequence_headers, lambda key, usual: number(config, key, usual, name, least=0)
     )
     options = replace(options, python=python, response_timeout=timeout)
     if sequences is not None:  # what was begun has changed a state: it is not done twice, nor cut off for who has left
@@ -121,28 +115,3 @@ def _check_kind(config: dict[str, object], name: str) -> None:
             f"model {name}: parallelType: {config['parallelType']} in its YAML is not served yet: a worker is one "
             "process (custom, for a handler that starts others itself)"
         )
-
-
-_MOST = {"maxBatchDelay": LONGEST_DELAY * 1000.0, "responseTimeout": MOST_SECONDS}
-"""In the unit of the key; of others MOST_COUNT."""
-
-
-def _number(
-    config: dict[str, object], key: str, default: float, name: str, *, whole: bool = False, least: float | None = None
-) -> float:
-    """What the YAML says of `key`. What it cannot be is logged and ignored, as TorchServe does."""
-    value = config.get(key)
-    if value is None:
-        return default
-    if least is None:
-        least = 1 if whole else 0 if key == "maxBatchDelay" else 1e-3
-    is_one = is_number(value) and not isinstance(value, bool)
-    most = _MOST.get(key, MOST_COUNT)
-    if is_one and isinstance(value, int | float) and least <= value <= most and (not whole or value == int(value)):
-        return value
-    what = "a whole number" if whole else "a number"
-    text = shown(value)[:200]
-    _log.warning(
-        "model %s: %s: %s in its YAML is ignored: %s from %g to %d is expected", name, key, text, what, least, most
-    )
-    return default

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.counters import SECONDS
-from headrace.engine.admission import Permit, release_all
+from headrace.engine.permit import Permit, release_all
 from headrace.model.pending import Owner, Pending
 
 if TYPE_CHECKING:

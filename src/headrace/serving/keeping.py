@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 
 from headrace.errors import HeadraceError, InvalidOption
 from headrace.serving.changing import OVER_YAML, priorities
+from headrace.serving.compile_options import CompileOptions
+from headrace.serving.kept_file import KeptFile
 from headrace.serving.lifecycle import Lifecycle
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry
 from headrace.serving.served import Served
 from headrace.serving.settings import bounds_of
-from headrace.serving.snapshot import Kept, read, sweep, text_of, write
-from headrace.serving.sources import NAME, NAMES, VERSION, VERSIONS, CompileOptions, Wanted
+from headrace.serving.snapshot import Kept, read, sweep, text_of
+from headrace.serving.wanted import NAME, NAMES, VERSION, VERSIONS, Wanted
 
 SETTINGS = (
     *("max_batch_size", "max_batch_delay", "queue", "response_timeout", "startup_timeout"),
@@ -33,7 +34,7 @@ class Keeping:
     def __init__(self, lifecycle: Lifecycle, path: Path) -> None:
         """InvalidOption where it could not be written."""
         self._lifecycle, self._path = lifecycle, path
-        self._writing = threading.Lock()
+        self._file = KeptFile(path, self._text)
         if not path.parent.is_dir() or path.is_dir():
             raise InvalidOption(f"--snapshot {path}: a file in a folder that exists is wanted")
         sweep(path)
@@ -62,15 +63,17 @@ class Keeping:
         self.write()
 
     def write(self) -> None:
-        """A disk that is full must not keep anybody from managing: it is logged, and the old file stays."""
-        with self._writing:
-            registry = self._lifecycle.service.registry
-            models = [self._kept(entry, registry.is_default(entry)) for entry in registry if entry.about.is_complete]
-            written = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            try:
-                write(self._path, text_of(models, written))
-            except OSError as error:
-                _log.error("the snapshot %s cannot be written, and is not what is served: %s", self._path, error)
+        """Where that cannot be it is logged, and tried again by itself."""
+        self._file.write()
+
+    def close(self) -> None:
+        """The end. What could not be written so far is tried once more."""
+        self._file.close()
+
+    def _text(self) -> str:
+        registry = self._lifecycle.service.registry
+        models = [self._kept(entry, registry.is_default(entry)) for entry in registry if entry.about.is_complete]
+        return text_of(models, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
 
     def _kept(self, entry: Entry[Served], is_default: bool) -> Kept:
         about: Registration = entry.about
@@ -79,7 +82,9 @@ class Keeping:
         settings = {
             name: getattr(about.options, name)
             for name in SETTINGS
-            if getattr(about.options, name) != getattr(usual, name) or name in about.options.asked
+            if name in about.options.asked
+            # A time for the load that nobody asked for is the server's: it must not go over what an archive says.
+            or (name != "startup_timeout" and getattr(about.options, name) != getattr(usual, name))
         }
         return Kept(
             entry.name, entry.version, source, is_default, about.min_workers, about.max_workers, settings,

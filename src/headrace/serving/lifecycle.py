@@ -1,21 +1,17 @@
 """How a model comes to be served, and goes: the one place that changes its state.
 
-Rule 1: whoever changes one model waits for who changes it already, in the order in which they came (`Turns`); loads of
-        all models come one after the other.
+Rule 1: whoever changes one model waits for who changes it already, in the order in which they came (`Turns`).
 Rule 2: a model that cannot be loaded leaves everything as it was. One that is replaced serves until the other is READY.
-Rule 3: what goes takes no more requests, finishes those it has, and only then lets its model go. Where they do not
-        end in time it goes on.
+Rule 3: what goes takes no more requests, finishes those it has, and only then lets its model go (`leaving`).
 Rule 4: `/ping` and every other `ready` are read off the states here; nobody sets them.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +20,31 @@ from headrace.errors import (
     BackendError,
     BackendNotInstalled,
     CannotLoad,
-    Closed,
     HeadraceError,
     InvalidArchive,
     InvalidEnvironment,
     InvalidModel,
     InvalidOption,
     NotEnoughCores,
-    StillBusy,
     WorkerDied,
 )
 from headrace.model.model import Model
 from headrace.serving import changing, counting
+from headrace.serving.building import Building, looked_for_again
+from headrace.serving.compile_options import CompileOptions
 from headrace.serving.counting import workers_of
 from headrace.serving.failures import Failures
-from headrace.serving.loading import GRACE, wants_memory, within
-from headrace.serving.measures import Measures
+from headrace.serving.leaving import Leaving
+from headrace.serving.loading import wants_memory
 from headrace.serving.registration import Registration
 from headrace.serving.registry import Entry, State
 from headrace.serving.served import Served
 from headrace.serving.service import Service
 from headrace.serving.settings import Settings
-from headrace.serving.sources import NAME, NAMES, Built, CompileOptions, Located, Sources, Wanted, stem_of
+from headrace.serving.sources import Sources, stem_of
+from headrace.serving.states import States
 from headrace.serving.turns import Turns
+from headrace.serving.wanted import NAME, NAMES, Wanted
 
 UNLOAD_TIMEOUT = 120.0
 """Seconds: TorchServe's `unregister_model_timeout`."""
@@ -54,7 +52,6 @@ _log = logging.getLogger("headrace.serving")
 NO_SETTINGS = Settings()
 _NO_MODEL = (InvalidModel, InvalidEnvironment, AlreadyRegistered, BackendError, BackendNotInstalled, WorkerDied)
 """What is wrong with a model; what is wrong with an option or the machine is wrong for all."""
-_LOADING = object()  # the key of the one turn for loading
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,8 @@ class Lifecycle:
         self.sources = sources if isinstance(sources, Sources) else Sources(sources)
         service.when_stopped(self._let_sources_go)
         self.failures = Failures()
-        self._turns = Turns()
-        self._stopping = False
-        self._changing = threading.Lock()
-        """Held for each change of a state: workers that die change it too."""
+        self._turns, self._states, self._building = Turns(), States(), Building()
+        self._leaving = Leaving(service, self._states)
         self.on_change: Callable[[], object] = _nothing
         """Called after each change that was made, before whoever asked for it hears of it."""
 
@@ -172,16 +167,16 @@ class Lifecycle:
         with self._turns.of(name):
             if self._registry.knows(name, version):
                 return
-            located = _looked_for_again(self.sources, wanted)
+            located = looked_for_again(self.sources, wanted)
             url = self.sources.shown(wanted.source) if url is None else url
             about = Registration(wanted, located, options, min_workers, max_workers, True, url, is_complete=True)
             entry = self._registry.add(name, version, about)
-            self._become(entry, State.LOADING)
-            self._become(entry, State.FAILED, reason)
+            self._states.become(entry, State.LOADING)
+            self._states.become(entry, State.FAILED, reason)
 
     def stop(self) -> None:
         """The server stops: loads that have not begun are given up (Closed)."""
-        self._stopping = True
+        self._building.stopping = True
 
     def load_all(self, models: Iterable[Wanted], failed: Callable[[str, HeadraceError], object] | None = None) -> None:
         """`failed`: told of those that cannot be loaded, by source; without it, the first of them is raised."""
@@ -238,7 +233,7 @@ class Lifecycle:
             entry = self._registry.find(name, version)
             about: Registration = entry.about
             served = entry.served
-            before = changing.seen(about.options, about.bounds, served)
+            before = changing.seen(about.effective, about.bounds, served)
             options = changing.checked(entry.name, about.options, served, settings, self._options)
             low = about.min_workers if settings.min_workers is None else settings.min_workers
             high = max(low, about.max_workers) if settings.max_workers is None else settings.max_workers
@@ -251,8 +246,8 @@ class Lifecycle:
                     entry.about = about
                     raise
             if served is not None and served is entry.served:
-                changing.use(served, options, settings)
-            after = changing.seen(options, entry.about.bounds, entry.served)
+                changing.use(served, entry.about.effective, settings)
+            after = changing.seen(entry.about.effective, entry.about.bounds, entry.served)
             self.on_change()
         return Changed(entry, {key: (before[key], after[key]) for key in before if before[key] != after[key]})
 
@@ -263,15 +258,23 @@ class Lifecycle:
         with self._turns.of(entry.name):
             about: Registration = entry.about
             served = entry.served
-            if self._stopping or served is None or entry.state is not State.READY:
+            if self._building.stopping or served is None or entry.state is not State.READY:
                 return False
             if not max(1, about.min_workers) <= workers <= about.max_workers:
                 return False
             self._resize(entry, served.model, workers, timeout, replan=False)
         return True
 
-    def reload(self, name: str, version: str | None = None, *, timeout: float | None = UNLOAD_TIMEOUT) -> Entry[Served]:
-        """Load it once more from where it came, beside what serves, which is let go once the new one is READY.
+    def reload(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        moved: str | None = None,
+        timeout: float | None = UNLOAD_TIMEOUT,
+    ) -> Entry[Served]:
+        """Load it once more from where it came, or where it has `moved` to, beside what serves, which is let go once
+        the new one is READY.
 
         Whatever is wrong with the new one is raised, and the old one serves on. InvalidModel if it is another version
         by now. The requests inside the old one are waited for `timeout` seconds; those that take longer end all the
@@ -280,16 +283,19 @@ class Lifecycle:
         with self._turns.of(name):
             entry = self._registry.find(name, version)
             about: Registration = entry.about
-            located = self.sources.locate(about.wanted)
+            wanted, url = about.wanted, about.url
+            if moved is not None:
+                wanted, url = replace(wanted, source=moved), self.sources.shown(moved)
+            located = self.sources.locate(wanted)
             try:
                 if located.version != entry.version:
-                    raise InvalidModel(f"{about.wanted.source} is version {located.version} now, not {entry.version}")
+                    raise InvalidModel(f"{wanted.source} is version {located.version} now, not {entry.version}")
                 old = entry.served
-                entry.about = replace(about, located=located)
+                entry.about = replace(about, wanted=wanted, located=located, url=url)
                 served = None
                 try:
                     if old is not None:
-                        served = self._build(entry, max(1, workers_of(entry)))
+                        served = self._building.build(entry, max(1, workers_of(entry)))
                     elif entry.state is State.FAILED:  # it was to be loaded, and could not be
                         self._start(entry, max(1, about.min_workers))
                 except BaseException as error:
@@ -300,14 +306,8 @@ class Lifecycle:
                 located.close()
                 raise
             if old is not None and served is not None:
-                if old.model.crew is not None:
-                    old.model.crew.on_change = _nothing
-                with self._changing:
-                    entry.served = served
-                    if entry.state is State.FAILED:
-                        entry.become(State.READY)
-                self._follow(entry)
-                self._retire(old, about.located, timeout)
+                self._states.exchange(entry, served)
+                self._leaving.retire(old, about.located, timeout)
             else:
                 about.located.close()
             self.on_change()
@@ -335,7 +335,7 @@ class Lifecycle:
             entry = self._registry.find(name, version)
             self._registry.check_removable(entry)
             if entry.served is not None:
-                self._drain(entry, timeout)
+                self._leaving.drain(entry, timeout)
             self._forget(entry)
             self.on_change()
         _log.info("model %s:%s is unloaded", entry.name, entry.version)
@@ -345,75 +345,25 @@ class Lifecycle:
 
     def _start(self, entry: Entry[Served], workers: int) -> None:
         was_parked = entry.state is State.REGISTERED and entry.about.is_complete
-        self._become(entry, State.LOADING)
+        self._states.become(entry, State.LOADING)
         try:
-            entry.served = self._build(entry, workers)
+            entry.served = self._building.build(entry, workers)
         except BaseException as error:
-            self._become(entry, State.FAILED, str(error))
+            self._states.become(entry, State.FAILED, str(error))
             if was_parked:  # as it is to be: nobody has it wanting workers now
-                self._become(entry, State.REGISTERED, str(error))
+                self._states.become(entry, State.REGISTERED, str(error))
             raise
-        self._become(entry, State.READY)
-        self._follow(entry)
-
-    def _build(self, entry: Entry[Served], workers: int) -> Served:
-        """What answers its requests from now on. Nobody knows of it yet."""
-        about: Registration = entry.about
-        options = replace(about.options, workers=workers)
-        priorities = changing.priorities(options)
-        with self._turns.of(_LOADING):
-            if self._stopping:
-                raise Closed("the server is stopping")
-            started = time.monotonic()
-            located, limit = about.located, options.startup_timeout
-            grace = GRACE if counting.is_apart(located, options) else 0.0
-            built = within(limit, partial(located.build, entry.name, options), _close, grace=grace)
-            model = built.model
-            try:
-                if model.crew is None and about.by_options and not about.is_complete:
-                    if workers > 1 and about.at_startup:
-                        _log.warning(
-                            "--workers says nothing of model %s, which runs in the server's process; for worker "
-                            "processes: --isolation process",
-                            entry.name,
-                        )
-                elif model.crew is None:
-                    most = counting.most(model, options)
-                    if about.at_startup and not about.is_complete and workers > most:
-                        _log.warning(
-                            "model %s:%s had %d workers, and has %d: there are no more cores",
-                            entry.name, entry.version, workers, most,
-                        )  # fmt: skip
-                        workers = most
-                    if workers != counting.count(model):
-                        counting.use_streams(model, workers, options.num_cores)
-            except BaseException:
-                model.close()
-                raise
-        if options.measured:
-            model.measure()
-        measures = Measures() if options.measured else None
-        served = Served(
-            entry.name, entry.version, model, built.handler, measures,
-            custom=built.custom, sequence_headers=built.sequence_headers, reasons=options.reasons,
-        )  # fmt: skip
-        served.group.limit = options.queue
-        served.use(priorities)
-        batch = f"max_batch_size {model.max_batch_size} ({model.batching})"
-        _log.info(
-            "model %s:%s is READY after %.2f s: %r, %s",
-            entry.name, entry.version, time.monotonic() - started, model, batch,
-        )  # fmt: skip
-        return served
+        self._states.become(entry, State.READY)
+        self._states.follow(entry)
 
     def _scale(self, entry: Entry[Served], low: int, high: int, timeout: float | None) -> None:
         count = counting.within(workers_of(entry), low, high)
         if not count:
             if entry.served is not None:
-                self._drain(entry, timeout)
-                self._let_go(entry, State.REGISTERED)
+                self._leaving.drain(entry, timeout)
+                self._leaving.let_go(entry, State.REGISTERED)
             elif entry.state is State.FAILED:
-                self._become(entry, State.REGISTERED)
+                self._states.become(entry, State.REGISTERED)
         elif entry.served is None:
             try:
                 self._start(entry, count)
@@ -437,60 +387,10 @@ class Lifecycle:
             if entry.served is not None:
                 entry.served.since = time.time()  # they are new ones
 
-    def _drain(self, entry: Entry[Served], timeout: float | None) -> None:
-        served, budget = entry.served, self.service.budget
-        assert served is not None
-        before, reason = entry.state, entry.reason
-        self._become(entry, State.DRAINING)
-        budget.close_group(served.group)
-        try:
-            empty = budget.wait_until_empty(served.group, timeout)
-        except BaseException:
-            empty = False
-            raise
-        finally:
-            if not empty:
-                budget.close_group(served.group, False)
-                self._become(entry, State.READY)
-                if before is State.FAILED:
-                    self._become(entry, State.FAILED, reason)
-        if not empty:
-            raise StillBusy(entry.name, entry.version, timeout or 0.0)
-
-    def _retire(self, old: Served, located: Located, timeout: float | None) -> None:
-        """It takes no more requests: who looked before finds the new one. Those inside end, and it goes."""
-        budget = self.service.budget
-        budget.close_group(old.group)
-
-        def go() -> None:
-            try:
-                old.model.close()
-            finally:
-                located.close()
-
-        if budget.wait_until_empty(old.group, timeout):
-            go()
-            return
-        _log.warning("model %s:%s: requests to what was replaced did not end in time; it goes with them", old.name,
-                     old.version)  # fmt: skip
-
-        def wait() -> None:
-            budget.wait_until_empty(old.group)
-            go()
-
-        threading.Thread(target=wait, name=f"headrace-{old.name}-retires", daemon=True).start()
-
-    def _let_go(self, entry: Entry[Served], state: State) -> None:
-        """Nobody is inside."""
-        served, entry.served = entry.served, None
-        self._become(entry, state)
-        if served is not None:
-            served.model.close()
-
     def _forget(self, entry: Entry[Served]) -> None:
         self._registry.remove(entry)
         try:
-            self._let_go(entry, State.UNLOADED)
+            self._leaving.let_go(entry, State.UNLOADED)
         finally:
             entry.about.located.close()
 
@@ -508,59 +408,9 @@ class Lifecycle:
         if name is not None and NAME.match(name):
             self.failures.add(name, wanted.version or "", error)
 
-    # ---- states
-
-    def _become(self, entry: Entry[Served], state: State, reason: str | None = None) -> None:
-        with self._changing:
-            entry.become(state, reason)
-
-    def _follow(self, entry: Entry[Served]) -> None:
-        """It is READY as long as requests would be answered: not while no worker can be kept alive."""
-        assert entry.served is not None
-        crew = entry.served.model.crew
-        if crew is None:
-            return
-
-        def look() -> None:
-            with self._changing:
-                broken = crew.is_broken
-                if entry.state is State.READY and broken:
-                    entry.become(State.FAILED, crew.reason)
-                elif entry.state is State.FAILED and not broken:
-                    entry.become(State.READY)
-
-        crew.version, crew.on_change = entry.version, look
-        entry.retry_after = lambda: crew.retry_after
-        look()
-
 
 def _nothing() -> None:
     pass
-
-
-def _looked_for_again(sources: Sources, wanted: Wanted) -> Located:
-    """It is located when it is to be built."""
-    found: list[Located] = []
-
-    def build(name: str, options: CompileOptions) -> Built:
-        located = sources.locate(wanted)
-        try:
-            built = located.build(name, options)
-        except BaseException:
-            located.close()
-            raise
-        found.append(located)
-        return built
-
-    def close() -> None:
-        while found:
-            found.pop().close()
-
-    return Located(wanted.name or "", wanted.version or "", build, close)
-
-
-def _close(built: Built) -> None:
-    built.model.close()
 
 
 def _tell(entry: Entry[Served], error: BaseException) -> None:

@@ -70,6 +70,11 @@ def within(seconds: float | None, build: Callable[[], B], close: Callable[[B], o
     return built
 
 
+def in_our_words(reason: str) -> str:
+    """Whoever compiles a model gives its workers a `start_timeout`; whoever has one served, a `startup_timeout`."""
+    return reason.replace("(start_timeout)", "(startup_timeout)")
+
+
 def wants_memory(error: BaseException) -> bool:
     """Whether a load failed for want of memory. Of a worker, and of a runtime, only the text says so."""
     seen: BaseException | None = error

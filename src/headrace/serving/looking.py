@@ -21,7 +21,7 @@ from headrace.workers.supervision import State as WorkerState
 
 def look(entry: Entry[Served], service: Service) -> Facts:
     about: Registration = entry.about
-    options, served, state = about.options, entry.served, entry.state
+    options, served, state = about.effective, entry.served, entry.state
     inside = service.statistics()
     model = None if served is None else served.model
     has = changing.seen(options, about.bounds, served)

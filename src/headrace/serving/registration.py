@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.serving.sources import CompileOptions, Located, Wanted
+from headrace.serving.compile_options import CompileOptions
+from headrace.serving.located import Located
+from headrace.serving.wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,8 @@ class Registration:
     def bounds(self) -> tuple[int, int]:
         """Of its number of workers."""
         return self.min_workers, self.max_workers
+
+    @property
+    def effective(self) -> CompileOptions:
+        """With what its archive says of them."""
+        return self.located.with_own(self.options)

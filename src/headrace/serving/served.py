@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic, time
 
 from headrace.archives.handlers.image_classifier import ImageClassifier
-from headrace.engine.admission import Group
+from headrace.engine.permit import Group
 from headrace.model.model import Model
 from headrace.serving.measures import Measures
 from headrace.serving.priorities import Priorities

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace.engine.admission import Budget, BudgetStatistics, Permit
+from headrace.engine.admission import Budget, BudgetStatistics
+from headrace.engine.permit import Permit
 from headrace.errors import Closed, InvalidInput, ModelNotFound
 from headrace.model.model import Model
 from headrace.serving.inflight import InFlight

@@ -1,4 +1,9 @@
-"""Serves what lies in the model store, as it comes, changes and goes (`watching`)."""
+"""Serves what lies in the model store, as it comes, changes and goes (`watching`).
+
+Rule 1: what has come and is a model whose file has gone (it was renamed, or is the next version) is loaded while that
+        one serves, and takes its place.
+Rule 2: what goes wrong with one file keeps no other from being served.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,10 @@ from pathlib import Path
 
 from headrace.archives.store import Store
 from headrace.errors import AlreadyRegistered, HeadraceError, InvalidOption, IsDefaultVersion, ModelNotFound
+from headrace.serving.located import Located
 from headrace.serving.management import Management
 from headrace.serving.registration import Registration
-from headrace.serving.sources import Located, Wanted
+from headrace.serving.wanted import Wanted
 from headrace.serving.watching import Watching
 
 WHO = "the watched model store"
@@ -54,12 +60,13 @@ class Watcher:
     def turn(self) -> None:
         """Look once, and have done what that calls for."""
         seen = self._watching.look(self.look())
+        twice = sorted(self._twice - set(seen.come)) if seen.gone or seen.changed else []
+        there = [file for file in (*seen.come, *twice) if not self._takes_a_place(file, seen.gone)]
         for file in seen.gone:
             self._try(file, self._go)
         for file in seen.changed:
             self._try(file, self._change)
-        again = sorted(self._twice - set(seen.come)) if seen.gone or seen.changed else []
-        for file in (*seen.come, *again):
+        for file in there:
             self._try(file, self._come)
 
     def _run(self) -> None:
@@ -98,8 +105,11 @@ class Watcher:
         located.close()
         return (located.name, located.version) != (name, version)
 
+    def _path(self, file: str) -> str:
+        return str(Path(self._store.folder or "").absolute() / file)
+
     def _locate(self, file: str) -> Located:
-        return self._management.lifecycle.sources.locate(Wanted(None, str(Path(self._store.folder or "") / file)))
+        return self._management.lifecycle.sources.locate(Wanted(None, self._path(file)))
 
     def _come(self, file: str, like: Registration | None = None) -> None:
         """`like`: what it takes the place of, which may have been scaled and tuned."""
@@ -118,22 +128,57 @@ class Watcher:
         self._twice.discard(file)
         self._served[file] = entry.name, entry.version
 
+    def _takes_a_place(self, file: str, gone: tuple[str, ...]) -> bool:
+        """False where nothing that serves has gone for it, or where it cannot be beside that: then its turn comes when
+        that is unloaded."""
+        going = {self._served[each]: each for each in gone if each in self._served}
+        if not going:
+            return False
+        try:
+            located = self._locate(file)
+            located.close()
+            name, version = located.name, located.version
+            # Of several versions that have gone, the one it is, or else the one that answers who names none.
+            versions = [each for each in going if each[0] == name]
+            versions.sort(key=lambda each: (each[1] == version, self._is_default(*each)))
+            if not versions:
+                return False
+            self._exchange(file, going[versions[-1]])
+        except Exception:  # which it says when its turn comes
+            return False
+        return True
+
+    def _is_default(self, name: str, version: str) -> bool:
+        registry = self._management.registry
+        return registry.knows(name, version) and registry.is_default(registry.find(name, version))
+
     def _change(self, file: str) -> None:
-        """Another version comes beside the old one; the same one is loaded once more, in its place."""
-        if file not in self._served:
+        if file in self._served:
+            self._exchange(file, file)
+        else:
             self._come(file)
-            return
-        name, version = self._served[file]
+
+    def _exchange(self, file: str, before: str) -> None:
+        """Have `file` served in the place of `before`, which it may be itself: another version comes beside the old
+        one; the same one is loaded once more."""
+        name, version = self._served[before]
         lifecycle = self._management.lifecycle
         located = self._locate(file)
         located.close()
         if (located.name, located.version) == (name, version):
-            reload = self._management.begin("reload", name, version, lambda: lifecycle.reload(name, version), who=WHO)
+            moved = None if file == before else self._path(file)
+            reload = self._management.begin(
+                "reload", name, version, lambda: lifecycle.reload(name, version, moved=moved), who=WHO
+            )
             reload.future.result()
+            self._served[file] = self._served.pop(before)
+            self._twice.discard(file)
             return
         self._come(file, self._management.registry.find(name, version).about)
         if located.name == name:
             self._management.set_default(name, located.version, who=WHO).future.result()
+        if file != before:
+            self._served.pop(before)
         self._unregister(name, version)
 
     def _go(self, file: str) -> None:

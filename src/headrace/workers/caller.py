@@ -10,8 +10,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headrace.engine.future import Waiter
 from headrace.engine.uninterrupted import uninterrupted
+from headrace.engine.waiters import Waiter
 from headrace.model.pending import Pending
 
 if TYPE_CHECKING:

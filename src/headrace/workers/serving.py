@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import as_a_stream
+from headrace.engine.here import as_a_stream
 from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending

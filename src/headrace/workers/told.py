@@ -86,6 +86,9 @@ class Told:
         if len(dimensions) > DIMENSIONS:
             return f"metric {name} has {len(dimensions):,} dimensions; {DIMENSIONS} are the most"
         labels = {named(str(key)): str(said)[:LONGEST] for key, said in dimensions.items()}
+        if len(labels) != len(dimensions):
+            alike = ", ".join(sorted(map(str, dimensions)))[:LONGEST]
+            return f"metric {name} has dimensions that are one as Prometheus writes them: {alike}"
         key = name, tuple(sorted(labels.items()))
         kept: Any = self._series.get(key)
         if kept is None:

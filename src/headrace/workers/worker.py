@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import mark_stream_thread, on_a_stream
+from headrace.engine.here import mark_stream_thread, on_a_stream
 from headrace.engine.mailbox import Hold, loop_runs_here
 from headrace.engine.remote import RemoteStream, exchange, has_stopped, refuse_all
 from headrace.engine.uninterrupted import uninterrupted

@@ -31,10 +31,10 @@ def from_json(value: Any, specs: Sequence[Spec], bad: type[Exception]) -> dict[s
     if isinstance(value, dict):
         if set(value) != set(names):
             raise bad(f"an object with the keys {_list(names)} is expected, {_list(value)} came")
-        return {spec.name: _array(value[spec.name], spec, bad) for spec in specs}
+        return {spec.name: array_of(value[spec.name], spec, bad) for spec in specs}
     if len(specs) != 1:
         raise bad(f"an object with the keys {_list(names)} is expected")
-    return {names[0]: _array(value, specs[0], bad)}
+    return {names[0]: array_of(value, specs[0], bad)}
 
 
 def from_bytes(body: Any, specs: Sequence[Spec], bad: type[Exception]) -> dict[str, Any]:
@@ -54,11 +54,12 @@ def from_bytes(body: Any, specs: Sequence[Spec], bad: type[Exception]) -> dict[s
     if rest or not rows or (not spec.shape and rows != 1):
         raise bad(f"input {spec.name!r} is {spec}: whole rows of {row} bytes are expected, {len(body)} bytes came")
     values = np.frombuffer(bytes(body), dtype.newbyteorder("<")).reshape((rows, *inner) if spec.shape else ())
-    _check(values.shape, spec, bad)
+    check_shape(values.shape, spec, bad)
     return {spec.name: values.astype(dtype, copy=False)}
 
 
-def _array(value: Any, spec: Spec, bad: type[Exception]) -> Any:
+def array_of(value: Any, spec: Spec, bad: type[Exception], shape: tuple[int, ...] | None = None) -> Any:
+    """The input from its nested lists, or from flat ones of that `shape`."""
     where = f"input {spec.name!r}"
     try:
         found = np.array(value)
@@ -75,11 +76,18 @@ def _array(value: Any, spec: Spec, bad: type[Exception]) -> Any:
         least, most = np.iinfo(wanted).min, np.iinfo(wanted).max
         if int(found.min()) < least or int(found.max()) > most:
             raise bad(f"{where} is {spec}: a number is outside of {least} to {most}")
-    _check(found.shape, spec, bad)
+    if shape is not None and found.shape != shape:
+        try:
+            found = found.reshape(shape if found.ndim == 1 else found.shape + shape)
+        except ValueError:
+            raise bad(
+                f"{where}: data of the shape {list(shape)} is expected, nested or flat; of {list(found.shape)} came"
+            ) from None
+    check_shape(found.shape, spec, bad)
     return found.astype(wanted)
 
 
-def _check(shape: tuple[int, ...], spec: Spec, bad: type[Exception]) -> None:
+def check_shape(shape: tuple[int, ...], spec: Spec, bad: type[Exception]) -> None:
     if spec.shape is None:
         return
     if len(shape) != len(spec.shape) or any(want not in (None, got) for got, want in zip(shape, spec.shape)):

@@ -30,25 +30,58 @@ def body_of(row: Any) -> Any:
     raise Bad("the request has no body, and no field called data: {} came".format(", ".join(sorted(row)) or "nothing"))
 
 
-def with_parsed_fields(rows: Sequence[Any], context: Any) -> list[Any]:
-    """The rows, and in those of forms the fields that do not say what they are (`curl -F x='[1, 2]'`) as their JSON."""
+class NotJson:
+    """In the place of what was said to be JSON and is none."""
+
+    def __init__(self, why: Exception, what: str) -> None:
+        self.why, self.what = why, what
+
+    def told(self) -> str:
+        return (
+            f"{self.what} came as application/json and is not JSON ({self.why}): send the numbers as JSON, in nested "
+            "lists or in an object by the names of the inputs, or raw bytes as application/octet-stream"
+        )
+
+
+def parsed(rows: Sequence[Any], context: Any) -> list[Any]:
+    """The rows, and what is JSON in them and still bytes as what it says: bodies and fields that came as
+    application/json (its charset beside it, or by `--decode-input-request no`), and fields of forms that do not say
+    what they are (`curl -F x='[1, 2]'`)."""
     if getattr(context, "owners", None) is not None:
         return list(rows)  # they come out of JSON
-    return [
-        {key: _parsed(value, context.get_request_header(index, key), key) for key, value in row.items()}
-        if isinstance(row, dict) and list(row) != ["body"]
-        else row
-        for index, row in enumerate(rows)
-    ]
+    return [_row(row, context, index) for index, row in enumerate(rows)]
 
 
-def _parsed(value: Any, about: Any, key: str) -> Any:
-    if key == "body" or not isinstance(about, dict) or about.get("content-type"):
+def _row(row: Any, context: Any, index: int) -> Any:
+    if isinstance(row, dict) and list(row) != ["body"]:
+        return {key: _field(value, context.get_request_header(index, key), key) for key, value in row.items()}
+    value = row["body"] if isinstance(row, dict) else row  # as it is in the envelope `body`
+    if not isinstance(value, (bytes, bytearray)):
+        return row
+    headers = context.get_all_request_header(index)
+    content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    return {"body": _json(value, "the body")} if _is_json(content_type) else row
+
+
+def _field(value: Any, about: Any, key: str) -> Any:
+    content_type = about.get("content-type") if isinstance(about, dict) else None
+    if not isinstance(value, (bytes, bytearray)) or (key == "body" and not content_type):
         return value
+    if content_type:
+        return _json(value, f"the field {key!r:.80}") if _is_json(content_type) else value
+    found = _json(value, key)
+    return value if isinstance(found, NotJson) else found  # bytes of a tensor, then
+
+
+def _is_json(content_type: Any) -> bool:
+    return str(content_type).partition(";")[0].strip().lower() == "application/json"
+
+
+def _json(value: Any, what: str) -> Any:
     try:
-        return json.loads(bytes(value)) if isinstance(value, (bytes, bytearray)) else value
-    except (ValueError, RecursionError):
-        return value  # bytes of a tensor, then
+        return json.loads(bytes(value))
+    except (ValueError, RecursionError) as error:
+        return NotJson(error, what)
 
 
 def bytes_of(value: Any, what: str) -> bytes:
@@ -85,7 +118,7 @@ def answer_all(
         try:
             inputs = read(row)
         except Bad as error:
-            answers[index] = _refuse(context, index, str(error))
+            answers[index] = refuse(context, index, str(error))
             continue
         alike: tuple[Any, ...] = tuple(
             (name, array.dtype.str, array.shape[1:], array.ndim) for name, array in sorted(inputs.items())
@@ -119,7 +152,7 @@ def _run(
     ]
 
 
-def _refuse(context: Any, index: int, message: str) -> Any:
+def refuse(context: Any, index: int, message: str) -> Any:
     """The body of an error, as the server writes all of them. `index`: of the row; its request has the status."""
     owners = getattr(context, "owners", None)
     if owners is not None:

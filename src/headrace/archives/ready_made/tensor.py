@@ -2,7 +2,8 @@
 
 `arrays` says what is taken.
 
-An answer is the output as nested lists or, of several, an object by their names.
+An answer is the output as nested lists or, of several, an object by their names. In the envelope `kservev2` requests
+and answers are the v2 protocol's: `v2`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ assert _spec is not None and _spec.loader is not None  # noqa: PT018
 neighbours = sys.modules["_headrace_neighbours"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(neighbours)
 
-arrays, requests, runtimes = (neighbours.load(name) for name in ("arrays", "requests", "runtimes"))
+arrays, requests, runtimes, v2 = (neighbours.load(name) for name in ("arrays", "requests", "runtimes", "v2"))
 
 
 class Tensor:
@@ -33,8 +34,22 @@ class Tensor:
             self.runtime.inputs = specs
 
     def handle(self, data: list[Any], context: Any) -> list[Any]:
-        rows = requests.with_parsed_fields(data, context)
+        rows = requests.parsed(data, context)
         return requests.answer_all(rows, context, self.runtime, self.read, self.write)  # type: ignore[no-any-return]
+
+    def handle_v2(self, data: list[Any], context: Any) -> list[Any]:
+        """`data`: v2 requests. Of each its outputs, or what it is refused with (`archives/envelopes`)."""
+        runtime = self.runtime
+        answers = requests.answer_all(
+            data, context, runtime, lambda request: v2.inputs_of(request, runtime.inputs, arrays, requests.Bad), list
+        )
+        for index, (request, answer) in enumerate(zip(data, answers)):
+            if isinstance(answer, list):
+                try:
+                    answers[index] = v2.outputs_of(request, answer, runtime.outputs, arrays, requests.Bad)
+                except requests.Bad as error:
+                    answers[index] = requests.refuse(context, index, str(error))
+        return answers  # type: ignore[no-any-return]
 
     def read(self, row: Any) -> dict[str, Any]:
         specs = self.runtime.inputs
@@ -46,6 +61,8 @@ class Tensor:
 
     @staticmethod
     def one(value: Any, specs: Any) -> dict[str, Any]:
+        if isinstance(value, requests.NotJson):
+            raise requests.Bad(value.told())
         if isinstance(value, (bytes, bytearray, memoryview)):
             return arrays.from_bytes(value, specs, requests.Bad)  # type: ignore[no-any-return]
         return arrays.from_json(value, specs, requests.Bad)  # type: ignore[no-any-return]

@@ -11,35 +11,15 @@ from typing import Any
 
 import torch
 from ts.torch_handler.base_handler import BaseHandler
+from ts.torch_handler.contractions import expanded
+from ts.utils.util import CLEANUP_REGEX
 
-_TAGS = re.compile(r"<[^>]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
-# The endings of English, and the few words that do not follow them.
-_WHOLE = {"won't": "will not", "can't": "cannot", "shan't": "shall not", "let's": "let us", "y'all": "you all"}
-_ENDINGS = (
-    ("n't", " not"), ("'re", " are"), ("'ve", " have"), ("'ll", " will"), ("'d", " would"), ("'m", " am"),
-)  # fmt: skip
-_IS = {"it", "he", "she", "that", "what", "where", "who", "there", "here", "how", "when", "why"}
-_WORD = re.compile(r"\b[a-z]+'[a-z]+\b", re.IGNORECASE)
+_WORD = re.compile(r"\b[a-z]+(?:'[a-z]+)+\b", re.IGNORECASE)
 _TOKENS = re.compile(r"[a-z0-9_]+(?:'[a-z]+)?|[.,!?();:\"']", re.IGNORECASE)
 
 
 def _basic_english(text: str) -> list[str]:
     return _TOKENS.findall(text.lower())
-
-
-def _expanded(match: Any) -> str:
-    word = match.group(0)
-    low = word.lower()
-    if low in _WHOLE:
-        full = _WHOLE[low]
-    elif low.endswith("'s") and low[:-2] in _IS:
-        full = low[:-2] + " is"
-    else:
-        ending = next((each for each in _ENDINGS if low.endswith(each[0])), None)
-        if ending is None:
-            return str(word)
-        full = low[: -len(ending[0])] + ending[1]
-    return str(word[0]) + full[1:]
 
 
 class TextHandler(BaseHandler, ABC):
@@ -67,13 +47,13 @@ class TextHandler(BaseHandler, ABC):
         return path
 
     def _expand_contractions(self, text: str) -> str:
-        return _WORD.sub(_expanded, text.replace("\u2019", "'")).replace("'", "")
+        return _WORD.sub(lambda word: expanded(word.group()), text.replace("\u2019", "'")).replace("'", "")
 
     def _remove_accented_characters(self, text: str) -> str:
         return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
     def _remove_html_tags(self, text: str) -> str:
-        return _TAGS.sub("", text)
+        return str(CLEANUP_REGEX.sub("", text))
 
     def _remove_punctuation(self, text: str) -> str:
         return text.translate(str.maketrans("", "", string.punctuation))

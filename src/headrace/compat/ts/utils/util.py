@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import logging
 import os
+import re
+import warnings
 from typing import Any
 
 from _headrace_shared import load
 
 PredictionException = load("context").PredictionException
+CLEANUP_REGEX = re.compile(r"<[^>]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
+"""The tags and entities of HTML."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,3 +72,18 @@ def get_yaml_config(yaml_file_path: Any) -> Any:
 
     with open(yaml_file_path, encoding="utf-8") as file:
         return yaml.safe_load(file)
+
+
+def deprecated(version: str, replacement: str = "", klass: Any = PendingDeprecationWarning) -> Any:
+    """A decorator: whoever calls the function is warned, with `klass`, that it goes with that version."""
+
+    def decorator(function: Any) -> Any:
+        @functools.wraps(function)
+        def warns(*args: Any, **kwargs: Any) -> Any:
+            instead = f": use {replacement}" if replacement else ""
+            warnings.warn(f"{function.__name__} goes with version {version}{instead}", klass, stacklevel=2)
+            return function(*args, **kwargs)
+
+        return warns
+
+    return decorator
