@@ -1,13 +1,15 @@
 """A process that does not end when it is told to is killed, and the log says what it waited for."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import late_handlers
 import pytest
-from conftest import Compile
 
 import headrace as hr
+
+Compile = Callable[..., hr.Model]
 
 
 def said_at_the_end_of(model: hr.Model, caplog: pytest.LogCaptureFixture) -> str:

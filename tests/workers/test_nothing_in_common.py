@@ -1,7 +1,12 @@
 """What one request is given is no other's, also where its caller has sent the same object with several."""
 
+from collections.abc import Callable
+
 import numpy as np
-from conftest import Compile
+
+import headrace as hr
+
+Compile = Callable[..., hr.Model]
 
 
 def test_a_request_that_is_changed_in_place_is_no_other(compiled: Compile) -> None:
