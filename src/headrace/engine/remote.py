@@ -15,7 +15,7 @@ from headrace.engine.bundle import deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.dispatch import Dispatch, Port
 from headrace.engine.events import RUN
-from headrace.engine.future import refuse_to_wait_inside
+from headrace.engine.future import as_a_stream, refuse_to_wait_inside
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.errors import Closed
@@ -129,7 +129,9 @@ def exchange(
                 for work, _ in ended:
                     work.complete(now)
                     now += 1e-9  # each after the one before: whoever sorts them by when they ended finds their order
-            lane.awake()
+            if lane.waking:
+                lane.awake()
+            rests = False  # nothing waits, so that there is nothing to arrange
             while True:
                 if stream.stopping or not port.attached:
                     source.pull(now, False, stream.index, refused)  # it was abandoned: what waits is refused
@@ -139,6 +141,7 @@ def exchange(
                         break  # the rest was promised to others, who have nothing to do
                     work_ = source.pull(now, port.in_hand > 0, stream.index, refused)
                     if work_ is None:
+                        rests = not len(source)
                         break
                     port.in_hand += 1
                     works.append(work_)
@@ -156,26 +159,30 @@ def exchange(
                 if (inside or works) and group.idle[-1] is lane:  # who has nothing to do is taken first
                     group.idle.pop()
                     group.idle.insert(0, lane)
-                if port.attached:
+                if port.attached and not rests:
                     engine._arrange(port, now, wake, stream)
                 if not lane.running:
                     break
                 lane.awake()  # there is work after all
-            if group.idle and port.attached and len(works) >= credit >= 0:
+            if len(works) >= credit >= 0 and group.idle and port.attached:
                 engine._arrange(port, now, wake, stream)
-            engine._put_what_was_put_off(wake, refused)
-            engine._tell_drained(port)
+            if engine._later:
+                engine._put_what_was_put_off(wake, refused)
+            if port.drained is not None:
+                engine._tell_drained(port)
         finally:
             engine._busy = False
     finally:
         lock.release()
-    if wake or refused:
-        engine._follow_up(wake, refused)
-        refused.clear()
-    if ended:
-        deliver([work for work, _ in ended])
-    if engine.budget.woken:
-        engine.budget.wake()
+    if ended or wake or refused or engine.budget.woken:
+        with as_a_stream():  # whoever is told of an outcome in here must not wait for another
+            if wake or refused:
+                engine._follow_up(wake, refused)
+                refused.clear()
+            if ended:
+                deliver([work for work, _ in ended])
+            if engine.budget.woken:
+                engine.budget.wake()
     return works
 
 

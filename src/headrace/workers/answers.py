@@ -144,11 +144,12 @@ class Answers:
         hand.finish(each, seconds)
 
     def _answer(self, each: Sent, payload: bytes) -> None:
-        parcel, at = messages.unpack_parcel(payload, messages.SECONDS_SIZE, self.arena.size)
+        small = messages.unpack_small(payload, messages.SECONDS_SIZE)
         try:
-            if not parcel.arrays and not parcel.in_arena:
-                value = decode(payload[at : at + parcel.pickled], (), trusting=False, own=False)
+            if small is not None:
+                value = decode(small, (), trusting=False, own=False)
             else:
+                parcel, at = messages.unpack_parcel(payload, messages.SECONDS_SIZE, self.arena.size)
                 memory, is_lent = self._memory(each, parcel, payload, at)
                 places = messages.places_of(parcel.pickled, parcel.arrays)
                 buffers = [memory[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]

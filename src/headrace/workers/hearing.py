@@ -55,7 +55,7 @@ class Hearing:
         self.caller = None
         if len(sent) == 1 and self.ear is None and self._is_awaited_here():
             self.caller = Caller.here()
-        elif sent:
+        elif sent and (self.ear is None or self.ear.loop is not asyncio._get_running_loop()):
             self._listen_here(hear)
         self._connection.leave(self._by_loop or self.caller is not None)
 
@@ -75,7 +75,7 @@ class Hearing:
     def _listen_here(self, hear: Callable[[], object]) -> None:
         """Have the loop that runs here, if one does, hear what the process answers."""
         loop = asyncio._get_running_loop()
-        if loop is None or (self.ear is not None and self.ear.loop is loop):
+        if loop is None:
             return
         if self._hand.answer_room > LARGE or time.monotonic() < self._deaf_until:
             return

@@ -124,6 +124,7 @@ class Pool:
         self.version: str | None = None
         """Which one it is served as."""
         self.workers: tuple[Worker, ...] = ()
+        self.has_tried = False  # a run was begun once more: `tried` is worth a look
         self.tried: WeakSet[Pending] = WeakSet()
         """Requests whose worker died once; what became of them is not known yet."""
         self.parameters: tuple[str, ...] | None = None

@@ -10,13 +10,11 @@ Rule 4: whatever the process says is checked against what it was sent: what is n
 
 from __future__ import annotations
 
-import select
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.future import as_a_stream
 from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending
@@ -138,15 +136,14 @@ class Serving:
     @property
     def _is_free(self) -> bool:
         """Whether there is nothing that only the worker's thread does."""
-        worker, hand = self._worker, self._hand
-        stays = self._serves and not (worker.is_to_stop or worker.restarts)
-        return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.is_full)
+        worker, hand = self._worker, self._hand  # as `_is_to_go_on`, without the call
+        stays = self._serves and not (self._stream.stopping or worker.leaves or worker.restarts)
+        return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.rest)
 
     def _exchange(self, ended: list[tuple[Any, float | None]]) -> None:
         hand = self._hand
         inside = len(hand.sent)
-        with as_a_stream():  # whoever is told of an outcome in here must not wait for another
-            works: list[Any] = exchange(self._engine, self._stream, ended, max(0, self._window.size - inside), inside)
+        works: list[Any] = exchange(self._engine, self._stream, ended, max(0, self._window.size - inside), inside)
         if works:
             self._connection.send(self._frames_of(works))
 
@@ -166,7 +163,8 @@ class Serving:
     def _hear_a_turn(self) -> bool:
         """A turn that begins with what the process has said. With `_turn`. False: the worker's thread goes on."""
         try:
-            _, gone = self._take_in([(self._connection.fd, select.EPOLLIN)])
+            self._take(self._connection.receive())
+            gone = self._connection.gone
         except frames.FrameError as error:
             self._broken, gone = error, True
         if gone or not self._is_to_go_on:
@@ -182,10 +180,11 @@ class Serving:
 
     @property
     def _is_to_go_on(self) -> bool:
-        worker, hand = self._worker, self._hand
-        return not (
-            worker.is_to_stop or worker.restarts or hand.again or self._watch.cancelled or self._connection.is_full
-        )
+        worker = self._worker
+        stays = not (
+            self._stream.stopping or worker.leaves or worker.restarts
+        )  # as `Worker.is_to_stop`, without the call
+        return stays and not (self._hand.again or self._watch.cancelled or self._connection.rest)
 
     # ---- on the worker's thread
 
@@ -202,7 +201,8 @@ class Serving:
 
     def _frames_of(self, works: list[Any]) -> bytes:
         pool = self._pool
-        self._hand.careful = 0 if pool.options.idempotent and not pool.tried else frames.CAREFUL
+        is_tried = pool.has_tried and pool.tried
+        self._hand.careful = 0 if pool.options.idempotent and not is_tried else frames.CAREFUL
         return self._hand.send(works, self._worker, self._engine.clock.now(), time.monotonic())
 
     def _take_turns(self) -> HeadraceError | None:
@@ -273,24 +273,31 @@ class Serving:
 
     def _take_in(self, events: list[tuple[int, int]]) -> tuple[bool, bool]:
         came, gone = self._connection.hear(events)
+        self._take(came)
+        return bool(came), gone
+
+    def _take(self, came: list[frames.Frame]) -> None:
+        """FrameError."""
         for frame in came:
             reply = self._answers.take(frame)
             if reply:
                 self._connection.send(reply)
         if came:
             self._watch.since = time.monotonic()
-        return bool(came), gone
 
     def _learn(self, ended: list[tuple[Any, float | None]]) -> None:
-        times = [seconds for _, seconds in ended if seconds is not None]
-        if times:
-            self._window.learn(sum(times) / len(times))
+        runs, total = 0, 0.0
+        for _, seconds in ended:
+            if seconds is not None:
+                runs += 1
+                total += seconds
+        if runs:
+            self._window.learn(total / runs)
         if self._worker.supervision.failures:
             self._worker.supervision.answered()
             self._pool.changed()
-        tried = self._pool.tried
-        if tried:
+        if self._pool.has_tried and self._pool.tried:
             for work, _ in ended:
                 for request in requests_of(work):
-                    tried.discard(request)
+                    self._pool.tried.discard(request)
                     self._pool.source.alone.discard(request)
