@@ -81,6 +81,8 @@ class Port:
         self.quickest = float("inf")
         """Seconds the quickest run took."""
         self.drained: threading.Event | None = None  # set when nothing waits or runs, if someone waits for that
+        self.straight: Callable[[Callable[[Any, float], None], Any], bool] | None = None
+        """What `offer` tries first: enter the item, and have it begin, in one step (`workers/straight`)."""
 
     def wait(self, batches: int) -> float:
         """Seconds until so many runs have at the least begun; 0 where nothing has been measured."""
@@ -264,6 +266,8 @@ class Dispatch:
         It has been admitted, if it is one that must be. After `detach` it is refused: settled with Closed.
         """
         try:
+            if port.straight is not None and port.straight(add, item):
+                return
             with self.guard.lock:
                 follow_up = self._put(port, add, item)
             if follow_up is not None:

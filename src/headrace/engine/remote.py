@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 from headrace.engine.bundle import deliver
 from headrace.engine.convoy import take_patiently
@@ -98,13 +99,26 @@ def adopt(engine: Dispatch, port: RemotePort, make: Callable[[str], Sequence[Rem
         raise Closed("the engine is closed")
 
 
+def may_enter_in_exchange(engine: Dispatch) -> bool:
+    """Whether `exchange` may be given what enters: where nobody looks at entries one by one, and this is no finaliser
+    that has come between two steps of the engine."""
+    guard = engine.guard
+    return guard.trace is None and engine._shedding is None and not guard.lock._is_owned()  # type: ignore[attr-defined]
+
+
 def exchange(
-    engine: Dispatch, stream: RemoteStream, ended: Sequence[tuple[Work, float | None]], credit: int, inside: int
+    engine: Dispatch,
+    stream: RemoteStream,
+    ended: Sequence[tuple[Work, float | None]],
+    credit: int,
+    inside: int,
+    entering: tuple[Callable[[Any, float], None], Any] | None = None,
 ) -> list[Work]:
     """`ended` have, each in so many seconds (None: without a run); the stream takes up to `credit` more, and has
     `inside` others in hand.
 
-    `credit` -1: it takes nothing, and wants to be rung all the same. On its own thread.
+    `credit` -1: it takes nothing, and wants to be rung all the same. `entering`: (add, item) of what enters its source
+    before it takes, if `may_enter_in_exchange`. On its own thread.
     """
     port, lane, refused = stream.port, stream.lane, stream.refused
     assert isinstance(port, RemotePort)
@@ -129,20 +143,24 @@ def exchange(
                 for work, _ in ended:
                     work.complete(now)
                     now += 1e-9  # each after the one before: whoever sorts them by when they ended finds their order
+            if entering is not None:
+                add, item = entering
+                add(item, now)
             if lane.waking:
                 lane.awake()
-            rests = False  # nothing waits, so that there is nothing to arrange
+            waits = len(source)  # at most so many; 0: then there is nothing to arrange either
             while True:
                 if stream.stopping or not port.attached:
                     source.pull(now, False, stream.index, refused)  # it was abandoned: what waits is refused
                     credit = 0
-                while len(works) < credit:
+                while waits and len(works) < credit:
                     if works and group.waking and source.batches(now, True) <= group.waking:
                         break  # the rest was promised to others, who have nothing to do
                     work_ = source.pull(now, port.in_hand > 0, stream.index, refused)
                     if work_ is None:
-                        rests = not len(source)
+                        waits = len(source)
                         break
+                    waits -= 1
                     port.in_hand += 1
                     works.append(work_)
                 if credit < 0:
@@ -159,12 +177,12 @@ def exchange(
                 if (inside or works) and group.idle[-1] is lane:  # who has nothing to do is taken first
                     group.idle.pop()
                     group.idle.insert(0, lane)
-                if port.attached and not rests:
+                if waits and port.attached:
                     engine._arrange(port, now, wake, stream)
                 if not lane.running:
                     break
                 lane.awake()  # there is work after all
-            if len(works) >= credit >= 0 and group.idle and port.attached:
+            if waits and len(works) >= credit >= 0 and group.idle and port.attached:
                 engine._arrange(port, now, wake, stream)
             if engine._later:
                 engine._put_what_was_put_off(wake, refused)

@@ -28,6 +28,7 @@ from headrace.workers.process import resident_bytes
 from headrace.workers.requests import WorkerRequests
 from headrace.workers.sequenced import SequencedRequests
 from headrace.workers.sharing import Share, environment, plan
+from headrace.workers.straight import straight
 from headrace.workers.supervision import State
 from headrace.workers.told import Told
 from headrace.workers.worker import Worker
@@ -120,6 +121,8 @@ class Pool:
             self.batcher = batcher = SequenceBatcher(max_batch_size, sequences.options, name, sequences.turn_of)
             self.source = SequencedRequests(batcher, name)
         self.port = self.source.port = RemotePort(self.source, name)
+        if not self.is_sequenced:
+            self.port.straight = straight(self.engine, self.port)
         self.port.cut_short = self.cut_short  # type: ignore[method-assign]
         self.version: str | None = None
         """Which one it is served as."""

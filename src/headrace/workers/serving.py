@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.remote import exchange
@@ -81,20 +82,25 @@ class Serving:
             each.read = 0
             self._bell.ring()
 
-    def send_at_once(self) -> bool:
+    def send_at_once(self, entering: tuple[Callable[[Any, float], None], Any] | None = None) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
-        answers: a switch of threads takes longer than that. False: the worker is to be woken."""
+        answers: a switch of threads takes longer than that. False: nothing was done, and the worker is to be woken.
+
+        `entering`: (add, item) of what enters its source before that, as `exchange` says.
+        """
         if not self._turn.acquire(False):
             return False
         try:
             hand = self._hand
             if not self._is_free or (hand.sent and self._hearing.ear is None):
                 return False
-            self._exchange([])
+            self._exchange([], entering)
             self._hearing.choose(self._hear_on_loop)
-            if len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE:
-                return False  # the worker's thread sleeps longer than what lies behind a long run may wait
-            return self._is_free and self._stream.alarm is None and self._may_sleep
+            # The worker's thread sleeps longer than what lies behind a long run may wait.
+            waits = len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE
+            if waits or not (self._is_free and self._stream.alarm is None and self._may_sleep):
+                self._bell.ring()
+            return True
         finally:
             self._turn.release()
 
@@ -140,10 +146,14 @@ class Serving:
         stays = self._serves and not (self._stream.stopping or worker.leaves or worker.restarts)
         return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.rest)
 
-    def _exchange(self, ended: list[tuple[Any, float | None]]) -> None:
-        hand = self._hand
-        inside = len(hand.sent)
-        works: list[Any] = exchange(self._engine, self._stream, ended, max(0, self._window.size - inside), inside)
+    def _exchange(
+        self,
+        ended: list[tuple[Any, float | None]],
+        entering: tuple[Callable[[Any, float], None], Any] | None = None,
+    ) -> None:
+        inside = len(self._hand.sent)
+        credit = max(0, self._window.size - inside)
+        works: list[Any] = exchange(self._engine, self._stream, ended, credit, inside, entering)
         if works:
             self._connection.send(self._frames_of(works))
 
@@ -154,7 +164,7 @@ class Serving:
         try:
             if not self._serves or self._hearing.ear is None:
                 return
-            self._hearing.loop_has_heard()
+            self._hearing.missed = 0
             if not self._hear_a_turn():
                 self._hearing.stop_listening()
         finally:
