@@ -90,6 +90,7 @@ class Serving:
         """
         if not self._turn.acquire(False):
             return False
+        rings = False
         try:
             hand = self._hand
             if not self._is_free or (hand.sent and self._hearing.ear is None):
@@ -98,11 +99,12 @@ class Serving:
             self._hearing.choose(self._hear_on_loop)
             # The worker's thread sleeps longer than what lies behind a long run may wait.
             waits = len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE
-            if waits or not (self._is_free and self._stream.alarm is None and self._may_sleep):
-                self._bell.ring()
+            rings = waits or not (self._is_free and self._stream.alarm is None and self._may_sleep)
             return True
         finally:
             self._turn.release()
+            if rings:  # not before: its thread would have the turn, and no interpreter, where a caller wants it next
+                self._bell.ring()
 
     def is_lent_to(self, caller: Caller) -> bool:
         return self._hearing.caller is caller
