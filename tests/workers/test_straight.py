@@ -139,12 +139,12 @@ def test_one_whose_worker_dies_with_it_is_run_again(compiled: Compile, entered: 
     asyncio.run(main())
 
 
-def test_a_hang_is_found(compiled: Compile, entered: list[str]) -> None:
+def test_a_hang_is_found(compiled: Compile, tmp_path: Path) -> None:
     model = compiled("gate", response_timeout=0.3, idempotent=False)
 
     async def main() -> None:
         with pytest.raises(hr.ResponseTimeout):
-            await ask(model, "/nowhere")
+            await ask(model, str(tmp_path))
 
     asyncio.run(main())
 
