@@ -90,11 +90,12 @@ class Bundle:
 
 def deliver(works: Sequence[Work]) -> None:
     """Tell those who wait for what was completed. One that cannot be delivered costs the others nothing."""
-    first = works[0] if works else None
-    together = getattr(first, "deliver_all", None)
-    if together is not None and all(type(work) is type(first) for work in works):
-        together(works)
-        return
+    if len(works) > 1:
+        first = works[0]
+        together = getattr(first, "deliver_all", None)
+        if together is not None and all(type(work) is type(first) for work in works):
+            together(works)
+            return
     for work in works:
         try:
             work.deliver()

@@ -38,7 +38,7 @@ class as_a_stream:
 
     # Not by contextlib: it sets the traceback of what is raised, and an error may be frozen.
     def __enter__(self) -> None:
-        self._before, here.stream = on_a_stream(), True
+        self._before, here.stream = here.stream, True
 
     def __exit__(self, *_: object) -> None:
         here.stream = self._before

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from headrace.counters import Histogram
 from headrace.engine.leases import Group
@@ -37,6 +39,8 @@ class Port:
         self.quickest = float("inf")
         """Seconds the quickest run took."""
         self.drained: threading.Event | None = None  # set when nothing waits or runs, if someone waits for that
+        self.straight: Callable[[Callable[[Any, float], None], Any], bool] | None = None
+        """What `offer` tries first: enter the item, and have it begin, in one step (`workers/straight`)."""
 
     def wait(self, batches: int) -> float:
         """Seconds until so many runs have at the least begun; 0 where nothing has been measured."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 from headrace.engine.bundle import deliver
 from headrace.engine.convoy import take_patiently
 from headrace.engine.dispatch import Dispatch
 from headrace.engine.events import RUN
 from headrace.engine.guard import refuse_to_wait_inside
+from headrace.engine.here import here
 from headrace.engine.port import Port
 from headrace.engine.source import Refused, Source, Work
 from headrace.engine.stream import Stream
@@ -99,13 +101,26 @@ def adopt(engine: Dispatch, port: RemotePort, make: Callable[[str], Sequence[Rem
         raise Closed("the engine is closed")
 
 
+def may_enter_in_exchange(engine: Dispatch) -> bool:
+    """Whether `exchange` may be given what enters: where nobody looks at entries one by one, and this is no finaliser
+    that has come between two steps of the engine."""
+    guard = engine.guard
+    return guard.trace is None and engine._shedding is None and not guard.lock._is_owned()  # type: ignore[attr-defined]
+
+
 def exchange(
-    engine: Dispatch, stream: RemoteStream, ended: Sequence[tuple[Work, float | None]], credit: int, inside: int
+    engine: Dispatch,
+    stream: RemoteStream,
+    ended: Sequence[tuple[Work, float | None]],
+    credit: int,
+    inside: int,
+    entering: tuple[Callable[[Any, float], None], Any] | None = None,
 ) -> list[Work]:
     """`ended` have, each in so many seconds (None: without a run); the stream takes up to `credit` more, and has
     `inside` others in hand.
 
-    `credit` -1: it takes nothing, and wants to be rung all the same. On its own thread.
+    `credit` -1: it takes nothing, and wants to be rung all the same. `entering`: (add, item) of what enters its source
+    before it takes, if `may_enter_in_exchange`. On its own thread.
     """
     port, lane, refused = stream.port, stream.lane, stream.refused
     assert isinstance(port, RemotePort)
@@ -130,17 +145,24 @@ def exchange(
                 for work, _ in ended:
                     work.complete(now)
                     now += 1e-9  # each after the one before: whoever sorts them by when they ended finds their order
-            lane.awake()
+            if entering is not None:
+                add, item = entering
+                add(item, now)
+            if lane.waking:
+                lane.awake()
+            waits = len(source)  # at most so many; 0: then there is nothing to arrange either
             while True:
                 if stream.stopping or not port.attached:
                     source.pull(now, False, stream.index, refused)  # it was abandoned: what waits is refused
                     credit = 0
-                while len(works) < credit:
+                while waits and len(works) < credit:
                     if works and group.waking and source.batches(now, True) <= group.waking:
                         break  # the rest was promised to others, who have nothing to do
                     work_ = source.pull(now, port.in_hand > 0, stream.index, refused)
                     if work_ is None:
+                        waits = len(source)
                         break
+                    waits -= 1
                     port.in_hand += 1
                     works.append(work_)
                 if credit < 0:
@@ -157,26 +179,33 @@ def exchange(
                 if (inside or works) and group.idle[-1] is lane:  # who has nothing to do is taken first
                     group.idle.pop()
                     group.idle.insert(0, lane)
-                if port.attached:
+                if waits and port.attached:
                     engine._arrange(port, now, wake, stream)
                 if not lane.running:
                     break
                 lane.awake()  # there is work after all
-            if group.idle and port.attached and len(works) >= credit >= 0:
+            if waits and len(works) >= credit >= 0 and group.idle and port.attached:
                 engine._arrange(port, now, wake, stream)
-            engine._put_what_was_put_off(wake, refused)
-            engine._tell_drained(port)
+            if engine._later:
+                engine._put_what_was_put_off(wake, refused)
+            if port.drained is not None:
+                engine._tell_drained(port)
         finally:
             engine._busy = False
     finally:
         lock.release()
-    if wake or refused:
-        engine._follow_up(wake, refused)
-        refused.clear()
-    if ended:
-        deliver([work for work, _ in ended])
-    if engine.budget.woken:
-        engine.budget.wake()
+    if ended or wake or refused or engine.budget.woken:
+        before, here.stream = here.stream, True  # whoever is told of an outcome in here must not wait for another
+        try:
+            if wake or refused:
+                engine._follow_up(wake, refused)
+                refused.clear()
+            if ended:
+                deliver([work for work, _ in ended])
+            if engine.budget.woken:
+                engine.budget.wake()
+        finally:
+            here.stream = before
     return works
 
 

@@ -126,7 +126,8 @@ class Answers:
         except BaseException:
             hand.put_back(each)
             raise
-        hand.release(each, kept)
+        if each.offset >= 0 or each.room >= 0:
+            hand.release(each, kept)
         if error is not None:
             if each.overdue is not None and type(error.__cause__).__name__ in LEFT:
                 each.overdue.stack = str(error.__cause__)
@@ -144,11 +145,12 @@ class Answers:
         hand.finish(each, seconds)
 
     def _answer(self, each: Sent, payload: bytes) -> None:
-        parcel, at = messages.unpack_parcel(payload, messages.SECONDS_SIZE, self.arena.size)
+        small = messages.unpack_small(payload, messages.SECONDS_SIZE)
         try:
-            if not parcel.arrays and not parcel.in_arena:
-                value = decode(payload[at : at + parcel.pickled], (), trusting=False, own=False)
+            if small is not None:
+                value = decode(small, (), trusting=False, own=False)
             else:
+                parcel, at = messages.unpack_parcel(payload, messages.SECONDS_SIZE, self.arena.size)
                 memory, is_lent = self._memory(each, parcel, payload, at)
                 places = messages.places_of(parcel.pickled, parcel.arrays)
                 buffers = [memory[place : place + nbytes] for place, nbytes in zip(places, parcel.arrays)]
@@ -182,7 +184,10 @@ class Answers:
 
     def _give(self, each: Sent, value: Any) -> None:
         if not self.hand.in_lists:
-            _give(each.requests[0], value)
+            if type(value) is Raised:
+                each.requests[0].failure = made(value)
+            else:
+                each.requests[0].outcome = [value]  # as `_give`, without the call
             return
         if not isinstance(value, list) or len(value) != len(each.requests):
             raise FrameError("an answer to a batch that has not as many members")

@@ -49,6 +49,7 @@ def bury(pool: Pool, worker: Worker, hand: InHand, error: HeadraceError) -> None
             fates = part(inside, begun, pool.tried, may_try, error, alone, one_of_many=len(suspects) > 1)
     else:
         fates = part(inside, begun, pool.tried, may_try, error)
+    pool.has_tried = pool.has_tried or len(pool.tried) > 0
     back: list[tuple[Any, float]] = []
     for work, ends, waits, taken_at in fates:
         for request in ends:  # nobody asks for its past any more

@@ -178,11 +178,11 @@ class Child:
         messages = self.messages
         root = None
         try:
-            parcel, at = messages.unpack_parcel(frame.payload, messages.PIECE_SIZE, len(self.page))
-            if parcel.arrays or parcel.in_arena:
+            data = messages.unpack_small(frame.payload, messages.PIECE_SIZE)
+            if data is None:
+                parcel, at = messages.unpack_parcel(frame.payload, messages.PIECE_SIZE, len(self.page))
                 root, values = self.shared.unpack(frame, parcel, at)
             else:
-                data = frame.payload[at : at + parcel.pickled]
                 try:
                     values = pickle.loads(data)  # the owner's, whom it may trust
                     if type(values) is tuple:  # a pickle for each: what one changes in place is in no other

@@ -49,23 +49,20 @@ class Connection:
         # made it, and arenas keep what is freed: each of a server's many came to hold a megabyte of workers long gone.
         self._buffer = memoryview(mmap.mmap(-1, BUFFER, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._decoder = frames.Decoder(frames.FROM_WORKER, process.generation)
-        self._rest = b""
-        self._gone = False
+        self.rest = b""
+        """What waits for room."""
+        self.gone = False
+        """The process has gone, and all it said was heard."""
         self._left = False
         self._epoll = select.epoll()
         self.fd = process.sock.fileno()
         for fd in (self.fd, bell.fd, process.pidfd):
             self._epoll.register(fd, select.EPOLLIN)
 
-    @property
-    def is_full(self) -> bool:
-        """Something waits for room."""
-        return bool(self._rest)
-
     def send(self, data: bytes) -> None:
         """As much as goes now; the rest when there is room. What it does not take is bounded by what is sent ahead."""
-        if self._rest:
-            self._rest += data
+        if self.rest:
+            self.rest += data
             return
         try:
             count = self._sock.send(data)
@@ -74,7 +71,7 @@ class Connection:
         except OSError:  # it has gone: `wait` will say so
             return
         if count < len(data):
-            self._rest = data[count:]
+            self.rest = data[count:]
             self._watch()
 
     def leave(self, left: bool) -> None:
@@ -85,7 +82,7 @@ class Connection:
             self._watch()
 
     def _watch(self) -> None:
-        self._epoll.modify(self.fd, (0 if self._left else select.EPOLLIN) | (select.EPOLLOUT if self._rest else 0))
+        self._epoll.modify(self.fd, (0 if self._left else select.EPOLLIN) | (select.EPOLLOUT if self.rest else 0))
 
     def wait(self, seconds: float | None) -> tuple[list[frames.Frame], bool]:
         """The frames that have come, once some have, the bell was rung, or `seconds` are over (None: never); and
@@ -101,22 +98,23 @@ class Connection:
         came: list[frames.Frame] = []
         for fd, event in events:
             if fd == self.fd:
-                if event & select.EPOLLOUT and self._rest:
-                    rest, self._rest = self._rest, b""
+                if event & select.EPOLLOUT and self.rest:
+                    rest, self.rest = self.rest, b""
                     self.send(rest)
-                    if not self._rest:
+                    if not self.rest:
                         self._watch()
                 if event & ~select.EPOLLOUT:
-                    came += self._receive()
+                    came += self.receive()
             elif fd == self.bell.fd:
                 self.bell.hear()
             else:
-                while more := self._receive():  # its last words
+                while more := self.receive():  # its last words
                     came += more
-                self._gone = True
-        return came, self._gone
+                self.gone = True
+        return came, self.gone
 
-    def _receive(self) -> list[frames.Frame]:
+    def receive(self) -> list[frames.Frame]:
+        """The frames that have come, without a wait. FrameError for what is no frame."""
         try:
             count = self._sock.recv_into(self._buffer)
         except BlockingIOError:
@@ -124,7 +122,7 @@ class Connection:
         except OSError:
             count = 0
         if not count:
-            self._gone = True
+            self.gone = True
             return []
         return self._decoder.feed(self._buffer[:count])
 

@@ -70,7 +70,7 @@ class Decoder:
         buffer = self._rest + bytes(data) if self._rest else bytes(data)
         frames = []
         at, end, size = 0, len(buffer), HEADER.size
-        unpack = HEADER.unpack_from
+        unpack, new = HEADER.unpack_from, tuple.__new__
         while end - at >= size:
             length, kind, flags, count, generation, id = unpack(buffer, at)
             if length > MAX_PAYLOAD or kind not in self._kinds:
@@ -80,7 +80,8 @@ class Decoder:
             stop = at + size + length
             if stop > end:
                 break
-            frames.append(Frame(kind, flags, count, generation, id, buffer[at + size : stop]))
+            # As `Frame(...)`, without the call of Python's that a named tuple makes.
+            frames.append(new(Frame, (kind, flags, count, generation, id, buffer[at + size : stop])))
             at = stop
         self._rest = buffer[at:]
         return frames

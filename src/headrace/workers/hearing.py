@@ -45,7 +45,9 @@ class Hearing:
         self.caller: Caller | None = None
         """Who hears what comes, and waits for it."""
         self._by_loop = False  # the worker's thread leaves it to its loop for a while
-        self._missed, self._deaf_until = 0, 0.0
+        self.missed = 0
+        """Answers in a row that a loop was to hear, and did not."""
+        self._deaf_until = 0.0
 
     # ---- whoever sends
 
@@ -55,7 +57,7 @@ class Hearing:
         self.caller = None
         if len(sent) == 1 and self.ear is None and self._is_awaited_here():
             self.caller = Caller.here()
-        elif sent:
+        elif sent and (self.ear is None or self.ear.loop is not asyncio._get_running_loop()):
             self._listen_here(hear)
         self._connection.leave(self._by_loop or self.caller is not None)
 
@@ -75,23 +77,20 @@ class Hearing:
     def _listen_here(self, hear: Callable[[], object]) -> None:
         """Have the loop that runs here, if one does, hear what the process answers."""
         loop = asyncio._get_running_loop()
-        if loop is None or (self.ear is not None and self.ear.loop is loop):
+        if loop is None:
             return
         if self._hand.answer_room > LARGE or time.monotonic() < self._deaf_until:
             return
         self.stop_listening()
         with contextlib.suppress(NotImplementedError, OSError):
             self.ear = Ear(loop, self._connection.fd, hear)
-            self._missed = 0
+            self.missed = 0
 
     def stop_listening(self) -> None:
         """No loop hears any more."""
         ear, self.ear = self.ear, None
         if ear is not None:
             ear.close()
-
-    def loop_has_heard(self) -> None:
-        self._missed = 0
 
     # ---- the worker's thread
 
@@ -124,8 +123,8 @@ class Hearing:
     def thread_has_heard(self) -> None:
         """What a loop was to hear, if one was."""
         if self.ear is not None:
-            self._missed += 1
-            if self._missed >= MISSED or self._hand.answer_room > LARGE:  # the loop is busy, or blocked
+            self.missed += 1
+            if self.missed >= MISSED or self._hand.answer_room > LARGE:  # the loop is busy, or blocked
                 self.stop_listening()
                 self._deaf_until = time.monotonic() + DEAF
 

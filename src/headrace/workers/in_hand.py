@@ -167,14 +167,15 @@ class InHand:
                     self.sent[each.id] = each
                 return frames.encode(
                     frames.RUN,
-                    messages.pack_piece(0, 0) + messages.pack_small(pickled),
+                    messages.NO_PIECE + messages.pack_small(pickled),
                     id=group[0].id,
                     generation=self.generation,
                     count=len(group),
                     flags=self.careful,
                 )
             self._apart = APART
-        self._apart = max(0, self._apart - len(group))
+        if self._apart:
+            self._apart = max(0, self._apart - len(group))
         out = b""
         for each in group:
             try:
@@ -216,7 +217,7 @@ class InHand:
             if self.answer_room and self._reserves:
                 room = self.arena.take(self.answer_room)
                 each.room = -1 if room is None else room
-            piece = messages.pack_piece(max(0, each.room), self.answer_room if each.room >= 0 else 0)
+            piece = messages.NO_PIECE if each.room < 0 else messages.pack_piece(each.room, self.answer_room)
             if not arrays and len(pickled) <= messages.INLINE:
                 payload = piece + messages.pack_small(pickled)
             else:

@@ -93,6 +93,18 @@ def unpack_parcel(payload: bytes, at: int, arena: int) -> tuple[Parcel, int]:
     return parcel, at
 
 
+def unpack_small(payload: bytes, at: int) -> bytes | None:
+    """The pickle of a parcel that `pack_small` has made; None: it is another, or what `unpack_parcel` says."""
+    if len(payload) < at + _PARCEL.size:
+        return None
+    count, in_arena, pickled, _ = _PARCEL.unpack_from(payload, at)
+    at += _PARCEL.size
+    return payload[at : at + pickled] if not (count or in_arena) and pickled <= len(payload) - at else None
+
+
+NO_PIECE = _PIECE.pack(0, 0)
+
+
 def pack_piece(offset: int, nbytes: int) -> bytes:
     """Of the arena: what a worker may write its answer to; or what it needs, or no longer uses."""
     return _PIECE.pack(offset, nbytes)

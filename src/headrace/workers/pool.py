@@ -30,6 +30,7 @@ from headrace.workers.requests import WorkerRequests
 from headrace.workers.roster import Roster
 from headrace.workers.sequenced import SequencedRequests
 from headrace.workers.status import WorkerStatus, status_of
+from headrace.workers.straight import straight
 from headrace.workers.supervision import WORKS, State
 from headrace.workers.surroundings import Surroundings
 from headrace.workers.told import Told
@@ -76,9 +77,12 @@ class Pool:
             self.batcher = batcher = SequenceBatcher(max_batch_size, sequences.options, name, sequences.turn_of)
             self.source = SequencedRequests(batcher, name)
         self.port = self.source.port = RemotePort(self.source, name)
+        if not self.is_sequenced:
+            self.port.straight = straight(self.engine, self.port)
         self.port.cut_short = self.cut_short  # type: ignore[method-assign]
         self.version: str | None = None
         """Which one it is served as."""
+        self.has_tried = False  # a run was begun once more: `tried` is worth a look
         self.tried: WeakSet[Pending] = WeakSet()
         """Requests whose worker died once; what became of them is not known yet."""
         self.at_once = 0

@@ -10,13 +10,12 @@ Rule 4: whatever the process says is checked against what it was sent: what is n
 
 from __future__ import annotations
 
-import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.here import as_a_stream
 from headrace.engine.remote import exchange
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending
@@ -83,22 +82,29 @@ class Serving:
             each.read = 0
             self._bell.ring()
 
-    def send_at_once(self) -> bool:
+    def send_at_once(self, entering: tuple[Callable[[Any, float], None], Any] | None = None) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
-        answers: a switch of threads takes longer than that. False: the worker is to be woken."""
+        answers: a switch of threads takes longer than that. False: nothing was done, and the worker is to be woken.
+
+        `entering`: (add, item) of what enters its source before that, as `exchange` says.
+        """
         if not self._turn.acquire(False):
             return False
+        rings = False
         try:
             hand = self._hand
             if not self._is_free or (hand.sent and self._hearing.ear is None):
                 return False
-            self._exchange([])
+            self._exchange([], entering)
             self._hearing.choose(self._hear_on_loop)
-            if len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE:
-                return False  # the worker's thread sleeps longer than what lies behind a long run may wait
-            return self._is_free and self._stream.alarm is None and self._may_sleep
+            # The worker's thread sleeps longer than what lies behind a long run may wait.
+            waits = len(hand.sent) > 1 and time.monotonic() - self._watch.since >= GRACE
+            rings = waits or not (self._is_free and self._stream.alarm is None and self._may_sleep)
+            return True
         finally:
             self._turn.release()
+            if rings:  # not before: its thread would have the turn, and no interpreter, where a caller wants it next
+                self._bell.ring()
 
     def is_lent_to(self, caller: Caller) -> bool:
         return self._hearing.caller is caller
@@ -138,15 +144,18 @@ class Serving:
     @property
     def _is_free(self) -> bool:
         """Whether there is nothing that only the worker's thread does."""
-        worker, hand = self._worker, self._hand
-        stays = self._serves and not (worker.is_to_stop or worker.restarts)
-        return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.is_full)
+        worker, hand = self._worker, self._hand  # as `_is_to_go_on`, without the call
+        stays = self._serves and not (self._stream.stopping or worker.leaves or worker.restarts)
+        return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.rest)
 
-    def _exchange(self, ended: list[tuple[Any, float | None]]) -> None:
-        hand = self._hand
-        inside = len(hand.sent)
-        with as_a_stream():  # whoever is told of an outcome in here must not wait for another
-            works: list[Any] = exchange(self._engine, self._stream, ended, max(0, self._window.size - inside), inside)
+    def _exchange(
+        self,
+        ended: list[tuple[Any, float | None]],
+        entering: tuple[Callable[[Any, float], None], Any] | None = None,
+    ) -> None:
+        inside = len(self._hand.sent)
+        credit = max(0, self._window.size - inside)
+        works: list[Any] = exchange(self._engine, self._stream, ended, credit, inside, entering)
         if works:
             self._connection.send(self._frames_of(works))
 
@@ -157,7 +166,7 @@ class Serving:
         try:
             if not self._serves or self._hearing.ear is None:
                 return
-            self._hearing.loop_has_heard()
+            self._hearing.missed = 0
             if not self._hear_a_turn():
                 self._hearing.stop_listening()
         finally:
@@ -166,7 +175,8 @@ class Serving:
     def _hear_a_turn(self) -> bool:
         """A turn that begins with what the process has said. With `_turn`. False: the worker's thread goes on."""
         try:
-            _, gone = self._take_in([(self._connection.fd, select.EPOLLIN)])
+            self._take(self._connection.receive())
+            gone = self._connection.gone
         except frames.FrameError as error:
             self._broken, gone = error, True
         if gone or not self._is_to_go_on:
@@ -182,10 +192,11 @@ class Serving:
 
     @property
     def _is_to_go_on(self) -> bool:
-        worker, hand = self._worker, self._hand
-        return not (
-            worker.is_to_stop or worker.restarts or hand.again or self._watch.cancelled or self._connection.is_full
-        )
+        worker = self._worker
+        stays = not (
+            self._stream.stopping or worker.leaves or worker.restarts
+        )  # as `Worker.is_to_stop`, without the call
+        return stays and not (self._hand.again or self._watch.cancelled or self._connection.rest)
 
     # ---- on the worker's thread
 
@@ -203,7 +214,8 @@ class Serving:
     def _frames_of(self, works: list[Any]) -> bytes:
         pool = self._pool
         self._hand.may_share = pool.version is None
-        self._hand.careful = 0 if pool.options.idempotent and not pool.tried else frames.CAREFUL
+        is_tried = pool.has_tried and pool.tried
+        self._hand.careful = 0 if pool.options.idempotent and not is_tried else frames.CAREFUL
         return self._hand.send(works, self._worker, self._engine.clock.now(), time.monotonic())
 
     def _take_turns(self) -> HeadraceError | None:
@@ -274,24 +286,31 @@ class Serving:
 
     def _take_in(self, events: list[tuple[int, int]]) -> tuple[bool, bool]:
         came, gone = self._connection.hear(events)
+        self._take(came)
+        return bool(came), gone
+
+    def _take(self, came: list[frames.Frame]) -> None:
+        """FrameError."""
         for frame in came:
             reply = self._answers.take(frame)
             if reply:
                 self._connection.send(reply)
         if came:
             self._watch.since = time.monotonic()
-        return bool(came), gone
 
     def _learn(self, ended: list[tuple[Any, float | None]]) -> None:
-        times = [seconds for _, seconds in ended if seconds is not None]
-        if times:
-            self._window.learn(sum(times) / len(times))
+        runs, total = 0, 0.0
+        for _, seconds in ended:
+            if seconds is not None:
+                runs += 1
+                total += seconds
+        if runs:
+            self._window.learn(total / runs)
         if self._worker.supervision.failures:
             self._worker.supervision.answered()
             self._pool.changed()
-        tried = self._pool.tried
-        if tried:
+        if self._pool.has_tried and self._pool.tried:
             for work, _ in ended:
                 for request in requests_of(work):
-                    tried.discard(request)
+                    self._pool.tried.discard(request)
                     self._pool.source.alone.discard(request)

@@ -249,13 +249,16 @@ class _Unpickler(pickle.Unpickler):
         raise NotData(f"{module}.{name}")
 
 
+_NO_ARRAYS = _Arrays((), False)
+
+
 def decode(pickled: Any, buffers: Any, *, trusting: bool, own: bool) -> Any:
     """The value. `buffers`: the memory of each of its arrays, of bytes; with `own` they are copied.
 
     `trusting`: it comes from the owner. Else NotData for what is none; and whatever else a bad pickle raises.
     """
     unpickler = _Unpickler(io.BytesIO(pickled))
-    unpickler.arrays, unpickler.trusting = _Arrays(buffers, own), trusting
+    unpickler.arrays, unpickler.trusting = _Arrays(buffers, own) if buffers else _NO_ARRAYS, trusting
     return unpickler.load()
 
 

@@ -76,7 +76,6 @@ class Worker:
         """What it runs is to end, and is ended with its process then: as `time.monotonic`."""
         self._ended: str | None = None  # what became of its last process: one of `pool.ENDINGS`
         self._bell = Bell()
-        self._serving: Serving | None = None
         self.kill: Callable[[Any], object] = self._kill
         self.stream = _Stream(pool, number, name, self)
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
@@ -100,7 +99,7 @@ class Worker:
     def worth(self) -> tuple[int, int]:
         """The less the better it is to keep: one that works before one that does not, and then one that answers."""
         rank = {State.READY: 0, State.BUSY: 1, State.STARTING: 2, State.BACKING_OFF: 3}.get(self.supervision.state, 4)
-        serving = self._serving
+        serving = self.stream.serving
         return rank, -1 if serving is None else int(serving.silent())
 
     # ---- from any thread
@@ -111,7 +110,7 @@ class Worker:
 
     def wake(self) -> None:
         """There is something for it."""
-        serving = self._serving
+        serving = self.stream.serving
         if serving is not None and (
             serving.send_at_once() if loop_runs_here() else not on_a_stream() and uninterrupted(serving.send_at_once)
         ):
@@ -121,7 +120,7 @@ class Worker:
     def hear(self, request: Pending, seconds: float | None) -> float | None:
         """The caller waits for `request`, at most so many seconds: it may hear the answer itself. What is left of them;
         the caller is to wait for the rest of it in the usual way."""
-        serving = self._serving
+        serving = self.stream.serving
         if serving is None:
             return seconds
         until = None if seconds is None else time.monotonic() + seconds
@@ -130,7 +129,7 @@ class Worker:
 
     def _kill(self, id: Any) -> None:
         """The run with this id is not wanted any more."""
-        serving = self._serving
+        serving = self.stream.serving
         if serving is not None:
             serving.cancel(id)
             self._bell.ring()
@@ -214,11 +213,11 @@ class Worker:
                     reserves=not pool.at_once,
                     divides=not pool.is_sequenced,
                 )
-                self._serving = Serving(self, process, connection, hand)
-                died = self._serving.serve()
+                self.stream.serving = Serving(self, process, connection, hand)
+                died = self.stream.serving.serve()
                 why = None if died is None else died.how if isinstance(died, WorkerDied) else str(died)
         finally:
-            self._serving = None
+            self.stream.serving = None
             how = None
             if process is not None:
                 if died is not None and why != GONE:
@@ -332,6 +331,8 @@ class _Stream(RemoteStream):
     def __init__(self, pool: Pool, index: int, name: str, worker: Worker) -> None:
         super().__init__(pool.engine, pool.port, index, name, worker.wake)
         self._worker = worker
+        self.serving: Serving | None = None
+        """Its process at work, while it is."""
 
     def _join(self, timeout: float | None) -> None:
         worker = self._worker
