@@ -545,6 +545,71 @@ def test_a_file_that_is_renamed_serves_on(begin: Any, folder: Path, digits: Path
     assert management.close(PATIENCE)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_file_that_is_put_in_the_place_of_another_serves_on_and_that_one_goes(
+    begin: Any, folder: Path, digits: Path, at_once: bool
+) -> None:
+    """`at_once`: renamed; else copied there first, and removed later."""
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    store, registry = folder / "store", lifecycle.service.registry
+    one, two = (
+        make_archive(store, name, files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
+        for name in ("one", "two")
+    )
+
+    def turns() -> None:
+        watcher.turn()
+        watcher.turn()
+
+    turns()
+    entry = registry.find("one")
+    if at_once:
+        one.rename(two)
+    else:
+        shutil.copy(one, two)
+        turns()
+        assert registry.knows("two"), "what is broken, or there already, replaces nothing"
+        one.unlink()
+    turns()
+    assert registry.find("one") is entry, "it was never away"
+    assert entry.about.url == "two.mar"
+    assert not registry.knows("two"), "no file is that any more"
+    two.unlink()
+    turns()
+    assert not registry.knows("one")
+    assert management.close(PATIENCE)
+
+
+def test_two_files_that_change_places_are_told_apart_when_one_goes(begin: Any, folder: Path, digits: Path) -> None:
+    lifecycle, _ = begin()
+    management = Management(lifecycle)
+    watcher = Watcher(management, lifecycle.sources.store, 1.0)
+    store, registry = folder / "store", lifecycle.service.registry
+    one, two = (
+        make_archive(store, name, files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
+        for name in ("one", "two")
+    )
+
+    def turns() -> None:
+        watcher.turn()
+        watcher.turn()
+
+    turns()
+    one.rename(store / "aside")
+    two.rename(one)
+    (store / "aside").rename(two)
+    turns()
+    assert registry.knows("one")
+    assert registry.knows("two")
+    one.unlink()  # the model two
+    turns()
+    assert registry.knows("one")
+    assert not registry.knows("two")
+    assert management.close(PATIENCE)
+
+
 @pytest.mark.parametrize("fits", [True, False])
 def test_the_next_version_in_another_file_comes_before_the_one_before_goes(
     begin: Any,

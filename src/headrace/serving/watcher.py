@@ -60,14 +60,12 @@ class Watcher:
     def turn(self) -> None:
         """Look once, and have done what that calls for."""
         seen = self._watching.look(self.look())
-        twice = sorted(self._twice - set(seen.come)) if seen.gone or seen.changed else []
-        there = [file for file in (*seen.come, *twice) if not self._takes_a_place(file, seen.gone)]
+        twice = sorted(self._twice - {*seen.come, *seen.changed}) if seen.gone or seen.changed else []
+        there = [file for file in (*seen.changed, *seen.come, *twice) if not self._takes_a_place(file, seen.gone)]
         for file in seen.gone:
             self._try(file, self._go)
-        for file in seen.changed:
-            self._try(file, self._change)
         for file in there:
-            self._try(file, self._come)
+            self._try(file, self._change)
 
     def _run(self) -> None:
         while not self._end.wait(self._every):
@@ -138,6 +136,8 @@ class Watcher:
             located = self._locate(file)
             located.close()
             name, version = located.name, located.version
+            if self._served.get(file, ("",))[0] == name:
+                return False  # it is what it was, or another version of it
             # Of several versions that have gone, the one it is, or else the one that answers who names none.
             versions = [each for each in going if each[0] == name]
             versions.sort(key=lambda each: (each[1] == version, self._is_default(*each)))
@@ -160,12 +160,13 @@ class Watcher:
 
     def _exchange(self, file: str, before: str) -> None:
         """Have `file` served in the place of `before`, which it may be itself: another version comes beside the old
-        one; the same one is loaded once more."""
-        name, version = self._served[before]
+        one; the same one is loaded once more. What no file is any more goes."""
+        was, other = self._served[before], self._served.get(file)
+        name, version = was
         lifecycle = self._management.lifecycle
         located = self._locate(file)
         located.close()
-        if (located.name, located.version) == (name, version):
+        if (located.name, located.version) == was:
             moved = None if file == before else self._path(file)
             reload = self._management.begin(
                 "reload", name, version, lambda: lifecycle.reload(name, version, moved=moved), who=WHO
@@ -173,13 +174,15 @@ class Watcher:
             reload.future.result()
             self._served[file] = self._served.pop(before)
             self._twice.discard(file)
-            return
-        self._come(file, self._management.registry.find(name, version).about)
-        if located.name == name:
-            self._management.set_default(name, located.version, who=WHO).future.result()
-        if file != before:
-            self._served.pop(before)
-        self._unregister(name, version)
+        else:
+            self._come(file, self._management.registry.find(name, version).about)
+            if located.name == name:
+                self._management.set_default(name, located.version, who=WHO).future.result()
+            if file != before:
+                self._served.pop(before)
+        for each in dict.fromkeys((was, other)):
+            if each is not None and each not in self._served.values():
+                self._unregister(*each)
 
     def _go(self, file: str) -> None:
         self._twice.discard(file)
