@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from handler_archives import JSON, Serve, ask, ask_json
 from onnx import TensorProto, helper
-from ready_made_handlers import arrays, tensor
+from ready_made_handlers import arrays, requests, tensor
 
 import headrace as hr
 
@@ -124,6 +124,24 @@ def test_v2_requests_that_come_together_are_one_run_and_a_bad_one_is_refused_alo
     Runtime.runs.clear()
     handler.handle_v2([rows[0]] * 3, Context())
     assert Runtime.runs == [((3, 2), "int16")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [([1, 1], [[1, 2]]), ([1], [[1, 2]]), ([], [[1, 2]]), ([0, 3], [[], []]), ([10**30, 2], [1, 2]), ([0, 10**30], [])],
+)
+def test_nested_data_of_another_shape_is_refused_also_where_the_model_does_not_say_its_own(
+    shape: list[int], data: list[Any]
+) -> None:
+    asked = {"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]}
+    with pytest.raises(requests.Bad, match="nested or flat"):
+        tensor.v2.inputs_of(asked, [arrays.Spec("x")], arrays, requests.Bad)
+
+
+def test_texts_that_a_model_gives_are_bytes_in_the_protocol() -> None:
+    texts = np.array([["cat", "dog"]], dtype=object)
+    (told,) = tensor.v2.outputs_of({}, [texts], ["label"], arrays, requests.Bad)
+    assert told == {"name": "label", "shape": [1, 2], "datatype": "BYTES", "data": ["cat", "dog"]}
 
 
 # What is said to be JSON

@@ -7,6 +7,7 @@ Rule 2: nothing is cast silently: a text is no number, 1.5 is no integer.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, NamedTuple, Sequence
 
@@ -77,12 +78,13 @@ def array_of(value: Any, spec: Spec, bad: type[Exception], shape: tuple[int, ...
         if int(found.min()) < least or int(found.max()) > most:
             raise bad(f"{where} is {spec}: a number is outside of {least} to {most}")
     if shape is not None and found.shape != shape:
-        try:
-            found = found.reshape(shape if found.ndim == 1 else found.shape + shape)
-        except ValueError:
+        if found.ndim == 1:
+            with contextlib.suppress(ValueError, OverflowError):  # of sizes no array can have
+                found = found.reshape(shape)
+        if found.shape != shape:
             raise bad(
                 f"{where}: data of the shape {list(shape)} is expected, nested or flat; of {list(found.shape)} came"
-            ) from None
+            )
     check_shape(found.shape, spec, bad)
     return found.astype(wanted)
 

@@ -19,6 +19,8 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 def datatype_of(dtype: Any) -> str:
     dtype = np.dtype(dtype)
+    if dtype.kind in "OSU":  # texts
+        return "BYTES"
     return "BOOL" if dtype.kind == "b" else f"{_NAMES[dtype.kind]}{dtype.itemsize * 8}"
 
 
