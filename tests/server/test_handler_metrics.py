@@ -62,3 +62,22 @@ def test_names_of_the_servers_own_are_the_servers() -> None:
     assert [told.name for told in found] == ["handler_CPUUtilization", "handler_headrace_streams", "mine"]
     found = list(told_of([("a", "1", [counter()]), ("b", "1", [Series("calls", "gauge", "", (), 1.0)])], "h", ()))
     assert [told.name for told in found] == ["calls", "calls_gauge"]
+
+
+def test_a_name_that_is_made_for_another_kind_may_be_taken_as_well() -> None:
+    histogram = Series("calls", "histogram", "", (), Buckets((1.0,), (1, 2), 5.0))
+    models = [("a", "1", [counter()]), ("b", "1", [counter(name="calls_histogram"), histogram])]
+    found = list(told_of(models, "h", ()))
+    assert [(told.name, told.kind) for told in found] == [
+        ("calls", "counter"), ("calls_histogram", "counter"), ("calls_histogram_histogram", "histogram")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("gauge", ["calls_total", "times_count", "times_sum", "times_bucket"])
+def test_a_gauge_that_is_called_like_a_sample_of_another_metric_is_not_it(gauge: str) -> None:
+    histogram = Series("times", "histogram", "", (), Buckets((1.0,), (1, 2), 5.0))
+    other = Series(gauge, "gauge", "", (), 1.0)
+    assert [told.name for told in shown(counter(), histogram, other)] == ["calls", "times", f"{gauge}_gauge"]
+    first, *others = shown(other, counter(), histogram)
+    assert first.name == gauge
+    assert {told.name for told in others} in ({"calls_counter", "times"}, {"calls", "times_histogram"})

@@ -33,15 +33,17 @@ def told_of(
     models: Iterable[tuple[str, str, Iterable[Series]]], hostname: str, declared: Container[str]
 ) -> Iterator[Told]:
     """`models`: the name, the version and what it tells of each. `declared`: names of the server's own metrics."""
-    kinds: dict[str, str] = {}
+    owners: dict[str, tuple[str, str]] = {}
+    """Of the names that are on the page: whose they are, the metric's name and its kind."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], Told] = {}
     for model, version, told in models:
         about = {"ModelName": model, "ModelVersion": version, "Hostname": hostname}
         for series in told:
             name = _name(series, declared)
-            if kinds.setdefault(name, series.kind) != series.kind:  # another model's
+            # Of another kind by the same name: another model's, or a gauge called as a counter is on the page.
+            while any(owners.get(each, (name, series.kind)) != (name, series.kind) for each in _shown(name, series)):
                 name = f"{name}_{series.kind}"
-                kinds[name] = series.kind
+            owners.update(dict.fromkeys(_shown(name, series), (name, series.kind)))
             one = Told(name, series.kind, series.unit, _labels(series.dimensions, about), series.value)
             key = name, frozenset(one.labels.items())
             found[key] = one if key not in found else replace(one, value=_both(found[key], one))
@@ -52,6 +54,12 @@ def _name(series: Series, declared: Container[str]) -> str:
     ours = series.name in declared or f"{series.name}_total" in declared or series.name.startswith("headrace_")
     name = f"handler_{series.name}" if ours else series.name
     return name.removesuffix("_total") if series.kind == COUNTER else name
+
+
+def _shown(name: str, series: Series) -> list[str]:
+    """What is on the page of it: its name, and those of its samples."""
+    ends = ("_bucket", "_count", "_sum") if isinstance(series.value, Buckets) else ()
+    return [name, *(f"{name}{end}" for end in (("_total",) if series.kind == COUNTER else ends))]
 
 
 def _labels(dimensions: Iterable[tuple[str, str]], about: dict[str, str]) -> dict[str, str]:
