@@ -25,12 +25,13 @@ def options_of(given: Parameters, usual: CompileOptions, compat: Compat) -> Comp
         options = replace(options, max_batch_size=at_least(1, "batch_size", size), max_batch_delay=BATCH_DELAY)
     if delay is not None:
         seconds = at_least(0, "max_batch_delay", delay) / 1000
-        options = replace(options, max_batch_delay=min(seconds, LONGEST_DELAY))
+        options = replace(options, max_batch_delay=min(seconds, LONGEST_DELAY), asked=("max_batch_delay",))
     response = given.integer("response_timeout")
     if response is not None:
         minutes = compat is Compat.mms and not given.is_in_body("response_timeout")
         seconds = at_least(1, "response_timeout", response) * (60 if minutes else 1)
-        options = replace(options, response_timeout=float(min(seconds, 1_000_000)), asked=("response_timeout",))
+        options = replace(options, response_timeout=float(min(seconds, 1_000_000)))
+        options = replace(options, asked=(*options.asked, "response_timeout"))
     startup = given.integer("startup_timeout")
     if startup is None:
         return replace(options, startup_timeout=options.start_timeout)
