@@ -141,3 +141,7 @@ def test_a_model_that_is_looked_for_again_has_what_its_yaml_says(archive, manage
     entry = manager.lifecycle.scale("m", min_workers=1)
     assert manager.seen(entry)[::2] == (2, 77)
     assert entry.served.model.crew.options.start_timeout == 77
+    manager.lifecycle.scale("m", min_workers=0)
+    (folder / "model-config.yaml").write_text("startupTimeout: 55\n")
+    manager.lifecycle.scale("m", min_workers=1)
+    assert manager.seen(entry)[::2] == (None, 55), "what it said before is said no more"

@@ -98,6 +98,7 @@ def looked_for_again(sources: Sources, wanted: Wanted) -> Located:
 
     def build(name: str, options: CompileOptions) -> Built:
         located = sources.locate(wanted)
+        own.clear()
         own.update(located.own)
         try:
             built = located.build(name, located.with_own(options))
