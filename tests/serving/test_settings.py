@@ -8,7 +8,7 @@ import pytest
 
 from headrace.errors import InvalidInput, InvalidOption
 from headrace.serving.priorities import Priorities, level_of, priorities_of
-from headrace.serving.settings import OTHER_NAMES, SAID, Settings, line, read, told
+from headrace.serving.settings import OTHER_NAMES, SAID, Settings, bounds_of, line, read, told
 
 
 def test_what_is_said_is_read_in_its_units() -> None:
@@ -35,8 +35,9 @@ def test_what_is_said_is_read_in_its_units() -> None:
         ({"queue": 2**31}, "from 1 to 2,147,483,647"),
         ({"max_batch_delay": -1}, "from 0 to 3,600,000"),
         ({"max_batch_delay": float("nan")}, "from 0"),
-        ({"response_timeout": 0}, "above 0"),
-        ({"response_timeout": 1e7}, "above 0 to 1,000,000"),
+        ({"response_timeout": 0}, "from 0.001 to 1,000,000; 0 came"),
+        ({"response_timeout": 1e-9}, "from 0.001"),
+        ({"response_timeout": 1e7}, "from 0.001 to 1,000,000"),
         ({"min_workers": -1}, "from 0"),
         ({"min_worker": 1, "min_workers": 1}, "min_workers came twice"),
         ({"queue": [1]}, "queue is a whole number"),
@@ -46,6 +47,21 @@ def test_what_is_not_said_so_is_refused(said: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read(said)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [name for name in SAID if not name.endswith("_workers")])
+def test_whatever_may_be_said_may_be_read_from_a_snapshot(name: str) -> None:
+    setting = SAID[name]
+    low, high = bounds_of(setting.name)
+    for said in setting.low, setting.high:
+        try:
+            value = getattr(read({name: int(said)}), setting.name)
+        except InvalidInput:
+            continue
+        assert low <= value <= high
+    if setting.scale is not None:
+        with pytest.raises(InvalidInput):
+            read({name: low / setting.scale - 1e-9})
 
 
 def test_null_takes_back_what_was_set() -> None:

@@ -16,6 +16,8 @@ from headrace.errors import InvalidInput
 
 MOST_SECONDS = 1_000_000.0
 MOST_COUNT = 2**31 - 1
+LEAST_TIMEOUT = 1e-3
+"""Seconds of a `response_timeout`."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def bounds_of(name: str) -> tuple[float, float]:
     setting = SAID.get(_SAID_OF.get(name, ""))
     if setting is None:  # of the start alone
         return 0.0, MOST_SECONDS
-    low = 1e-3 if name == "response_timeout" else setting.low
+    low = LEAST_TIMEOUT if name == "response_timeout" else setting.low
     return low, setting.high * (1.0 if setting.scale is None else setting.scale)
 
 
@@ -132,10 +134,10 @@ def _value(name: str, setting: Setting, value: object) -> int | float:
     if (
         not math.isfinite(value)
         or not setting.low <= value <= setting.high
-        or (name == "response_timeout" and not value)
+        or (name == "response_timeout" and value < LEAST_TIMEOUT)
     ):
-        least = "above 0" if name == "response_timeout" else f"from {setting.low}"
-        raise InvalidInput(f"{wanted} {least} to {setting.high:,.0f}; {value!r:.60} came")
+        least = LEAST_TIMEOUT if name == "response_timeout" else setting.low
+        raise InvalidInput(f"{wanted} from {least:g} to {setting.high:,.0f}; {value!r:.60} came")
     return value if setting.scale is None else float(value * setting.scale)
 
 
