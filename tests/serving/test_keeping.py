@@ -133,6 +133,32 @@ def test_what_is_half_registered_or_has_failed_to_be_is_not_in_it(begin: Any, fo
     assert {each["name"] for each in json.loads((folder / "state.json").read_text())["models"]} == {"cat", "other"}
 
 
+@pytest.mark.parametrize("change", ["change", "reload"])
+def test_what_was_asked_for_and_could_not_be_is_not_in_it_though_another_change_was_written_meanwhile(
+    begin: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    lifecycle, keeping = begin()
+    keeping.begin()
+    lifecycle.register(Wanted("cat", "cat.onnx"), min_workers=1)
+    before = json.loads((folder / "state.json").read_text())["models"]
+
+    def fails(*_: object) -> None:
+        lifecycle.register(Wanted("other", "dog.onnx"), min_workers=0)
+        lifecycle.unload("other")
+        assert json.loads((folder / "state.json").read_text())["models"] != before
+        raise InvalidModel("there is no room")
+
+    monkeypatch.setattr(lifecycle, "_scale", fails)
+    monkeypatch.setattr(lifecycle._building, "build", fails)
+    asked = {
+        "change": lambda: lifecycle.change("cat", None, Settings(queue=9, min_workers=1)),
+        "reload": lambda: lifecycle.reload("cat", moved=str(folder / "store" / "dog.onnx")),
+    }
+    with pytest.raises(HeadraceError, match="no room"):
+        asked[change]()
+    assert json.loads((folder / "state.json").read_text())["models"] == before
+
+
 def test_what_cannot_be_loaded_any_more_is_failed_and_stays_wanted(
     begin: Any, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

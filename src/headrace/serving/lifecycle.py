@@ -244,6 +244,7 @@ class Lifecycle:
                     self._scale(entry, low, high, timeout)
                 except BaseException:
                     entry.about = about
+                    self.on_change()  # somebody else's change may have had it written meanwhile
                     raise
             if served is not None and served is entry.served:
                 changing.use(served, entry.about.effective, settings)
@@ -300,6 +301,7 @@ class Lifecycle:
                         self._start(entry, max(1, about.min_workers))
                 except BaseException as error:
                     entry.about = about
+                    self.on_change()
                     _tell(entry, error)
                     raise
             except BaseException:
