@@ -33,6 +33,18 @@ async def meets(count):
     return os.getpid()
 
 
+async def ends_together(given):
+    """So many bytes, once so many are inside: all in one turn of the loop."""
+    count, nbytes = given
+    if not INSIDE:
+        MOST.append(asyncio.Event())
+    INSIDE.append(1)
+    if len(INSIDE) == count:
+        MOST[-1].set()
+    await MOST[-1].wait()
+    return b"x" * nbytes
+
+
 async def counts(_):
     """The most that were inside."""
     INSIDE.append(1)

@@ -34,6 +34,13 @@ def test_several_runs_go_on_at_once_in_one_worker(loops: Compile) -> None:
     assert len({future.result(20) for future in futures}) == 1
 
 
+def test_answers_that_do_not_fit_into_one_frame_leave_in_several(loops: Compile) -> None:
+    model = loops("ends_together", concurrency=150, response_timeout=10)
+    futures = [model.submit((150, 10_000)) for _ in range(150)]
+    assert {len(future.result(20)) for future in futures} == {10_000}
+    assert starts(model) == [1]
+
+
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_never_more_than_asked_for(loops: Compile, concurrency: int) -> None:
     model = loops("counts", concurrency=concurrency)

@@ -1,7 +1,9 @@
 """Parcels: their descriptions are believed only within what there is."""
 
+import struct
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.workers.messages import (
@@ -17,6 +19,7 @@ from headrace.workers.messages import (
     unpack_parcel,
     unpack_piece,
     unpack_seconds,
+    unpack_small,
 )
 
 SIZES = st.lists(st.integers(0, 1000), max_size=5)
@@ -75,3 +78,24 @@ def test_what_is_cut_off_is_an_error() -> None:
 def test_a_run_took_some_time(seconds: float) -> None:
     with pytest.raises(MessageError):
         unpack_seconds(pack_seconds(seconds))
+
+
+@example(0, 0, 8, 65, 32)
+@example(0, 0, 9, 0, 32)
+@example(0, 1, 0, 0, 24)
+@given(
+    st.sampled_from([0, 1, 2, 5000, 2**32 - 1]),
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from([0, 1, 8, 9, 2**63, 2**64 - 1]),
+    st.sampled_from([0, 1, 64, 65, 2**64 - 1]),
+    st.integers(0, 32),
+)
+def test_the_short_way_takes_nothing_that_the_other_refuses(
+    count: int, in_arena: int, pickled: int, offset: int, kept: int
+) -> None:
+    payload = (struct.pack("<IIQQ", count, in_arena, pickled, offset) + b"8 bytes.")[:kept]
+    small = unpack_small(payload, 0)
+    if small is not None:
+        parcel, at = unpack_parcel(payload, 0, 64)
+        assert (parcel.arrays, parcel.in_arena) == ((), False)
+        assert payload[at : at + parcel.pickled] == small

@@ -47,6 +47,7 @@ class Child:
         self.out_since = 0.0
         self.times: list[float] = []  # of the last of them, which are small: one frame
         self.pickles: list[bytes] = []
+        self.grouped = 0  # bytes they take in it
         self.first = 0
         self.sending = threading.Lock()
         self.buffer = bytearray(BUFFER)
@@ -78,9 +79,10 @@ class Child:
             self.out.append(frame)
 
     def answer_small(self, id: int, seconds: float, pickled: bytes) -> None:
-        """Answers that leave together are one frame."""
+        """Answers that leave together are one frame, as far as they fit into one."""
+        nbytes = len(pickled) + 8
         with self.sending:
-            if self.times and id != self.first + len(self.times):
+            if self.times and (id != self.first + len(self.times) or self.grouped + nbytes > self.frames.MAX_PAYLOAD):
                 self.close_group()
             if not self.times:
                 self.first = id
@@ -88,10 +90,12 @@ class Child:
                     self.out_since = time.perf_counter()
             self.times.append(seconds)
             self.pickles.append(pickled)
+            self.grouped += nbytes
 
     def close_group(self) -> None:
         """With `sending` held."""
         times, self.times, pickles, self.pickles = self.times, [], self.pickles, []
+        self.grouped = 0
         payload = struct.pack(f"<{len(times)}d", *times)
         payload += self.messages.pack_small(pickles[0]) if len(times) == 1 else b"".join(pickles)
         self.out.append(
@@ -116,7 +120,7 @@ class Child:
             raise SystemExit
 
         self.gone, self.answer, self.answer_small = True, ends, ends  # type: ignore[method-assign]
-        self.out, self.times, self.pickles = [], [], []
+        self.out, self.times, self.pickles, self.grouped = [], [], [], 0
         self.sending = threading.Lock()  # whoever held it is not here
 
     def loaded(self, loaded: Any, values: Any, in_lists: bool) -> None:

@@ -97,9 +97,10 @@ def unpack_small(payload: bytes, at: int) -> bytes | None:
     """The pickle of a parcel that `pack_small` has made; None: it is another, or what `unpack_parcel` says."""
     if len(payload) < at + _PARCEL.size:
         return None
-    count, in_arena, pickled, _ = _PARCEL.unpack_from(payload, at)
+    count, in_arena, pickled, offset = _PARCEL.unpack_from(payload, at)
     at += _PARCEL.size
-    return payload[at : at + pickled] if not (count or in_arena) and pickled <= len(payload) - at else None
+    is_one = not (count or in_arena or offset) and pickled <= len(payload) - at
+    return payload[at : at + pickled] if is_one else None
 
 
 NO_PIECE = _PIECE.pack(0, 0)
