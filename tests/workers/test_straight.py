@@ -159,3 +159,13 @@ def test_a_closed_model_says_so(compiled: Compile) -> None:
             await ask(model, 1)
 
     asyncio.run(main())
+
+
+def test_what_comes_when_all_its_workers_have_ended_is_refused(compiled: Compile, engine: hr.Engine) -> None:
+    """Somebody may have asked whether the model is closed before it was."""
+    model = compiled("double", workers=2)
+    assert model.port is not None
+    engine.detach(model.port)
+    pending = Pending(Nobody(), (1,), model.guard)
+    engine.offer(model.port, model.batcher.add, pending)
+    assert isinstance(pending.exception(10), hr.Closed)

@@ -258,14 +258,20 @@ def refuse_all(engine: Dispatch, stream: RemoteStream, error: BaseException) -> 
 
 def has_stopped(engine: Dispatch, stream: RemoteStream) -> None:
     """Its thread is about to end."""
+    port, group = stream.port, stream.port.group
+    refused: Refused = []
     with engine.guard.lock:
-        stream.ended, stream.ended_at = True, engine.clock.now()
+        now = engine.clock.now()
+        stream.ended, stream.ended_at = True, now
         stream.work = None
         if stream.lane.running:
             engine._leases.release(stream.lane)
-        if stream.lane in stream.port.group.idle:
-            stream.port.group.idle.remove(stream.lane)
-        engine._tell_drained(stream.port)
+        if not port.attached:  # its lane stays: what comes when all have ended is refused by whoever brings it
+            port.source.pull(now, False, stream.index, refused)
+        elif stream.lane in group.idle:
+            group.idle.remove(stream.lane)
+        engine._tell_drained(port)
+    engine._follow_up((), refused)
 
 
 def _trace(engine: Dispatch, stream: Stream, work: Work, seconds: float | None, now: float) -> None:
