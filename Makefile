@@ -70,7 +70,7 @@ bench-engine: .venv/installed-test ## the engine itself beside asyncio, executor
 bench-workers: .venv/installed-test ## worker processes: no-op over HTTP beside the peers, round trips, kills, faults (about 5 minutes)
 	$(BIN)/python benchmarks/workers.py $(EXTRA)
 
-bench-archives: .venv/installed-test ## a hundred archives with handlers, loaded and unloaded ten times: nothing may be left (about 10 minutes)
+bench-archives: .venv/installed-test ## a hundred archives with handlers, loaded and unloaded ten times: nothing may be left (about 3 minutes)
 	$(BIN)/python benchmarks/archives.py $(EXTRA)
 
 bench-management: .venv/installed-test ## models that come and go beside ResNet-18, versions exchanged, kills, lists of 1,000 (about 7 minutes)
