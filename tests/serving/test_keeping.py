@@ -571,25 +571,30 @@ def test_a_file_that_is_renamed_serves_on(begin: Any, folder: Path, digits: Path
     assert management.close(PATIENCE)
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_file_that_is_put_in_the_place_of_another_serves_on_and_that_one_goes(
-    begin: Any, folder: Path, digits: Path, at_once: bool
-) -> None:
-    """`at_once`: renamed; else copied there first, and removed later."""
-    lifecycle, _ = begin()
-    management = Management(lifecycle)
-    watcher = Watcher(management, lifecycle.sources.store, 1.0)
-    store, registry = folder / "store", lifecycle.service.registry
+def _two_watched(management: Management, store: Path, digits: Path) -> tuple[Path, Path, Callable[[], None]]:
+    """The archives one and two, which are served; and what looks at the store until nothing more has come of it."""
+    watcher = Watcher(management, management.lifecycle.sources.store, 1.0)
     one, two = (
         make_archive(store, name, files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
         for name in ("one", "two")
     )
 
     def turns() -> None:
-        watcher.turn()
+        watcher.turn()  # a file is taken once it has not changed between two looks
         watcher.turn()
 
     turns()
+    return one, two, turns
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_file_that_is_put_in_the_place_of_another_serves_on_and_that_one_goes(
+    begin: Any, folder: Path, digits: Path, at_once: bool
+) -> None:
+    """`at_once`: renamed; else copied there first, and removed later."""
+    lifecycle, _ = begin()
+    management, registry = Management(lifecycle), lifecycle.service.registry
+    one, two, turns = _two_watched(management, folder / "store", digits)
     entry = registry.find("one")
     if at_once:
         one.rename(two)
@@ -610,22 +615,11 @@ def test_a_file_that_is_put_in_the_place_of_another_serves_on_and_that_one_goes(
 
 def test_two_files_that_change_places_are_told_apart_when_one_goes(begin: Any, folder: Path, digits: Path) -> None:
     lifecycle, _ = begin()
-    management = Management(lifecycle)
-    watcher = Watcher(management, lifecycle.sources.store, 1.0)
-    store, registry = folder / "store", lifecycle.service.registry
-    one, two = (
-        make_archive(store, name, files={"d.onnx": digits}, handler="image_classifier", serialized_file="d.onnx")
-        for name in ("one", "two")
-    )
-
-    def turns() -> None:
-        watcher.turn()
-        watcher.turn()
-
-    turns()
-    one.rename(store / "aside")
+    management, registry = Management(lifecycle), lifecycle.service.registry
+    one, two, turns = _two_watched(management, folder / "store", digits)
+    one.rename(folder / "store" / "aside")
     two.rename(one)
-    (store / "aside").rename(two)
+    (folder / "store" / "aside").rename(two)
     turns()
     assert registry.knows("one")
     assert registry.knows("two")

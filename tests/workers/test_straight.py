@@ -78,7 +78,7 @@ def test_several_at_once_are_each_given_their_own_answer(compiled: Compile, ente
     assert "straight" in entered
 
 
-def test_what_is_to_wait_for_company_does_and_is_not_forgotten(compiled: Compile, entered: list[str]) -> None:
+def test_what_enters_while_another_run_goes_on_is_not_forgotten(compiled: Compile, entered: list[str]) -> None:
     model = compiled("batch", max_batch_size=4, max_batch_delay=0.02)
 
     async def main() -> None:
@@ -133,8 +133,8 @@ def test_one_whose_worker_dies_with_it_is_run_again(compiled: Compile, entered: 
     model = compiled("dies_once")
 
     async def main() -> None:
-        assert await ask(model, str(tmp_path)) is not None
-        assert await ask(model, str(tmp_path)) is not None
+        assert await ask(model, str(tmp_path)) == "alive"
+        assert await ask(model, str(tmp_path)) == "alive"
 
     asyncio.run(main())
 

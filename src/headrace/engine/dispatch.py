@@ -225,7 +225,7 @@ class Dispatch:
         It has been admitted, if it is one that must be. After `detach` it is refused: settled with Closed.
         """
         try:
-            if port.straight is not None and port.straight(add, item):
+            if port.straight is not None and port.straight((add, item)):
                 return
             with self.guard.lock:
                 follow_up = self._put(port, add, item)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from headrace.counters import Histogram
 from headrace.engine.leases import Group
-from headrace.engine.source import Source
+from headrace.engine.source import Entering, Source
 from headrace.engine.stream import Stream
 
 KNOWN = 8
@@ -39,7 +38,7 @@ class Port:
         self.quickest = float("inf")
         """Seconds the quickest run took."""
         self.drained: threading.Event | None = None  # set when nothing waits or runs, if someone waits for that
-        self.straight: Callable[[Callable[[Any, float], None], Any], bool] | None = None
+        self.straight: Callable[[Entering], bool] | None = None
         """What `offer` tries first: enter the item, and have it begin, in one step (`workers/straight`)."""
 
     def wait(self, batches: int) -> float:

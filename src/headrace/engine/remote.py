@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
 
 from headrace.engine.bundle import deliver
 from headrace.engine.convoy import take_patiently
@@ -19,7 +18,7 @@ from headrace.engine.events import RUN
 from headrace.engine.guard import refuse_to_wait_inside
 from headrace.engine.here import here
 from headrace.engine.port import Port
-from headrace.engine.source import Refused, Source, Work
+from headrace.engine.source import Entering, Refused, Source, Work
 from headrace.engine.stream import Stream
 from headrace.errors import Closed
 
@@ -114,13 +113,13 @@ def exchange(
     ended: Sequence[tuple[Work, float | None]],
     credit: int,
     inside: int,
-    entering: tuple[Callable[[Any, float], None], Any] | None = None,
+    entering: Entering | None = None,
 ) -> list[Work]:
     """`ended` have, each in so many seconds (None: without a run); the stream takes up to `credit` more, and has
     `inside` others in hand.
 
-    `credit` -1: it takes nothing, and wants to be rung all the same. `entering`: (add, item) of what enters its source
-    before it takes, if `may_enter_in_exchange`. On its own thread.
+    `credit` -1: it takes nothing, and wants to be rung all the same. `entering`: what enters its source before it
+    takes, if `may_enter_in_exchange`. On its own thread.
     """
     port, lane, refused = stream.port, stream.lane, stream.refused
     assert isinstance(port, RemotePort)

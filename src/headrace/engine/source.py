@@ -6,11 +6,13 @@ time it is; it starts nothing, waits for nothing and calls nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from headrace.engine.future import Future
 
+Entering = tuple[Callable[[Any, float], None], Any]
+"""What enters a source: `add`, which puts it there, and what it puts there; `add(item, now)` is to be called."""
 Refused = list[tuple[Future[Any], BaseException]]
 """Work that ends without being run, and why. Settled once the lock is let go."""
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.remote import exchange
+from headrace.engine.source import Entering
 from headrace.errors import HeadraceError, WorkerDied
 from headrace.model.pending import Pending
 from headrace.workers import frames, messages
@@ -82,11 +82,11 @@ class Serving:
             each.read = 0
             self._bell.ring()
 
-    def send_at_once(self, entering: tuple[Callable[[Any, float], None], Any] | None = None) -> bool:
+    def send_at_once(self, entering: Entering | None = None) -> bool:
         """Send what waits on the caller's thread, if nothing is with the process or the caller's loop hears what it
         answers: a switch of threads takes longer than that. False: nothing was done, and the worker is to be woken.
 
-        `entering`: (add, item) of what enters its source before that, as `exchange` says.
+        `entering`: what enters its source before that, as `exchange` says.
         """
         if not self._turn.acquire(False):
             return False
@@ -148,11 +148,7 @@ class Serving:
         stays = self._serves and not (self._stream.stopping or worker.leaves or worker.restarts)
         return stays and not (hand.again or hand.ended or self._watch.cancelled or self._connection.rest)
 
-    def _exchange(
-        self,
-        ended: list[tuple[Any, float | None]],
-        entering: tuple[Callable[[Any, float], None], Any] | None = None,
-    ) -> None:
+    def _exchange(self, ended: list[tuple[Any, float | None]], entering: Entering | None = None) -> None:
         inside = len(self._hand.sent)
         credit = max(0, self._window.size - inside)
         works: list[Any] = exchange(self._engine, self._stream, ended, credit, inside, entering)
@@ -192,10 +188,8 @@ class Serving:
 
     @property
     def _is_to_go_on(self) -> bool:
-        worker = self._worker
-        stays = not (
-            self._stream.stopping or worker.leaves or worker.restarts
-        )  # as `Worker.is_to_stop`, without the call
+        worker = self._worker  # as its `is_to_stop`, without the call
+        stays = not (self._stream.stopping or worker.leaves or worker.restarts)
         return stays and not (self._hand.again or self._watch.cancelled or self._connection.rest)
 
     # ---- on the worker's thread

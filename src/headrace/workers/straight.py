@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from headrace.engine.dispatch import Dispatch
 from headrace.engine.remote import RemotePort, may_enter_in_exchange
+from headrace.engine.source import Entering
 
 
-def straight(engine: Dispatch, port: RemotePort) -> Callable[[Callable[[Any, float], None], Any], bool]:
+def straight(engine: Dispatch, port: RemotePort) -> Callable[[Entering], bool]:
     """For `port.straight`: of a pool whose idle workers are all alike to a request."""
     group = port.group
 
-    def send(add: Callable[[Any, float], None], item: Any) -> bool:
+    def send(entering: Entering) -> bool:
         try:
             lane = group.idle[-1]  # whom the engine would take, too
         except IndexError:
@@ -30,6 +30,6 @@ def straight(engine: Dispatch, port: RemotePort) -> Callable[[Callable[[Any, flo
         serving = lane.stream.serving
         if serving is None or asyncio._get_running_loop() is None or not may_enter_in_exchange(engine):
             return False
-        return bool(serving.send_at_once((add, item)))
+        return bool(serving.send_at_once(entering))
 
     return send
